@@ -1,0 +1,1 @@
+//! Which peer to talk to, from which source, over which connection.

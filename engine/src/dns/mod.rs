@@ -1,0 +1,1 @@
+//! A stub resolver as a state machine: packets out, packets in; MX, addresses, sites.

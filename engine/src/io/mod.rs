@@ -1,0 +1,1 @@
+//! Sockets, files, the clock: the only place that touches the world.

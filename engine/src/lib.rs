@@ -1,0 +1,37 @@
+//! Hikyaku: bulk mail from a drop directory to the receiver's 250.
+//!
+//! ```text
+//! drop directory → ingest → handoff → spool → queue → throttle → connection → SMTP → outcome → log
+//!                    ↑___________receipt___________|        ↑_______feedback______|
+//! ```
+//!
+//! Modules stand in flow order. A stage knows the types of the stages before it and never of those
+//! after; all of them know the nouns in [`mail`]; [`shard`] alone sees every stage and wires them.
+//! Everything but [`io`] is pure: bytes, values and `now` go in, actions come out.
+#![forbid(unsafe_code)]
+
+pub mod limits;
+pub mod mail;
+pub mod time;
+
+pub mod ingest;
+
+pub mod handoff;
+
+pub mod queue;
+
+pub mod throttle;
+
+pub mod dns;
+
+pub mod connection;
+
+pub mod smtp;
+
+pub mod outcome;
+
+pub mod log;
+
+pub mod shard;
+
+pub mod io;

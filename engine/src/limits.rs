@@ -1,0 +1,19 @@
+//! Every bound of the engine in one place, with assertions between those that must agree.
+
+/// Longest reply text that is kept, bytes.
+pub const REPLY_TEXT_MAX: usize = 1024;
+/// Longest local part, octets (RFC 5321 §4.5.3.1.1).
+pub const LOCAL_PART_MAX: usize = 64;
+/// Longest domain, octets (RFC 5321 §4.5.3.1.2).
+pub const DOMAIN_MAX: usize = 255;
+/// Longest address: a path without its angle brackets (RFC 5321 §4.5.3.1.3).
+pub const ADDRESS_MAX: usize = 254;
+/// Longest text line without CRLF (RFC 5322 §2.1.1).
+pub const LINE_MAX: usize = 998;
+/// Recipients of one message in one parcel.
+pub const PARCEL_RECIPIENTS_MAX: usize = 64 * 1024;
+/// Bytes of content that one message may have unless configured otherwise.
+pub const MESSAGE_SIZE_DEFAULT: usize = 32 << 20;
+
+const _: () = assert!(LOCAL_PART_MAX < ADDRESS_MAX && DOMAIN_MAX > LOCAL_PART_MAX);
+const _: () = assert!(LINE_MAX + 2 == 1000);

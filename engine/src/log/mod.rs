@@ -1,0 +1,1 @@
+//! One JSON line per attempt, and latencies per stage.

@@ -1,0 +1,5 @@
+//! The nouns that every stage knows: addresses, envelopes, identities, replies.
+
+pub mod envelope;
+pub mod id;
+pub mod reply;

@@ -1,0 +1,1 @@
+//! Phase and reply to verdict and scope.

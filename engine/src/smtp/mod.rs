@@ -1,0 +1,1 @@
+//! The SMTP client as a value: bytes and deadlines in, actions out.

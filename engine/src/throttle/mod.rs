@@ -1,0 +1,1 @@
+//! Limits on egress paths: "go", or "not before".
