@@ -35,3 +35,4 @@ pub mod log;
 pub mod shard;
 
 pub mod io;
+

@@ -1,0 +1,344 @@
+//! Hosts that nobody has, judged; and the one we run on, read.
+
+use super::*;
+
+const OPEN: Limit = Limit {
+    soft: None,
+    hard: None,
+};
+
+fn soft(soft: u64) -> Limit {
+    Limit {
+        soft: Some(soft),
+        hard: Some(soft),
+    }
+}
+
+/// A host on which everything is right.
+fn fine() -> HostReading {
+    HostReading {
+        ring_disabled: Some(0),
+        ring_group: None,
+        ring_member: false,
+        seccomp: false,
+        kernel: "6.18.44".into(),
+        memlock: OPEN,
+        descriptors: soft(65_536),
+        spool: Some(Ok(FileSystem {
+            magic: 0xef53,
+            free: 10 << 30,
+        })),
+        drop: Some(Ok(FileSystem {
+            magic: 0x0102_1994,
+            free: 1 << 20,
+        })),
+    }
+}
+
+fn needs() -> HostNeeds {
+    HostNeeds {
+        descriptors: 20_000,
+        spool_free_min: 1 << 30,
+        ..HostNeeds::default()
+    }
+}
+
+#[test]
+fn a_good_host_passes() {
+    let check = HostCheck::judge(&needs(), &fine());
+    assert!(check.is_ok(), "{:?}", check.failures().collect::<Vec<_>>());
+    assert_eq!(check.findings.len(), 6);
+    let kernel_without_switch = HostReading {
+        ring_disabled: None,
+        kernel: "5.15.0-91-generic".into(),
+        ..fine()
+    };
+    assert!(HostCheck::judge(&needs(), &kernel_without_switch).is_ok());
+    let member = HostReading {
+        ring_disabled: Some(1),
+        ring_group: Some(990),
+        ring_member: true,
+        ..fine()
+    };
+    assert!(HostCheck::judge(&needs(), &member).is_ok());
+    let least = HostReading {
+        memlock: soft(MEMLOCK_MIN),
+        descriptors: soft(20_000),
+        ..fine()
+    };
+    assert!(HostCheck::judge(&needs(), &least).is_ok());
+}
+
+#[test]
+fn each_lack_is_named_with_its_remedy() {
+    let refused = || HostNeeds {
+        ring_attempt: Some(Err("Operation not permitted".into())),
+        ..needs()
+    };
+    let on = |magic| {
+        Some(Ok(FileSystem {
+            magic,
+            free: 10 << 30,
+        }))
+    };
+    let cases: Vec<(HostNeeds, HostReading, &str, &str, &str)> = vec![
+        (
+            needs(),
+            HostReading {
+                ring_disabled: Some(2),
+                ..fine()
+            },
+            "io_uring",
+            "nobody may use it",
+            "sysctl -w kernel.io_uring_disabled=0",
+        ),
+        (
+            needs(),
+            HostReading {
+                ring_disabled: Some(1),
+                ring_group: Some(990),
+                ..fine()
+            },
+            "io_uring",
+            "(990)",
+            "SupplementaryGroups=",
+        ),
+        (
+            needs(),
+            HostReading {
+                ring_disabled: Some(1),
+                ..fine()
+            },
+            "io_uring",
+            "(none)",
+            "SupplementaryGroups=",
+        ),
+        (
+            needs(),
+            HostReading {
+                kernel: "5.4.0".into(),
+                ..fine()
+            },
+            "io_uring",
+            "5.4.0 is older",
+            "boot a kernel",
+        ),
+        (
+            refused(),
+            HostReading {
+                seccomp: true,
+                ..fine()
+            },
+            "io_uring",
+            "Operation not permitted",
+            "seccomp profile",
+        ),
+        (
+            refused(),
+            fine(),
+            "io_uring",
+            "Operation not permitted",
+            "TasksMax=",
+        ),
+        (
+            needs(),
+            HostReading {
+                memlock: soft(65_536),
+                ..fine()
+            },
+            "memlock",
+            "soft 65536",
+            "LimitMEMLOCK=infinity",
+        ),
+        (
+            needs(),
+            HostReading {
+                descriptors: soft(1024),
+                ..fine()
+            },
+            "descriptors",
+            "20000 needed",
+            "LimitNOFILE=20000",
+        ),
+        (
+            needs(),
+            HostReading {
+                spool: on(0x0102_1994),
+                ..fine()
+            },
+            "spool file system",
+            "tmpfs forgets",
+            "ext4 or xfs",
+        ),
+        (
+            needs(),
+            HostReading {
+                spool: on(0x6969),
+                ..fine()
+            },
+            "spool file system",
+            "nfs is not local",
+            "ext4 or xfs",
+        ),
+        (
+            needs(),
+            HostReading {
+                spool: on(0x9123_683e),
+                ..fine()
+            },
+            "spool file system",
+            "btrfs copies on write",
+            "ext4 or xfs",
+        ),
+        (
+            needs(),
+            HostReading {
+                spool: on(0x794c_7630),
+                ..fine()
+            },
+            "spool file system",
+            "overlay",
+            "mount a volume",
+        ),
+        (
+            needs(),
+            HostReading {
+                spool: Some(Ok(FileSystem {
+                    magic: 0xef53,
+                    free: 5 << 20,
+                })),
+                ..fine()
+            },
+            "spool space",
+            "5 MiB free, at least 1024 MiB",
+            "free space",
+        ),
+        (
+            needs(),
+            HostReading {
+                drop: on(0x6969),
+                ..fine()
+            },
+            "drop file system",
+            "nfs",
+            "local file system",
+        ),
+        (
+            needs(),
+            HostReading {
+                drop: Some(Err("/drop: Permission denied".into())),
+                ..fine()
+            },
+            "drop file system",
+            "/drop: Permission denied",
+            "name a drop directory",
+        ),
+    ];
+    for (needs, reading, name, detail, remedy) in cases {
+        let check = HostCheck::judge(&needs, &reading);
+        let failures: Vec<_> = check.failures().collect();
+        assert_eq!(failures.len(), 1, "{failures:?}");
+        let finding = failures[0];
+        assert!(
+            finding.name == name
+                && finding.detail.contains(detail)
+                && finding.remedy.contains(remedy),
+            "{finding}"
+        );
+    }
+}
+
+#[test]
+fn what_the_operator_allows_or_nobody_tested_is_said_and_passes() {
+    let on = |magic| HostReading {
+        spool: Some(Ok(FileSystem {
+            magic,
+            free: 10 << 30,
+        })),
+        ..fine()
+    };
+    assert!(
+        HostCheck::judge(
+            &HostNeeds {
+                any_file_system: true,
+                ..needs()
+            },
+            &on(0x0102_1994)
+        )
+        .is_ok()
+    );
+    let check = HostCheck::judge(&needs(), &on(0x1234));
+    assert!(
+        check.is_ok()
+            && check
+                .findings
+                .iter()
+                .any(|finding| finding.detail.contains("0x1234"))
+    );
+    let started = HostNeeds {
+        ring_attempt: Some(Ok(())),
+        ..needs()
+    };
+    assert!(
+        HostCheck::judge(&started, &fine()).findings[0]
+            .detail
+            .contains("started")
+    );
+}
+
+#[test]
+fn the_soft_limit_is_raised_no_further_than_needed_or_allowed() {
+    let limit = |soft, hard| Limit { soft, hard };
+    for (now, needed, target) in [
+        (limit(Some(1024), Some(4096)), 2000, Some(2000)),
+        (limit(Some(1024), Some(4096)), 9000, Some(4096)),
+        (limit(Some(1024), None), 9000, Some(9000)),
+        (limit(Some(1024), Some(1024)), 9000, None),
+        (limit(Some(1024), Some(4096)), 1024, None),
+        (limit(None, None), 9000, None),
+    ] {
+        assert_eq!(raised(now, needed), target, "{now:?} {needed}");
+    }
+}
+
+#[test]
+fn texts_of_the_kernel() {
+    assert!(seccomp_filter(
+        "Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n"
+    ));
+    assert!(!seccomp_filter("Seccomp:\t0\nSeccomp_filters:\t2\n") && !seccomp_filter(""));
+    for (release, expected) in [
+        ("6.18.44-fc", Some((6, 18))),
+        ("5.8", Some((5, 8))),
+        ("6", None),
+        ("", None),
+        ("x.y", None),
+    ] {
+        assert_eq!(version(release), expected, "{release}");
+    }
+}
+
+#[test]
+fn this_host_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let needs = HostNeeds {
+        descriptors: 16,
+        spool: Some(dir.path().join("not/made/yet")),
+        drop: Some(dir.path().into()),
+        any_file_system: true,
+        ..HostNeeds::default()
+    };
+    let reading = HostReading::read(&needs);
+    assert!(
+        reading.spool.as_ref().is_some_and(Result::is_ok) && version(&reading.kernel).is_some()
+    );
+    assert_eq!(
+        reading.spool.unwrap().map(|system| system.magic),
+        reading.drop.unwrap().map(|system| system.magic)
+    );
+    assert!(HostCheck::run(&needs).findings.len() == 6);
+    assert!(
+        file_system(Path::new("/proc/self/mem/below")).is_err(),
+        "a file on the way is no directory"
+    );
+}
