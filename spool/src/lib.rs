@@ -1,1 +1,77 @@
-//! Placeholder until the crate is laid out.
+//! Durable, append-only spool of Hikyaku: segments, group commit, marks, recovery, in-doubt slots.
+//!
+//! The crate is synchronous and has no executor. It builds batches and owns the files; the engine writes each batch with
+//! one `pwrite` and one `fdatasync` and reports back. Messages are read through a read-only map.
+//!
+//! # States of a message, and what a crash can leave
+//!
+//! - S1, no record, no mark: the drop file is still there, and is imported again.
+//! - S2, a torn record: it was in the last batch, which nobody was told about; recovery zeroes it. As S1.
+//! - S3, a record (and its submission's ACCEPT), no final mark: it will be attempted.
+//! - S4, a record and a final mark: done.
+//!
+//! A drop file goes only once its ACCEPT is durable, and a later batch too. So a crash may repeat a delivery, between the
+//! peer's reply and the durable mark, and never loses a message. Which deliveries it may repeat is named by the in-doubt
+//! slots. Messages of a submission without ACCEPT are staged: they are never sent, and are discarded.
+//!
+//! # Layout
+//!
+//! ```text
+//! spool/            0700
+//!   FORMAT          name, version, uuid, crc
+//!   LOCK            flock; its text names the holder
+//!   shard-NNNN/     one log: seg-<first batch>.log, pool-<n>.seg (spares), indoubt.map
+//!   quarantine/     copies of damaged segments, each with a .reason
+//! segment           4 KiB header, then batches on 4 KiB boundaries, SEAL at the end          (segment.rs)
+//! batch             128 bytes of header, records, zeros up to 4 KiB: one group commit        (flush.rs)
+//! record            16 bytes of header, payload, zeros up to 8 bytes                         (record.rs)
+//! ```
+//!
+//! # Use
+//!
+//! `append_*`, then `take_batch`, write and flush it, `committed`; when `durable_seq` has reached what `forming_seq` said
+//! after an append, that append is durable. Call `reclaim` now and then.
+//!
+//! Deliberately absent: footer indexes and checkpoints (recovery scans every segment), reads past the map (an unreadable
+//! sector raises SIGBUS), more than one batch in flight.
+#![deny(unsafe_code)]
+
+mod directory;
+mod error;
+mod files;
+mod flush;
+mod indoubt;
+mod lock;
+mod log;
+mod map;
+mod mark;
+mod place;
+mod pool;
+mod reclaim;
+mod record;
+mod recover;
+mod replay;
+mod scan;
+mod segment;
+mod table;
+
+pub use directory::{Options, Spool};
+pub use error::{Full, SpoolError};
+pub use flush::Batch;
+pub use indoubt::{Doubt, InDoubt, InDoubtRecipient, Slot};
+pub use log::{LiveMessage, Log, MessageView, Room, Waiting};
+pub use mark::{Mark, Tally, Verdict};
+pub use reclaim::Reclaimed;
+pub use recover::{Damage, Recovered, RecoveredSubmission, Report};
+pub use table::MessageRef;
+
+/// Reading segments as bytes, for inspection and fuzzing: nothing here changes a segment.
+pub mod inspect {
+    pub use crate::flush::{BATCH_HEADER_BYTES, BatchHeader};
+    pub use crate::indoubt::{Doubts, doubts};
+    pub use crate::record::{
+        FLAG_ACCEPTED, FLAG_IGNORABLE, FLAG_RESTATED, HEADER_BYTES, Kind, Record, checked, parse,
+    };
+    pub use crate::scan::{BatchView, Expected, Gap, Scan, Signs, Verdict, scan, verdict};
+    pub use crate::segment::{BLOCK, BadHeader, FORMAT_VERSION, SegmentHeader};
+}

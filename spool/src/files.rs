@@ -1,0 +1,305 @@
+//! The files of a log's directory: which are segments, which are spares, which do not belong here.
+//!
+//! Nothing that holds an intact batch of ours is ever overwritten here. What is foreign is moved to `quarantine/`, what is
+//! damaged is copied there; errors that mean "not now" (no descriptors, no permission) are errors, not damage.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Advice;
+
+use crate::error::SpoolError;
+use crate::flush::BatchHeader;
+use crate::lock::lock_segment;
+use crate::map::ReadMap;
+use crate::pool::{Spare, blank_header, random_u128};
+use crate::recover::Site;
+use crate::scan::{BatchView, Gap};
+use crate::segment::{BLOCK, BadHeader, FORMAT_VERSION, SegmentHeader};
+
+/// A file that may be a segment.
+pub(crate) struct Candidate {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    /// The batch that its name promises, for `seg-*`.
+    pub(crate) named_seq: Option<u64>,
+}
+
+/// What lies in a log's directory.
+pub(crate) struct Files {
+    /// In order; the last value says that the header was rebuilt from the batches.
+    pub(crate) segments: Vec<(Candidate, SegmentHeader, bool)>,
+    pub(crate) spares: VecDeque<Spare>,
+    pub(crate) next_number: u64,
+}
+
+impl Files {
+    pub(crate) fn read(site: &Site<'_>, dir: &Path, id: u16) -> Result<Files, SpoolError> {
+        let mut files = Files {
+            segments: Vec::new(),
+            spares: VecDeque::new(),
+            next_number: 0,
+        };
+        let mut blank = Vec::new();
+        let mut damaged = Vec::new();
+        for entry in fs::read_dir(dir).map_err(SpoolError::io("list", dir))? {
+            let path = entry.map_err(SpoolError::io("list", dir))?.path();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let number = |prefix: &str, suffix: &str| -> Option<u64> {
+                name.strip_prefix(prefix)?
+                    .strip_suffix(suffix)?
+                    .parse()
+                    .ok()
+            };
+            let (named_seq, pooled) = (number("seg-", ".log"), number("pool-", ".seg"));
+            if name.starts_with("tmp-") {
+                fs::remove_file(&path).map_err(SpoolError::io("remove", &path))?;
+                continue;
+            }
+            if named_seq.is_none() && pooled.is_none() {
+                continue;
+            }
+            files.next_number = files
+                .next_number
+                .max(pooled.map_or(0, |number| number.saturating_add(1)));
+            let opened = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(libc_nofollow())
+                .open(&path);
+            let file = opened.map_err(SpoolError::io("open", &path))?;
+            lock_segment(&file, &path)?;
+            let candidate = Candidate {
+                path,
+                file,
+                named_seq,
+            };
+            match read_header(&candidate) {
+                Ok(header) if header.spool_uuid == site.uuid && header.log_id == id => {
+                    files.segments.push((candidate, header, false));
+                }
+                // A segment of another spool or log is never applied, and never overwritten.
+                Ok(_) => set_aside(
+                    site.spool,
+                    &candidate,
+                    id,
+                    "it belongs to another spool or log",
+                )?,
+                Err(BadHeader::Newer(found)) => {
+                    return Err(SpoolError::Newer {
+                        path: candidate.path,
+                        found,
+                        known: FORMAT_VERSION,
+                    });
+                }
+                Err(BadHeader::Blank) => blank.push(candidate),
+                Err(BadHeader::Damaged) => damaged.push(candidate),
+            }
+        }
+        let newest = files
+            .segments
+            .iter()
+            .map(|(_, header, _)| header.first_seq)
+            .max();
+        for candidate in damaged {
+            // A torn first write leaves no whole batch. In a recycled file, what is whole may be of its former life: those
+            // batches are older than the name, or than every segment that is known.
+            let from = candidate
+                .named_seq
+                .or(newest.map(|seq| seq + 1))
+                .unwrap_or(0);
+            match rebuild_header(site, &candidate, id, from)? {
+                Some(header) => files.segments.push((candidate, header, true)),
+                None => blank.push(candidate),
+            }
+        }
+        files
+            .segments
+            .sort_by_key(|(_, header, _)| header.first_seq);
+        files.drop_repeated(site, id)?;
+        // What a killed process wrote may be in the page cache only: it must be on disk before anything is decided. And
+        // after an error of its flush the cache may hold what the disk never got: it must be read from there.
+        for (candidate, ..) in files.segments.iter().rev().take(2) {
+            candidate
+                .file
+                .sync_data()
+                .map_err(SpoolError::io("flush", &candidate.path))?;
+            let _ = rustix::fs::fadvise(&candidate.file, 0, None, Advice::DontNeed);
+        }
+        for candidate in blank {
+            files.reuse(site, dir, candidate)?;
+        }
+        Ok(files)
+    }
+
+    /// Two files with one uuid: somebody copied a segment. The second is put aside.
+    fn drop_repeated(&mut self, site: &Site<'_>, id: u16) -> Result<(), SpoolError> {
+        let mut index = 1;
+        while index < self.segments.len() {
+            let (before, here) = (&self.segments[index - 1], &self.segments[index]);
+            if before.1.first_seq == here.1.first_seq {
+                set_aside(
+                    site.spool,
+                    &here.0,
+                    id,
+                    "another segment begins with the same batch",
+                )?;
+                self.segments.remove(index);
+            } else {
+                index += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file without anything in it becomes a spare, if it has the right size.
+    fn reuse(
+        &mut self,
+        site: &Site<'_>,
+        dir: &Path,
+        candidate: Candidate,
+    ) -> Result<(), SpoolError> {
+        let Candidate {
+            mut path,
+            file,
+            named_seq,
+        } = candidate;
+        let len = file
+            .metadata()
+            .map_err(SpoolError::io("stat", &path))?
+            .len();
+        if len != site.options.segment_bytes {
+            return fs::remove_file(&path).map_err(SpoolError::io("remove", &path));
+        }
+        blank_header(&file).map_err(SpoolError::io("blank", &path))?;
+        if named_seq.is_some() {
+            let name = dir.join(format!("pool-{}.seg", self.next_number));
+            fs::rename(&path, &name).map_err(SpoolError::io("rename", &path))?;
+            self.next_number += 1;
+            path = name;
+        }
+        let map = ReadMap::new(&file).map_err(SpoolError::io("map", &path))?;
+        // A used segment has a batch in its second block, a fresh one only zeros.
+        let second = map
+            .bytes()
+            .get(BLOCK as usize..2 * BLOCK as usize)
+            .unwrap_or_default();
+        let recycled = second.iter().any(|byte| *byte != 0);
+        let uuid = random_u128().map_err(SpoolError::io("draw a random number for", &path))?;
+        self.spares.push_back(Spare {
+            path,
+            file,
+            map,
+            uuid,
+            recycled,
+        });
+        Ok(())
+    }
+}
+
+fn libc_nofollow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits() as i32
+}
+
+fn read_header(candidate: &Candidate) -> Result<SegmentHeader, BadHeader> {
+    let mut block = [0; BLOCK as usize];
+    match candidate.file.read_exact_at(&mut block, 0) {
+        Ok(()) => SegmentHeader::decode(&block),
+        Err(_) => Err(BadHeader::Damaged),
+    }
+}
+
+/// A header for a segment whose own is unreadable, from its first whole batch that is not older than `from`.
+fn rebuild_header(
+    site: &Site<'_>,
+    candidate: &Candidate,
+    log_id: u16,
+    from: u64,
+) -> Result<Option<SegmentHeader>, SpoolError> {
+    let len = candidate
+        .file
+        .metadata()
+        .map_err(SpoolError::io("stat", &candidate.path))?
+        .len();
+    if len < 2 * BLOCK {
+        return Ok(None);
+    }
+    let map = ReadMap::new(&candidate.file).map_err(SpoolError::io("map", &candidate.path))?;
+    let offsets = (BLOCK..len).step_by(BLOCK as usize);
+    let first = offsets.into_iter().find_map(|offset| {
+        let said = BatchHeader::decode(map.bytes().get(offset as usize..)?)?;
+        BatchView::at(map.bytes(), offset, said.uuid, log_id)
+            .filter(|batch| batch.header.seq >= from)
+    });
+    Ok(first.map(|batch| SegmentHeader {
+        uuid: batch.header.uuid,
+        spool_uuid: site.uuid,
+        log_id,
+        first_seq: candidate
+            .named_seq
+            .unwrap_or(batch.header.seq)
+            .min(batch.header.seq),
+        segment_bytes: len,
+        previous_uuid: 0,
+        previous_chain: batch.header.chain_before,
+        created_wall_ms: batch.header.wall_ms,
+        next_message_seq: 0,
+        recycled: true,
+    }))
+}
+
+/// Moves a file that must not be used into quarantine.
+fn set_aside(spool: &Path, candidate: &Candidate, id: u16, why: &str) -> Result<(), SpoolError> {
+    let name = candidate
+        .path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let to = spool
+        .join("quarantine")
+        .join(format!("shard-{id:04}-foreign-{name}"));
+    fs::rename(&candidate.path, &to).map_err(SpoolError::io("quarantine", &candidate.path))?;
+    reason(&to, &format!("not used: {why}\n"));
+    Ok(())
+}
+
+/// Copies a damaged segment into quarantine, once. A failure is no reason not to start: the segment itself stays.
+pub(crate) fn keep(
+    quarantine: &Path,
+    path: &Path,
+    header: &SegmentHeader,
+    id: u16,
+    gaps: &[Gap],
+) -> Option<PathBuf> {
+    let to = quarantine.join(format!(
+        "shard-{id:04}-{:020}-{:032x}.log",
+        header.first_seq, header.uuid
+    ));
+    if !to.exists() {
+        let tmp = to.with_extension("tmp");
+        fs::copy(path, &tmp)
+            .and_then(|_| File::open(&tmp)?.sync_all())
+            .and_then(|()| fs::rename(&tmp, &to))
+            .ok()?;
+        let text: String = gaps
+            .iter()
+            .map(|gap| {
+                let until = gap.next_seq.map_or("the end".into(), |next| next.to_string());
+                let Gap { offset, bytes, first_seq, verdict, .. } = gap;
+                format!("{verdict:?}: {bytes} bytes at {offset}; batches from {first_seq} up to before {until}\n")
+            })
+            .collect();
+        reason(&to, &format!("damaged segment {}\n{text}", path.display()));
+    }
+    Some(to)
+}
+
+/// Advice for people; the engine never reads it.
+fn reason(of: &Path, text: &str) {
+    let _ = fs::write(PathBuf::from(format!("{}.reason", of.display())), text);
+}

@@ -1,0 +1,369 @@
+//! Spare segments, made ahead of need on a thread of their own.
+//!
+//! A spare is allocated and filled with zeros before it is used: rolling to the next segment then needs no create and no
+//! allocation, and a commit into it no journal transaction. So "no space left" can happen here and nowhere else; it is
+//! reported and retried with growing pauses, and `Room` tells callers to slow down.
+//!
+//! Freed segments come back here. Their header is blanked and flushed, strictly in the order in which they were freed: a
+//! freed segment that came back to life after a crash while a younger one was gone would revive messages whose marks are
+//! lost.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::fs::{Advice, FallocateFlags, OFlags};
+
+use crate::error::SpoolError;
+use crate::lock::lock_segment;
+use crate::map::ReadMap;
+use crate::segment::BLOCK;
+
+/// One write of zeros. Also how often a stop is noticed.
+const FILL_BYTES: usize = 1 << 20;
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Freed segments kept beyond the wanted number of spares; more are removed.
+const RECYCLED_MAX: usize = 2;
+
+/// A segment that nothing was written to in this life.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    pub(crate) map: ReadMap,
+    pub(crate) uuid: u128,
+    pub(crate) recycled: bool,
+}
+
+#[derive(Debug)]
+enum Request {
+    Make,
+    Recycle(PathBuf, File),
+    Remove(PathBuf, File),
+}
+
+#[derive(Debug)]
+enum Event {
+    Ready(Spare),
+    Removed,
+    Failed(String),
+}
+
+/// The spares of one log, and the thread that makes them.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    maker: Maker,
+    ready: VecDeque<Spare>,
+    asked: usize,
+    error: Option<String>,
+    requests: Option<Sender<Request>>,
+    events: Receiver<Event>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Takes over the spares that are there already. `number` is above that of every `pool-<n>.seg`.
+    pub(crate) fn new(
+        dir: &Path,
+        segment_bytes: u64,
+        number: u64,
+        ready: VecDeque<Spare>,
+        log_id: u16,
+    ) -> Result<Pool, SpoolError> {
+        let (requests, inbox) = channel();
+        let (outbox, events) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        // Two makers, one here for the first spares and one in the thread: odd and even numbers keep their names apart.
+        let number = number.next_multiple_of(2);
+        let here = Maker {
+            dir: dir.into(),
+            segment_bytes,
+            number: number + 1,
+            stop: stop.clone(),
+        };
+        let mut there = Maker {
+            dir: dir.into(),
+            segment_bytes,
+            number,
+            stop: stop.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("spool-pool-{log_id}"))
+            .spawn(move || there.run(&inbox, &outbox))
+            .map_err(SpoolError::io("start a thread for", dir))?;
+        Ok(Pool {
+            maker: here,
+            ready,
+            asked: 0,
+            error: None,
+            requests: Some(requests),
+            events,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Makes spares at once until there are so many.
+    pub(crate) fn fill_now(&mut self, wanted: usize) -> Result<(), SpoolError> {
+        while self.ready.len() < wanted {
+            let spare = self
+                .maker
+                .make()
+                .map_err(SpoolError::io("make a spare segment in", &self.maker.dir))?;
+            self.ready.push_back(spare);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Spare> {
+        if self.ready.is_empty() {
+            self.poll();
+        }
+        self.ready.pop_front()
+    }
+
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    pub(crate) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// Collects what the thread has done.
+    pub(crate) fn poll(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Failed(error) => self.error = Some(error),
+                Event::Removed => self.error = None,
+                Event::Ready(spare) => {
+                    self.asked = self.asked.saturating_sub(1);
+                    self.error = None;
+                    self.ready.push_back(spare);
+                }
+            }
+        }
+    }
+
+    /// Asks for as many spares as are wanting.
+    pub(crate) fn top_up(&mut self, wanted: usize) {
+        while self.ready.len() + self.asked < wanted {
+            self.asked += 1;
+            self.send(Request::Make);
+        }
+    }
+
+    /// Gives a freed segment back; its map is gone already. One of another size is of no use as a spare.
+    pub(crate) fn give_back(&mut self, path: PathBuf, file: File, usable: bool, wanted: usize) {
+        if usable && self.ready.len() + self.asked < wanted + RECYCLED_MAX {
+            self.asked += 1;
+            self.send(Request::Recycle(path, file));
+        } else {
+            self.send(Request::Remove(path, file));
+        }
+    }
+
+    fn send(&mut self, request: Request) {
+        let sent = self
+            .requests
+            .as_ref()
+            .is_some_and(|requests| requests.send(request).is_ok());
+        if !sent {
+            self.error = Some("the thread that makes spare segments has ended".into());
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported when it happened; nothing more to do with it here.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Maker {
+    dir: PathBuf,
+    segment_bytes: u64,
+    number: u64,
+    stop: Arc<AtomicBool>,
+}
+
+impl Maker {
+    fn run(&mut self, inbox: &Receiver<Request>, outbox: &Sender<Event>) {
+        let mut freed: VecDeque<Request> = VecDeque::new();
+        let mut wanted = 0usize;
+        let mut pause = PAUSE_MIN;
+        let mut failed = false;
+        loop {
+            let next = if failed {
+                inbox.recv_timeout(pause)
+            } else if freed.is_empty() && wanted == 0 {
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                inbox.recv_timeout(Duration::ZERO)
+            };
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            match next {
+                Ok(Request::Make) => wanted += 1,
+                Ok(other) => freed.push_back(other),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // Freed ones first: they need no space.
+            let done = match freed.front_mut() {
+                Some(Request::Recycle(path, file)) => self.recycle(path, file).map(Event::Ready),
+                Some(Request::Remove(path, file)) => {
+                    self.remove(path, file).map(|()| Event::Removed)
+                }
+                _ if wanted > 0 => self.make().map(Event::Ready),
+                _ => continue,
+            };
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            failed = done.is_err();
+            pause = if failed {
+                (pause * 2).min(PAUSE_MAX)
+            } else {
+                PAUSE_MIN
+            };
+            let event = match done {
+                Ok(event) => {
+                    if freed.pop_front().is_none() {
+                        wanted -= 1;
+                    }
+                    event
+                }
+                Err(error) => Event::Failed(format!(
+                    "cannot make a spare segment in {}: {error}",
+                    self.dir.display()
+                )),
+            };
+            if outbox.send(event).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn make(&mut self) -> io::Result<Spare> {
+        let tmp = self.dir.join(format!("tmp-{}.seg", self.number));
+        let made = self.allocate(&tmp);
+        if made.is_err() {
+            let _ = fs::remove_file(&tmp);
+        }
+        let file = made?;
+        let mut path = tmp;
+        self.publish(&mut path)?;
+        self.spare(path, file, false)
+    }
+
+    fn allocate(&self, tmp: &Path) -> io::Result<File> {
+        let _ = fs::remove_file(tmp);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(tmp)?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.segment_bytes) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.fill(&file, tmp)?;
+        file.sync_all()?;
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        Ok(file)
+    }
+
+    /// Fills with zeros past the page cache. Zeros left in the cache by large writes would make every later flush write a
+    /// whole large folio; where direct writes are refused, small ones keep the folios small.
+    fn fill(&self, file: &File, path: &Path) -> io::Result<()> {
+        let direct = OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlags::DIRECT.bits() as i32)
+            .open(path);
+        // An anonymous map starts on a page, as direct writes need it, and is zero.
+        let zeros = memmap2::MmapMut::map_anon(FILL_BYTES)?;
+        let (to, step) = match &direct {
+            Ok(direct) if direct.write_all_at(&zeros[..BLOCK as usize], 0).is_ok() => {
+                (direct, FILL_BYTES)
+            }
+            _ => (file, BLOCK as usize),
+        };
+        let mut at = 0;
+        while at < self.segment_bytes {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let len = (self.segment_bytes - at).min(step as u64);
+            to.write_all_at(&zeros[..len as usize], at)?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    fn recycle(&mut self, path: &mut PathBuf, file: &File) -> io::Result<Spare> {
+        blank_header(file)?;
+        let file = file.try_clone()?;
+        self.publish(path)?;
+        self.spare(path.clone(), file, true)
+    }
+
+    fn remove(&self, path: &Path, file: &File) -> io::Result<()> {
+        blank_header(file)?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the file the name of a spare, durably. After a failure `path` is where the file is.
+    fn publish(&mut self, path: &mut PathBuf) -> io::Result<()> {
+        let name = self.dir.join(format!("pool-{}.seg", self.number));
+        fs::rename(&*path, &name)?;
+        *path = name;
+        self.number += 2;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    fn spare(&self, path: PathBuf, file: File, recycled: bool) -> io::Result<Spare> {
+        lock_segment(&file, &path).map_err(io::Error::other)?;
+        let map = ReadMap::new(&file)?;
+        Ok(Spare {
+            path,
+            map,
+            file,
+            uuid: random_u128()?,
+            recycled,
+        })
+    }
+}
+
+/// Makes a segment's former content unreadable, durably.
+pub(crate) fn blank_header(file: &File) -> io::Result<()> {
+    file.write_all_at(&[0; BLOCK as usize], 0)?;
+    file.sync_data()
+}
+
+/// Names lives of segments and spools; not a secret.
+pub(crate) fn random_u128() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
+}

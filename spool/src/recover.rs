@@ -1,0 +1,303 @@
+//! Opening a log: its files -> what is alive in it. Total over whatever the files contain.
+//!
+//! Locks first, then a flush of what a killed process wrote and did not flush, then the page cache of the newest segment is
+//! dropped, so that decisions rest on what the disk has. Then every segment is scanned, oldest first, and its records are
+//! replayed into the same table that the running log keeps. Damage is copied to `quarantine/` with a `.reason`, what is
+//! intact is used, what is missing is named in the report. Opening twice in a row, or being killed meanwhile, changes
+//! nothing more.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::Options;
+use crate::error::SpoolError;
+use crate::files::{Candidate, Files, keep};
+use crate::flush::Flush;
+use crate::indoubt::{InDoubt, InDoubtRecipient};
+use crate::lock::{Lock, lock_segment};
+use crate::log::{Log, Parts};
+use crate::map::ReadMap;
+use crate::mark::Tally;
+use crate::pool::Pool;
+use crate::replay::Replay;
+use crate::scan::{Expected, Gap, Verdict, scan};
+use crate::segment::{Account, BLOCK, Segment, seed};
+
+/// Spares that must exist before a log takes messages: the headroom of two segments.
+const SPARES_MIN: usize = 2;
+/// More messages than a segment holds.
+const SEQS_SKIPPED: u64 = 1 << 26;
+
+/// What `open_log` found. The messages themselves: `Log::live_messages`.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Submissions that are not closed, or have live messages.
+    pub submissions: Vec<RecoveredSubmission>,
+    /// Recipients that were in doubt and have no durable final mark. Their slots stay taken until
+    /// `Log::clear_recovered_doubts`.
+    pub in_doubt: Vec<InDoubtRecipient>,
+    /// What the files looked like.
+    pub report: Report,
+}
+
+/// A submission as this log knows it; the engine puts the logs together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveredSubmission {
+    /// As given to `append_message`.
+    pub id: u128,
+    /// Its ACCEPT is in this log.
+    pub accepted: bool,
+    /// So is its CLOSE, but messages of it are alive.
+    pub closed: bool,
+    /// How its recipients in this log ended.
+    pub tally: Tally,
+    /// Messages of it in this log with a recipient that is not final.
+    pub live_messages: u32,
+}
+
+/// What recovery met.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Segments scanned.
+    pub segments: u32,
+    /// Intact batches.
+    pub batches: u64,
+    /// Bytes of the segments scanned.
+    pub scanned_bytes: u64,
+    /// Bytes of a batch that was being written when the process or the machine ended. Nobody was told about it.
+    pub torn_bytes: u64,
+    /// What is damaged or missing.
+    pub damage: Vec<Damage>,
+    /// `indoubt.map` was damaged and put into quarantine: recipients without a mark may get a second copy.
+    pub in_doubt_lost: bool,
+    /// Highest batch found.
+    pub last_seq: u64,
+    /// How far the clock is behind the newest batch: if not 0, expire nothing until it has caught up.
+    pub clock_behind_ms: u64,
+}
+
+impl Report {
+    /// A batch that was acknowledged is not there: take no new work on this disk until an operator looked at it.
+    pub fn lost_acknowledged(&self) -> bool {
+        self.damage.iter().any(|damage| {
+            matches!(
+                damage.gap,
+                Some(Gap {
+                    verdict: Verdict::LostAcknowledged,
+                    ..
+                })
+            )
+        })
+    }
+}
+
+/// One damaged place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The segment's file.
+    pub path: PathBuf,
+    /// What is missing; None when the header block is damaged and all batches are there.
+    pub gap: Option<Gap>,
+    /// The copy that was kept, now or when the damage was first met.
+    pub quarantined: Option<PathBuf>,
+}
+
+/// Where a log's files are and to whom they belong.
+pub(crate) struct Site<'a> {
+    pub(crate) spool: &'a Path,
+    pub(crate) uuid: u128,
+    pub(crate) options: &'a Options,
+    pub(crate) lock: Arc<Lock>,
+}
+
+/// Opens log `id`, making it when it is not there.
+pub(crate) fn open_log(
+    site: &Site<'_>,
+    id: u16,
+    wall_ms: u64,
+) -> Result<(Log, Recovered), SpoolError> {
+    let dir = site.spool.join(format!("shard-{id:04}"));
+    make_dir(&dir)?;
+    // One opener, also when there is no segment yet that could be locked.
+    let dir_lock = File::open(&dir).map_err(SpoolError::io("open", &dir))?;
+    lock_segment(&dir_lock, &dir)?;
+    let quarantine = site.spool.join("quarantine");
+    let (in_doubt, found, in_doubt_lost) =
+        InDoubt::open(&dir, &quarantine, site.options.indoubt_slots, id, site.uuid)?;
+    let mut report = Report {
+        in_doubt_lost,
+        ..Report::default()
+    };
+
+    let files = Files::read(site, &dir, id)?;
+    let next_message_seq = files
+        .segments
+        .iter()
+        .map(|(_, header, _)| header.next_message_seq)
+        .max();
+    let mut replay = Replay::new(files.segments.len(), next_message_seq.unwrap_or(0));
+    let mut segments = VecDeque::new();
+    let mut newest_wall_ms = 0;
+    let mut expected = Expected {
+        seq: 0,
+        chain: None,
+        next_segment_seq: None,
+        acked_seq: in_doubt.acked_seq(),
+    };
+    let starts: Vec<u64> = files
+        .segments
+        .iter()
+        .map(|(_, header, _)| header.first_seq)
+        .collect();
+    let last = files.segments.len();
+    for (index, (candidate, header, rebuilt)) in files.segments.into_iter().enumerate() {
+        if index == 0 {
+            expected.seq = header.first_seq;
+        }
+        expected.next_segment_seq = starts.get(index + 1).copied();
+        let map = ReadMap::new(&candidate.file).map_err(SpoolError::io("map", &candidate.path))?;
+        map.advise_sequential();
+        let len = header.segment_bytes.min(map.bytes().len() as u64) as usize;
+        let bytes = &map.bytes()[..len];
+        let mut outcome = Ok(());
+        let scanned = scan(bytes, &header, expected, &mut |batch| {
+            newest_wall_ms = batch.header.wall_ms;
+            if outcome.is_ok() {
+                outcome = replay.batch(index as u32, &candidate.path, batch);
+            }
+        });
+        outcome?;
+        map.advise_random();
+        report.segments += 1;
+        report.batches += scanned.batches;
+        report.scanned_bytes += bytes.len() as u64;
+        report.torn_bytes += scanned.torn_bytes;
+        if rebuilt || !scanned.gaps.is_empty() {
+            let kept = keep(&quarantine, &candidate.path, &header, id, &scanned.gaps);
+            let damage = |gap| Damage {
+                path: candidate.path.clone(),
+                gap,
+                quarantined: kept.clone(),
+            };
+            report.damage.extend(rebuilt.then(|| damage(None)));
+            report
+                .damage
+                .extend(scanned.gaps.iter().map(|gap| damage(Some(*gap))));
+        }
+        zero(&candidate, scanned.tail, scanned.torn_bytes)?;
+        // Only a healthy newest segment is written on.
+        let whole = len as u64 == site.options.segment_bytes
+            && header.segment_bytes == site.options.segment_bytes;
+        let healthy = scanned.gaps.is_empty() && !rebuilt && whole;
+        segments.push_back(Segment {
+            id: index as u32,
+            path: candidate.path.into(),
+            file: candidate.file,
+            map,
+            header,
+            seed: seed(header.uuid),
+            tail: scanned.tail,
+            sealed: scanned.sealed || !healthy || index + 1 < last,
+            account: Account::default(),
+        });
+        (expected.seq, expected.chain) = (scanned.next_seq, scanned.chain);
+    }
+    let next_seq = expected
+        .seq
+        .max(expected.acked_seq.saturating_add(1))
+        .max(1);
+    report.last_seq = next_seq - 1;
+    report.clock_behind_ms = u64::saturating_sub(newest_wall_ms, wall_ms);
+
+    let doubts = replay.resolve(&found);
+    let Replay {
+        table,
+        accounts,
+        next_message_seq,
+        ..
+    } = replay;
+    // Lost batches may have given numbers to messages; those are not given again.
+    let skipped = if report.damage.is_empty() {
+        0
+    } else {
+        SEQS_SKIPPED
+    };
+    for (segment, account) in segments.iter_mut().zip(accounts) {
+        segment.account = account;
+    }
+    let mut pool = Pool::new(
+        &dir,
+        site.options.segment_bytes,
+        files.next_number,
+        files.spares,
+        id,
+    )?;
+    let active = segments.back().is_some_and(|last| !last.sealed);
+    pool.fill_now(SPARES_MIN + usize::from(!active))?;
+    let submissions = table
+        .submissions()
+        .map(|of| RecoveredSubmission {
+            id: of.id,
+            accepted: of.accepted,
+            closed: of.closed,
+            tally: of.tally,
+            live_messages: of.live,
+        })
+        .collect();
+    let mut log = Log::new(Parts {
+        id,
+        next_segment_id: segments.len() as u32,
+        dir,
+        spool_uuid: site.uuid,
+        options: site.options.clone(),
+        segments,
+        next_message_seq: next_message_seq.saturating_add(skipped),
+        flush: Flush::new(next_seq, expected.chain.unwrap_or(0)),
+        table,
+        pool,
+        in_doubt,
+        locks: (dir_lock, site.lock.clone()),
+    });
+    log.top_up();
+    Ok((
+        log,
+        Recovered {
+            submissions,
+            in_doubt: doubts,
+            report,
+        },
+    ))
+}
+
+pub(crate) fn make_dir(dir: &Path) -> Result<(), SpoolError> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => {
+            let sync = dir.parent().map_or(Ok(()), |parent| {
+                File::open(parent).and_then(|parent| parent.sync_all())
+            });
+            sync.map_err(SpoolError::io("flush the directory above", dir))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(SpoolError::io("make", dir)(source)),
+    }
+}
+
+/// Overwrites a torn batch, durably, before anything new is written there.
+fn zero(candidate: &Candidate, at: u64, bytes: u64) -> Result<(), SpoolError> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    let zeros = [0; BLOCK as usize];
+    let write = |offset: u64| {
+        let len = (at + bytes - offset).min(BLOCK) as usize;
+        candidate.file.write_all_at(&zeros[..len], offset)
+    };
+    (at..at + bytes)
+        .step_by(BLOCK as usize)
+        .try_for_each(write)
+        .and_then(|()| candidate.file.sync_data())
+        .map_err(SpoolError::io("zero the torn batch of", &candidate.path))
+}

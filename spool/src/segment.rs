@@ -1,0 +1,199 @@
+//! One segment file: its header block, its place among the others, what still lives in it.
+//!
+//! ```text
+//! block 0        header, written together with the first batch
+//! block 1 ..     batches, each on a 4 KiB boundary and padded to one
+//! last block     kept free for the SEAL record
+//! ```
+//! A segment keeps its length and its blocks for life; a recycled one gets a new uuid, by which everything that its
+//! former life left behind fails every check.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::map::ReadMap;
+use crate::record::{u16_at, u32_at, u64_at, u128_at};
+use crate::table::Spot;
+
+/// Everything on disk starts on such a boundary.
+pub const BLOCK: u64 = 4096;
+/// Version of the format in FORMAT, segment headers and batch headers.
+pub const FORMAT_VERSION: u32 = 1;
+
+const MAGIC: &[u8; 8] = b"HKYSEG\r\n";
+/// The checksum of the header block is its last four bytes.
+const CRC_AT: usize = BLOCK as usize - 4;
+
+/// What the first block of a segment says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Of this life of the segment.
+    pub uuid: u128,
+    /// Of the spool.
+    pub spool_uuid: u128,
+    /// Which log.
+    pub log_id: u16,
+    /// Sequence number of its first batch.
+    pub first_seq: u64,
+    /// Length of the file.
+    pub segment_bytes: u64,
+    /// The segment before it, or 0.
+    pub previous_uuid: u128,
+    /// Chain value before its first batch, or 0.
+    pub previous_chain: u128,
+    /// When it was written.
+    pub created_wall_ms: u64,
+    /// Sequence number of the next message when it was written: they never repeat, even when all older segments are gone.
+    pub next_message_seq: u64,
+    /// Blocks behind the last batch may hold a former life's bytes.
+    pub recycled: bool,
+}
+
+/// Why a block is not a header of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadHeader {
+    /// Only zeros: a spare.
+    Blank,
+    /// Anything else.
+    Damaged,
+    /// A later release wrote it.
+    Newer(u32),
+}
+
+impl SegmentHeader {
+    /// Writes the header block.
+    pub(crate) fn encode(&self, block: &mut [u8]) {
+        block[..BLOCK as usize].fill(0);
+        block[0..8].copy_from_slice(MAGIC);
+        block[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        block[12] = u8::from(self.recycled);
+        block[16..32].copy_from_slice(&self.uuid.to_le_bytes());
+        block[32..48].copy_from_slice(&self.spool_uuid.to_le_bytes());
+        block[48..50].copy_from_slice(&self.log_id.to_le_bytes());
+        block[56..64].copy_from_slice(&self.first_seq.to_le_bytes());
+        block[64..72].copy_from_slice(&self.segment_bytes.to_le_bytes());
+        block[72..88].copy_from_slice(&self.previous_uuid.to_le_bytes());
+        block[88..104].copy_from_slice(&self.previous_chain.to_le_bytes());
+        block[104..112].copy_from_slice(&self.created_wall_ms.to_le_bytes());
+        block[112..120].copy_from_slice(&self.next_message_seq.to_le_bytes());
+        let crc = crc32c::crc32c(&block[..CRC_AT]);
+        block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Reads the header block of a segment.
+    pub fn decode(bytes: &[u8]) -> Result<SegmentHeader, BadHeader> {
+        let block = bytes.get(..BLOCK as usize).ok_or(BadHeader::Damaged)?;
+        if block.iter().all(|byte| *byte == 0) {
+            return Err(BadHeader::Blank);
+        }
+        if &block[..8] != MAGIC || crc32c::crc32c(&block[..CRC_AT]) != u32_at(block, CRC_AT) {
+            return Err(BadHeader::Damaged);
+        }
+        let version = u32_at(block, 8);
+        if version > FORMAT_VERSION {
+            return Err(BadHeader::Newer(version));
+        }
+        Ok(SegmentHeader {
+            uuid: u128_at(block, 16),
+            spool_uuid: u128_at(block, 32),
+            log_id: u16_at(block, 48),
+            first_seq: u64_at(block, 56),
+            segment_bytes: u64_at(block, 64),
+            previous_uuid: u128_at(block, 72),
+            previous_chain: u128_at(block, 88),
+            created_wall_ms: u64_at(block, 104),
+            next_message_seq: u64_at(block, 112),
+            recycled: block[12] != 0,
+        })
+    }
+}
+
+/// The value that every checksum of a segment starts from.
+pub(crate) fn seed(uuid: u128) -> u32 {
+    crc32c::crc32c(&uuid.to_le_bytes())
+}
+
+/// What still needs a segment.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) live_messages: u32,
+    pub(crate) live_bytes: u64,
+    /// Slots of the messages that were written here. Stale ones are told by their entry, which names another segment.
+    pub(crate) slots: Vec<u32>,
+    /// Submissions whose state would be lost with this segment unless it is restated. Stale ones as above.
+    pub(crate) anchored: Vec<u32>,
+}
+
+impl Account {
+    pub(crate) fn add(&mut self, slot: u32, spot: Spot) {
+        self.live_messages += 1;
+        self.live_bytes += u64::from(spot.len);
+        self.slots.push(slot);
+    }
+
+    pub(crate) fn remove(&mut self, spot: Spot) {
+        self.live_messages -= 1;
+        self.live_bytes -= u64::from(spot.len);
+    }
+}
+
+/// A segment in use, active or sealed.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Counts up from open to open, oldest first; not on disk.
+    pub(crate) id: u32,
+    pub(crate) path: Arc<Path>,
+    /// Holds the flock. Batches are written by the engine through a descriptor of its own.
+    pub(crate) file: File,
+    pub(crate) map: ReadMap,
+    pub(crate) header: SegmentHeader,
+    pub(crate) seed: u32,
+    /// Where the next batch goes.
+    pub(crate) tail: u64,
+    /// Nothing is appended any more.
+    pub(crate) sealed: bool,
+    pub(crate) account: Account,
+}
+
+impl Segment {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.header.segment_bytes
+    }
+
+    /// End of what ordinary batches may use.
+    pub(crate) fn limit(&self) -> u64 {
+        self.bytes() - BLOCK
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_survives_and_every_flip_is_seen() {
+        let header = SegmentHeader {
+            uuid: 1 << 77,
+            spool_uuid: 9,
+            log_id: 3,
+            first_seq: 12,
+            segment_bytes: 65536,
+            previous_uuid: 4,
+            previous_chain: 5,
+            created_wall_ms: 6,
+            next_message_seq: 7,
+            recycled: true,
+        };
+        let mut block = vec![0; BLOCK as usize];
+        assert_eq!(SegmentHeader::decode(&block), Err(BadHeader::Blank));
+        header.encode(&mut block);
+        assert_eq!(SegmentHeader::decode(&block), Ok(header));
+        for at in 0..block.len() {
+            block[at] ^= 0x10;
+            assert!(SegmentHeader::decode(&block).is_err(), "byte {at}");
+            block[at] ^= 0x10;
+        }
+        assert!(SegmentHeader::decode(&block[..100]).is_err());
+    }
+}

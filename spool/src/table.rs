@@ -1,0 +1,474 @@
+//! What is alive: one small entry per message with a recipient that is not final, one per submission that is not closed.
+//!
+//! A message costs 40 bytes here; only messages with several recipients have a bitmap beside it, and only deferred
+//! recipients of those a place in a tree. Entries live in slots that `MessageRef` names, so every access is O(1), a moved
+//! message keeps its reference, and memory follows the largest number alive at once, not the number that passed through.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::mark::Tally;
+
+/// Handle of a message, valid until its last recipient is final. It survives the message being moved to another segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MessageRef {
+    seq: u64,
+    slot: u32,
+}
+
+impl MessageRef {
+    /// The message's sequence number, which never repeats in its log.
+    pub fn seq(self) -> u64 {
+        self.seq
+    }
+
+    /// Where the log keeps its entry.
+    pub fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// Puts a reference together again, for callers that pack the two numbers.
+    pub fn from_parts(seq: u64, slot: u32) -> MessageRef {
+        MessageRef { seq, slot }
+    }
+}
+
+/// Where a record lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+}
+
+/// When the next attempt is due (48 bits of milliseconds, until the year 10889) and how many were made. 0: never tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Deferred(pub(crate) u64);
+
+impl Deferred {
+    pub(crate) fn new(attempts: u16, due_wall_ms: u64) -> Deferred {
+        Deferred(due_wall_ms.min((1 << 48) - 1) << 16 | u64::from(attempts))
+    }
+    pub(crate) fn attempts(self) -> u16 {
+        self.0 as u16 // the low 16 bits
+    }
+    pub(crate) fn due_wall_ms(self) -> u64 {
+        self.0 >> 16
+    }
+}
+
+/// One live message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) seq: u64,
+    /// Of the only recipient; messages with several have a `Several`.
+    deferred: Deferred,
+    pub(crate) spot: Spot,
+    pub(crate) submission: u32,
+    /// Recipients that are not final; 0 marks a free slot.
+    pub(crate) left: u32,
+    pub(crate) recipients: u32,
+}
+
+/// State of a message with more than one recipient.
+#[derive(Debug, Default)]
+struct Several {
+    done: Box<[u64]>,
+    deferred: BTreeMap<u32, Deferred>,
+}
+
+/// One submission that is not closed, or still has live messages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Submission {
+    pub(crate) id: u128,
+    pub(crate) tally: Tally,
+    /// Its newest ACCEPT.
+    pub(crate) accept: Option<Spot>,
+    /// Oldest segment with an ACCEPT or a final mark that was not restated since.
+    pub(crate) anchor: Option<u32>,
+    /// No message of it lies in an older segment.
+    pub(crate) first_segment: u32,
+    pub(crate) live: u32,
+    pub(crate) accepted: bool,
+    pub(crate) closed: bool,
+    used: bool,
+}
+
+/// What a final mark did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finished {
+    /// Unknown message or recipient, or already final.
+    Nothing,
+    Recipient,
+    /// The last one: the message is dead, and lay there.
+    Message(Spot),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    entries: Vec<Entry>,
+    entries_free: Vec<u32>,
+    several: HashMap<u32, Box<Several>>,
+    submissions: Vec<Submission>,
+    submissions_free: Vec<u32>,
+    by_id: HashMap<u128, u32>,
+    /// Recipients that are not final, of all messages.
+    pub(crate) recipients_left: u64,
+}
+
+impl Table {
+    pub(crate) fn entry(&self, at: MessageRef) -> Option<&Entry> {
+        self.entries
+            .get(at.slot as usize)
+            .filter(|entry| entry.seq == at.seq && entry.left > 0)
+    }
+
+    fn entry_mut(&mut self, at: MessageRef) -> Option<&mut Entry> {
+        self.entries
+            .get_mut(at.slot as usize)
+            .filter(|entry| entry.seq == at.seq && entry.left > 0)
+    }
+
+    /// Whatever is alive in the slot.
+    pub(crate) fn in_slot(&self, slot: u32) -> Option<(MessageRef, &Entry)> {
+        let entry = self
+            .entries
+            .get(slot as usize)
+            .filter(|entry| entry.left > 0)?;
+        Some((
+            MessageRef {
+                seq: entry.seq,
+                slot,
+            },
+            entry,
+        ))
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        self.entries.len() as u32 // `insert` keeps it below u32::MAX
+    }
+
+    /// A new message. `recipients` is not 0.
+    pub(crate) fn insert(
+        &mut self,
+        seq: u64,
+        submission: u32,
+        recipients: u32,
+        spot: Spot,
+    ) -> MessageRef {
+        let entry = Entry {
+            seq,
+            deferred: Deferred(0),
+            spot,
+            submission,
+            left: recipients,
+            recipients,
+        };
+        let slot = match self.entries_free.pop() {
+            Some(slot) => {
+                self.entries[slot as usize] = entry;
+                slot
+            }
+            None => {
+                self.entries.push(entry);
+                u32::try_from(self.entries.len() - 1)
+                    .expect("4 billion live messages need 160 GiB before they need this")
+            }
+        };
+        if recipients > 1 {
+            let words = recipients.div_ceil(64) as usize;
+            self.several.insert(
+                slot,
+                Box::new(Several {
+                    done: vec![0; words].into(),
+                    ..Several::default()
+                }),
+            );
+        }
+        self.recipients_left += u64::from(recipients);
+        let of = &mut self.submissions[submission as usize];
+        of.first_segment = if of.live == 0 {
+            spot.segment
+        } else {
+            of.first_segment.min(spot.segment)
+        };
+        of.live += 1;
+        MessageRef { seq, slot }
+    }
+
+    /// The message now lies elsewhere; says where it lay.
+    pub(crate) fn relocate(&mut self, at: MessageRef, spot: Spot) -> Option<Spot> {
+        self.entry_mut(at)
+            .map(|entry| std::mem::replace(&mut entry.spot, spot))
+    }
+
+    pub(crate) fn is_done(&self, at: MessageRef, recipient: u32) -> bool {
+        match self.entry(at) {
+            None => true,
+            Some(entry) if recipient >= entry.recipients => true,
+            Some(_) => self
+                .several
+                .get(&at.slot)
+                .is_some_and(|several| bit(&several.done, recipient)),
+        }
+    }
+
+    pub(crate) fn finish(&mut self, at: MessageRef, recipient: u32) -> Finished {
+        if self.is_done(at, recipient) {
+            return Finished::Nothing;
+        }
+        if let Some(several) = self.several.get_mut(&at.slot) {
+            several.done[recipient as usize / 64] |= 1 << (recipient % 64);
+            several.deferred.remove(&recipient);
+        }
+        self.recipients_left -= 1;
+        let entry = &mut self.entries[at.slot as usize];
+        entry.left -= 1;
+        if entry.left > 0 {
+            return Finished::Recipient;
+        }
+        let spot = entry.spot;
+        self.release(at.slot);
+        Finished::Message(spot)
+    }
+
+    /// The message dies with all its recipients; says where it lay.
+    pub(crate) fn kill(&mut self, at: MessageRef) -> Option<Spot> {
+        let entry = self.entry_mut(at)?;
+        let (spot, left) = (entry.spot, entry.left);
+        entry.left = 0;
+        self.recipients_left -= u64::from(left);
+        self.release(at.slot);
+        Some(spot)
+    }
+
+    fn release(&mut self, slot: u32) {
+        let submission = self.entries[slot as usize].submission;
+        self.several.remove(&slot);
+        self.entries_free.push(slot);
+        let of = &mut self.submissions[submission as usize];
+        of.live -= 1;
+        if of.live == 0 && of.closed {
+            self.forget(submission);
+        }
+    }
+
+    pub(crate) fn defer(&mut self, at: MessageRef, recipient: u32, deferred: Deferred) -> bool {
+        if self.is_done(at, recipient) {
+            return false;
+        }
+        match self.several.get_mut(&at.slot) {
+            Some(several) => drop(several.deferred.insert(recipient, deferred)),
+            None => self.entries[at.slot as usize].deferred = deferred,
+        }
+        true
+    }
+
+    /// Recipients of the message in `slot` that are not final, with their deferral.
+    pub(crate) fn waiting(&self, at: MessageRef) -> impl Iterator<Item = (u32, Deferred)> {
+        let several = self.several.get(&at.slot);
+        let (recipients, alone) = self
+            .entry(at)
+            .map_or((0, Deferred(0)), |entry| (entry.recipients, entry.deferred));
+        (0..recipients).filter_map(move |recipient| match several {
+            None => Some((recipient, alone)),
+            Some(several) if bit(&several.done, recipient) => None,
+            Some(several) => Some((
+                recipient,
+                several
+                    .deferred
+                    .get(&recipient)
+                    .copied()
+                    .unwrap_or_default(),
+            )),
+        })
+    }
+
+    /// Payload of a STATE record behind its sequence number: number of deferred, done bits, the deferred ones.
+    /// None when there is nothing to say.
+    pub(crate) fn encode_state(&self, at: MessageRef) -> Option<Vec<u8>> {
+        let entry = self.entry(at)?;
+        let alone = [(0, entry.deferred)];
+        let (done, deferred): (&[u64], Vec<(u32, Deferred)>) = match self.several.get(&at.slot) {
+            Some(several) => (
+                &several.done,
+                several.deferred.iter().map(|(r, d)| (*r, *d)).collect(),
+            ),
+            None => (
+                &[0],
+                alone
+                    .into_iter()
+                    .filter(|(_, deferred)| deferred.0 != 0)
+                    .collect(),
+            ),
+        };
+        if deferred.is_empty() && done.iter().all(|word| *word == 0) {
+            return None;
+        }
+        let mut out = Vec::with_capacity(16 + done.len() * 8 + deferred.len() * 16);
+        out.extend_from_slice(&at.seq.to_le_bytes());
+        out.extend_from_slice(&(deferred.len() as u64).to_le_bytes());
+        done.iter()
+            .for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+        for (recipient, deferred) in deferred {
+            out.extend_from_slice(&u64::from(recipient).to_le_bytes());
+            out.extend_from_slice(&deferred.0.to_le_bytes());
+        }
+        Some(out)
+    }
+
+    /// The submission's slot, made if need be.
+    pub(crate) fn submission_slot(&mut self, id: u128) -> u32 {
+        if let Some(slot) = self.by_id.get(&id) {
+            return *slot;
+        }
+        let new = Submission {
+            id,
+            tally: Tally::default(),
+            accept: None,
+            anchor: None,
+            first_segment: 0,
+            live: 0,
+            accepted: false,
+            closed: false,
+            used: true,
+        };
+        let slot = match self.submissions_free.pop() {
+            Some(slot) => {
+                self.submissions[slot as usize] = new;
+                slot
+            }
+            None => {
+                self.submissions.push(new);
+                u32::try_from(self.submissions.len() - 1)
+                    .expect("4 billion open submissions do not fit into memory")
+            }
+        };
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    pub(crate) fn find_submission(&self, id: u128) -> Option<u32> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The submission in a slot that an entry or `submission_slot` named.
+    pub(crate) fn submission(&self, slot: u32) -> &Submission {
+        &self.submissions[slot as usize]
+    }
+
+    pub(crate) fn submission_mut(&mut self, slot: u32) -> &mut Submission {
+        &mut self.submissions[slot as usize]
+    }
+
+    pub(crate) fn submissions(&self) -> impl Iterator<Item = &Submission> {
+        self.submissions.iter().filter(|submission| submission.used)
+    }
+
+    /// Notes that `segment` holds something that `submission` needs. True when it is now the oldest such segment.
+    pub(crate) fn anchor(&mut self, submission: u32, segment: u32) -> bool {
+        let of = &mut self.submissions[submission as usize];
+        let first = of.anchor.is_none();
+        if first {
+            of.anchor = Some(segment);
+        }
+        first
+    }
+
+    pub(crate) fn close(&mut self, submission: u32) {
+        let of = &mut self.submissions[submission as usize];
+        of.closed = true;
+        of.anchor = None;
+        of.accept = None;
+        if of.live == 0 {
+            self.forget(submission);
+        }
+    }
+
+    /// Drops a submission without live messages.
+    pub(crate) fn forget(&mut self, submission: u32) {
+        let of = &mut self.submissions[submission as usize];
+        if of.live > 0 || !of.used {
+            return;
+        }
+        of.used = false;
+        of.anchor = None;
+        let id = of.id;
+        self.by_id.remove(&id);
+        self.submissions_free.push(submission);
+    }
+}
+
+fn bit(words: &[u64], index: u32) -> bool {
+    words
+        .get(index as usize / 64)
+        .is_some_and(|word| word >> (index % 64) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPOT: Spot = Spot {
+        segment: 1,
+        offset: 4096,
+        len: 64,
+    };
+
+    #[test]
+    fn entries_stay_small() {
+        assert_eq!(size_of::<Entry>(), 40);
+        assert_eq!(size_of::<MessageRef>(), 16);
+    }
+
+    #[test]
+    fn a_stale_reference_finds_nothing() {
+        let mut table = Table::default();
+        let submission = table.submission_slot(7);
+        let first = table.insert(1, submission, 1, SPOT);
+        assert_eq!(table.finish(first, 0), Finished::Message(SPOT));
+        assert_eq!(table.finish(first, 0), Finished::Nothing);
+        let second = table.insert(2, submission, 1, SPOT);
+        assert_eq!(second.slot(), first.slot());
+        assert!(table.entry(first).is_none() && table.entry(second).is_some());
+        assert_eq!(table.recipients_left, 1);
+    }
+
+    #[test]
+    fn several_recipients_end_one_by_one() {
+        let mut table = Table::default();
+        let submission = table.submission_slot(7);
+        let at = table.insert(1, submission, 130, SPOT);
+        assert!(table.defer(at, 129, Deferred::new(3, 77)));
+        assert_eq!(table.finish(at, 64), Finished::Recipient);
+        assert_eq!(table.finish(at, 64), Finished::Nothing);
+        assert!(!table.defer(at, 64, Deferred::new(1, 1)));
+        assert_eq!(
+            table.finish(at, 130),
+            Finished::Nothing,
+            "there is no such recipient"
+        );
+        let waiting: Vec<_> = table.waiting(at).collect();
+        assert_eq!(
+            (waiting.len(), waiting[128]),
+            (129, (129, Deferred::new(3, 77)))
+        );
+        table.close(submission);
+        assert_eq!(
+            table.submissions().count(),
+            1,
+            "alive until its last message"
+        );
+        assert_eq!(table.kill(at), Some(SPOT));
+        assert_eq!((table.submissions().count(), table.recipients_left), (0, 0));
+    }
+
+    #[test]
+    fn deferral_packs() {
+        let deferred = Deferred::new(u16::MAX, 1_800_000_000_000);
+        assert_eq!(
+            (deferred.attempts(), deferred.due_wall_ms()),
+            (u16::MAX, 1_800_000_000_000)
+        );
+        assert_eq!(Deferred::new(1, u64::MAX).attempts(), 1);
+    }
+}
