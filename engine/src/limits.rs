@@ -17,3 +17,11 @@ pub const MESSAGE_SIZE_DEFAULT: usize = 32 << 20;
 
 const _: () = assert!(LOCAL_PART_MAX < ADDRESS_MAX && DOMAIN_MAX > LOCAL_PART_MAX);
 const _: () = assert!(LINE_MAX + 2 == 1000);
+/// Longest line of a reply, bytes with its line end (RFC 5321 §4.5.3.1.5 says 512; peers exceed it).
+pub const REPLY_LINE_MAX: usize = 4 << 10;
+/// Most lines of one reply.
+pub const REPLY_LINES_MAX: usize = 100;
+/// Most bytes of one reply, all lines together.
+pub const REPLY_BYTES_MAX: usize = 64 << 10;
+
+const _: () = assert!(REPLY_TEXT_MAX <= REPLY_LINE_MAX && REPLY_LINE_MAX <= REPLY_BYTES_MAX);

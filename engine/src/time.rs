@@ -28,7 +28,10 @@ impl Instant {
     /// This moment plus `after`; saturates at [`Self::FAR_FUTURE`].
     #[must_use]
     pub fn after(self, after: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 
     /// How long ago `earlier` was; zero when it lies ahead.
@@ -64,7 +67,10 @@ impl WallTime {
     /// This moment plus `after`, saturating.
     #[must_use]
     pub fn after(self, after: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 
     /// How long ago `earlier` was; zero when it lies ahead (the clock was set back).

@@ -1,5 +1,7 @@
 //! Who a message is from, who it is for, and what its content needs of the peer.
 
+use crate::time::WallTime;
+
 /// The envelope of one message, as ingest hands it over and the spool keeps it.
 ///
 /// Addresses were checked at the door ([`crate::ingest`]); here they are text without `<>`, CR, LF
@@ -29,4 +31,200 @@ pub struct ContentNeeds {
     pub smtputf8: bool,
     /// A line begins with a dot, so that the content cannot be copied to DATA unchanged.
     pub dot_lines: bool,
+}
+
+/// Layout version of [`encode`].
+const VERSION: u8 = 1;
+/// Version, needs, four lengths of optional texts, reverse-path length, recipient count, time.
+const HEAD: usize = 24;
+/// Length that stands for "absent".
+const ABSENT: u16 = u16::MAX;
+
+/// Appends the envelope as the spool keeps it; [`EnvelopeView`] reads it in place.
+///
+/// ```text
+/// version u8 | needs u8 | reverse-path u16 | job u16 | envid u16 | source u16 | 0 u16 |
+/// recipients u32 | received u64 | end of each recipient u32 … | texts in the same order
+/// ```
+/// Integers are little-endian. The table of ends makes any recipient reachable in one step,
+/// whether the message has one or 64 Ki of them.
+pub fn encode(envelope: &Envelope, received: WallTime, out: &mut Vec<u8>) {
+    let needs = u8::from(envelope.needs.eight_bit)
+        | u8::from(envelope.needs.smtputf8) << 1
+        | u8::from(envelope.needs.dot_lines) << 2;
+    out.extend_from_slice(&[VERSION, needs]);
+    out.extend_from_slice(&length(Some(&envelope.reverse_path)).to_le_bytes());
+    for text in [&envelope.job, &envelope.envid, &envelope.source] {
+        out.extend_from_slice(&length(text.as_deref()).to_le_bytes());
+    }
+    out.extend_from_slice(&[0, 0]);
+    let count = u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(&received.unix_millis().to_le_bytes());
+    let mut end = 0_u32;
+    for recipient in envelope.recipients.iter().take(count as usize) {
+        end += u32::from(length(Some(recipient)));
+        out.extend_from_slice(&end.to_le_bytes());
+    }
+    out.extend_from_slice(clip(&envelope.reverse_path).as_bytes());
+    for text in [&envelope.job, &envelope.envid, &envelope.source]
+        .into_iter()
+        .flatten()
+    {
+        out.extend_from_slice(clip(text).as_bytes());
+    }
+    for recipient in envelope.recipients.iter().take(count as usize) {
+        out.extend_from_slice(clip(recipient).as_bytes());
+    }
+}
+
+/// No text of an envelope comes near this (the door checks addresses and job names); the clip only
+/// keeps the arithmetic total.
+fn clip(text: &str) -> &str {
+    text.get(..usize::from(ABSENT) - 1).unwrap_or(text)
+}
+
+fn length(text: Option<&str>) -> u16 {
+    text.map_or(ABSENT, |text| {
+        u16::try_from(clip(text).len()).unwrap_or(ABSENT - 1)
+    })
+}
+
+/// An encoded envelope, read where it lies.
+#[derive(Debug, Clone, Copy)]
+pub struct EnvelopeView<'a> {
+    /// What the content needs of the peer.
+    pub needs: ContentNeeds,
+    /// When ingest read the message.
+    pub received: WallTime,
+    /// Reverse-path, empty for the null one.
+    pub reverse_path: &'a str,
+    /// `x-job`.
+    pub job: Option<&'a str>,
+    /// `x-envid`.
+    pub envid: Option<&'a str>,
+    /// `x-virtual-mta`.
+    pub source: Option<&'a str>,
+    ends: &'a [u8],
+    texts: &'a [u8],
+}
+
+impl<'a> EnvelopeView<'a> {
+    /// Reads what [`encode`] wrote; `None` when `bytes` are anything else.
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(HEAD)?;
+        let u16_at = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
+        if head[0] != VERSION {
+            return None;
+        }
+        let count = u32::from_le_bytes(head.get(12..16)?.try_into().ok()?) as usize;
+        let received = u64::from_le_bytes(head.get(16..24)?.try_into().ok()?);
+        let (ends, mut rest) = rest.split_at_checked(count.checked_mul(4)?)?;
+        let mut text = |len: u16| -> Option<Option<&'a str>> {
+            if len == ABSENT {
+                return Some(None);
+            }
+            let (text, after) = rest.split_at_checked(usize::from(len))?;
+            rest = after;
+            std::str::from_utf8(text).ok().map(Some)
+        };
+        let reverse_path = text(u16_at(2)?)??;
+        let job = text(u16_at(4)?)?;
+        let envid = text(u16_at(6)?)?;
+        let source = text(u16_at(8)?)?;
+        let needs = ContentNeeds {
+            eight_bit: head[1] & 1 != 0,
+            smtputf8: head[1] & 2 != 0,
+            dot_lines: head[1] & 4 != 0,
+        };
+        let received = WallTime::from_unix_millis(received);
+        Some(Self {
+            needs,
+            received,
+            reverse_path,
+            job,
+            envid,
+            source,
+            ends,
+            texts: rest,
+        })
+    }
+
+    /// How many recipients.
+    #[must_use]
+    pub const fn recipients(&self) -> u32 {
+        (self.ends.len() / 4) as u32
+    }
+
+    /// Recipient `index`; `None` past the last one or when the table is damaged.
+    #[must_use]
+    pub fn recipient(&self, index: u32) -> Option<&'a str> {
+        let end = |index: usize| -> Option<usize> {
+            let bytes = self.ends.get(index * 4..index * 4 + 4)?;
+            Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
+        };
+        let index = index as usize;
+        let start = if index == 0 { 0 } else { end(index - 1)? };
+        std::str::from_utf8(self.texts.get(start..end(index)?)?).ok()
+    }
+}
+
+/// The domain of an address that passed the door: what stands behind its last `@`.
+#[must_use]
+pub fn domain_of(address: &str) -> &str {
+    address.rsplit_once('@').map_or("", |(_, domain)| domain)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_read_back(
+            reverse_path in "[a-z@.]{0,40}",
+            recipients in proptest::collection::vec("[a-zé@.]{1,40}", 1..20),
+            job in proptest::option::of("[a-z0-9]{0,20}"),
+            envid in proptest::option::of("[a-z0-9]{0,20}"),
+            source in proptest::option::of("[a-z0-9]{0,20}"),
+            bits in 0_u8..8,
+            received in any::<u64>(),
+        ) {
+            let needs = ContentNeeds { eight_bit: bits & 1 != 0, smtputf8: bits & 2 != 0, dot_lines: bits & 4 != 0 };
+            let envelope = Envelope {
+                reverse_path: reverse_path.into(),
+                recipients: recipients.iter().map(|r| r.as_str().into()).collect(),
+                needs,
+                job: job.map(Into::into),
+                envid: envid.map(Into::into),
+                source: source.map(Into::into),
+            };
+            let mut bytes = Vec::new();
+            encode(&envelope, WallTime::from_unix_millis(received), &mut bytes);
+            let view = EnvelopeView::parse(&bytes).expect("readable");
+            prop_assert_eq!(view.needs, needs);
+            prop_assert_eq!(view.received.unix_millis(), received);
+            prop_assert_eq!(view.reverse_path, &*envelope.reverse_path);
+            prop_assert_eq!(view.job, envelope.job.as_deref());
+            prop_assert_eq!(view.envid, envelope.envid.as_deref());
+            prop_assert_eq!(view.source, envelope.source.as_deref());
+            prop_assert_eq!(view.recipients() as usize, recipients.len());
+            for (index, recipient) in recipients.iter().enumerate() {
+                prop_assert_eq!(view.recipient(index as u32), Some(recipient.as_str()));
+            }
+            prop_assert_eq!(view.recipient(recipients.len() as u32), None);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Some(view) = EnvelopeView::parse(&bytes) {
+                for index in 0..view.recipients().min(100) {
+                    let _ = view.recipient(index);
+                }
+            }
+        }
+    }
 }

@@ -49,7 +49,11 @@ impl FromStr for SubmissionId {
 
     /// Exactly the 32 hexadecimal digits that [`fmt::Display`] prints; anything else is an error.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) { text } else { "" };
+        let text = if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            text
+        } else {
+            ""
+        };
         u128::from_str_radix(text, 16).map(Self)
     }
 }

@@ -65,7 +65,11 @@ impl EnhancedCode {
     /// `class.subject.detail`.
     #[must_use]
     pub const fn new(class: u8, subject: u16, detail: u16) -> Self {
-        Self { class, subject, detail }
+        Self {
+            class,
+            subject,
+            detail,
+        }
     }
 }
 
