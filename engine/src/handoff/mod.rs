@@ -1,1 +1,16 @@
 //! What crosses between the ingestion core and the shards: bounded lock-free rings, nothing else.
+//!
+//! Forward go [`Command`]s (messages to hold, acceptance, housekeeping); back come [`Receipt`]s. A
+//! full ring is not an error: the drop file waits on disk. Neither side spins: whoever finds its
+//! queue empty sleeps on a [`ring::Doorbell`] that the other side rings only when someone sleeps.
+
+pub mod desk;
+pub mod parcel;
+pub mod receipt;
+pub mod ring;
+pub mod route;
+
+pub use desk::Desk;
+pub use parcel::{Acceptance, Command};
+pub use receipt::{Receipt, Tally};
+pub use ring::{Doorbell, Ring};

@@ -1,0 +1,75 @@
+//! The commands that ingest gives a shard: the only types that cross cores on the way in.
+//!
+//! A drop file is accepted whole or not at all, and it may be larger than memory. So its messages
+//! are *staged* as they are read ([`Command::Stage`]: durable, but sent to nobody), and one
+//! [`Command::Accept`] makes all of them live once the file was read to its end without fault. The
+//! acceptance lies in one log, the submission's *home*, before any other shard hears of it: a
+//! crash leaves either no acceptance, and what was staged is garbage, or the acceptance, and every
+//! log's staged messages are live.
+
+use std::sync::Arc;
+
+use crate::ingest::NewMessage;
+use crate::mail::id::SubmissionId;
+
+/// What ingest asks of a shard. Every command that says so is answered by one
+/// [`Receipt::Durable`](crate::handoff::Receipt::Durable) when its effect is on stable storage.
+#[derive(Debug)]
+pub enum Command {
+    /// Hold these messages of a submission that is not accepted yet. Answered.
+    Stage {
+        /// Which drop file.
+        submission: SubmissionId,
+        /// This shard's messages; never empty.
+        messages: Vec<NewMessage>,
+        /// When the whole submission is in this one command: accept it in the same commit.
+        accept: Option<Arc<Acceptance>>,
+    },
+    /// The submission is accepted: its staged messages are live. Answered.
+    Accept {
+        /// Which drop file.
+        submission: SubmissionId,
+        /// What was accepted; recorded so that a receipt can be written after any crash.
+        acceptance: Arc<Acceptance>,
+    },
+    /// The file was refused after some of its messages were staged: they are garbage. Not answered.
+    Discard {
+        /// Which drop file.
+        submission: SubmissionId,
+    },
+    /// The final receipt is on disk and the drop file is gone for good: forget the submission.
+    /// Not answered.
+    Close {
+        /// Which drop file.
+        submission: SubmissionId,
+    },
+}
+
+/// What was accepted: enough to write the drop file's receipts from the spool alone.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Acceptance {
+    /// Name of the drop file as the producer gave it.
+    pub file: String,
+    /// When the file was accepted, Unix milliseconds. The age of its messages counts from here.
+    pub accepted_ms: u64,
+    /// Messages in the file.
+    pub messages: u64,
+    /// Recipients in the file.
+    pub recipients: u64,
+    /// Logs that hold a part of it; the first is its home.
+    pub logs: Vec<u16>,
+}
+
+impl Acceptance {
+    /// As the spool keeps it.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads what [`Self::encode`] wrote; `None` for anything else.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
