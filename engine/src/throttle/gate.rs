@@ -1,0 +1,426 @@
+//! All limits of one egress path: "go", or "not before".
+//!
+//! [`Registry`] hands out one [`Path`] per egress source × site to all shards; a shard keeps its
+//! handle in the site's state. Registering takes a mutex: once per site and shard, never per
+//! message or connection. Everything else is atomics, so every limit holds for the whole process.
+//!
+//! A message passes the pause, the source's bucket and the path's bucket; a connection passes the
+//! pause, the connection rate and the number of connections, and holds a [`Permit`] until it is
+//! dropped. Only what passes all of them is taken; where two shards race for the last cell of a
+//! source, a cell of the loser's path may be lost: a limit is then kept too well, never broken.
+//!
+//! Limits change at run time ([`Registry::set_limits`], feedback, a lifted pause). No shard is told;
+//! [`NotBefore::retry_at`] bounds how long one may go without asking again.
+
+use super::bucket::Bucket;
+use super::feedback::{Change, Feedback, Slower};
+use crate::time::Instant;
+use crossbeam::utils::CachePadded;
+use hikyaku_tuning::{Limits, Rate};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A shard that waits for a connection of another shard asks again this often: nobody wakes it.
+const RELEASE_POLL: Duration = Duration::from_millis(100);
+/// A shard that was given a moment asks again at the latest after this: limits may have changed.
+const RECHECK_MAX: Duration = Duration::from_secs(1);
+
+/// Why not now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotBefore {
+    /// Not before this moment; then perhaps.
+    At(Instant),
+    /// When a connection of this path ends, in this shard or another.
+    WhenReleased,
+}
+
+impl NotBefore {
+    /// When to ask again at the latest, if nothing else wakes the shard before.
+    #[must_use]
+    pub fn retry_at(self, now: Instant) -> Instant {
+        match self {
+            Self::At(at) => at.min(now.after(RECHECK_MAX)),
+            Self::WhenReleased => now.after(RELEASE_POLL),
+        }
+    }
+}
+
+/// One egress source over all its sites: warm-up's total, and a stop.
+#[derive(Debug)]
+pub struct Source {
+    name: Box<str>,
+    messages: Bucket,
+    /// Nanoseconds; zero: not paused.
+    pause_until: AtomicU64,
+}
+
+impl Source {
+    /// Its name in the settings.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Another rate over all sites, from `now` on.
+    pub fn set_rate(&self, now: Instant, rate: Rate) {
+        self.messages
+            .set_interval(now, rate.interval_nanos().unwrap_or(0));
+    }
+
+    /// Nothing leaves from here until then; a longer pause stays.
+    pub fn pause_until(&self, until: Instant) {
+        self.pause_until.fetch_max(until.as_nanos(), Relaxed);
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.pause_until.store(0, Relaxed);
+    }
+}
+
+/// One egress path. Shared by all shards; every method is lock-free.
+#[derive(Debug)]
+pub struct Path {
+    source: Arc<Source>,
+    site: Box<str>,
+    /// Nanoseconds; zero: not paused.
+    pause_until: AtomicU64,
+    feedback: Feedback,
+    hot: CachePadded<Hot>,
+}
+
+/// What changes with messages and connections, apart from what all shards only read.
+#[derive(Debug)]
+struct Hot {
+    messages: Bucket,
+    connects: Bucket,
+    open: AtomicU32,
+    /// A shard was refused for want of a connection.
+    wanted: AtomicBool,
+}
+
+// A run over a million domains has hundreds of thousands of paths at once.
+const _: () = assert!(size_of::<Path>() <= 256);
+
+impl Path {
+    fn new(source: Arc<Source>, site: &str, limits: &Limits) -> Self {
+        Self {
+            source,
+            site: site.into(),
+            pause_until: AtomicU64::new(0),
+            feedback: Feedback::new(limits),
+            hot: CachePadded::new(Hot {
+                messages: Bucket::new(limits.rate),
+                connects: Bucket::new(limits.connection_rate),
+                open: AtomicU32::new(0),
+                wanted: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// The egress source.
+    #[must_use]
+    pub fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
+    /// The site's key.
+    #[must_use]
+    pub fn site(&self) -> &str {
+        &self.site
+    }
+
+    /// Takes one message, just before its MAIL command is sent.
+    ///
+    /// # Errors
+    /// When to ask again; nothing was taken.
+    #[inline]
+    pub fn try_message(&self, now: Instant) -> Result<(), NotBefore> {
+        self.check_pause(now)?;
+        self.grow(now);
+        self.source.messages.peek(now, 1)?;
+        self.hot.messages.take(now, 1)?;
+        self.source.messages.take(now, 1)
+    }
+
+    /// What [`Self::try_message`] would answer, without taking: worth a connection?
+    ///
+    /// # Errors
+    /// As [`Self::try_message`].
+    pub fn peek_message(&self, now: Instant) -> Result<(), NotBefore> {
+        self.check_pause(now)?;
+        self.source.messages.peek(now, 1)?;
+        self.hot.messages.peek(now, 1)
+    }
+
+    /// Leave to open a connection, held until the permit is dropped; take it before connecting.
+    ///
+    /// # Errors
+    /// When to ask again; nothing was taken.
+    pub fn try_connection(self: &Arc<Self>, now: Instant) -> Result<Permit, NotBefore> {
+        self.check_pause(now)?;
+        self.grow(now);
+        // Before the slot: a shard that the rate refuses must not make another see a full path.
+        self.hot.connects.peek(now, 1)?;
+        let allowed = self.feedback.allowed();
+        let slot = self.hot.open.fetch_update(Relaxed, Relaxed, |open| {
+            (open < allowed).then_some(open + 1)
+        });
+        if slot.is_err() {
+            self.hot.wanted.store(true, Relaxed);
+            return Err(NotBefore::WhenReleased);
+        }
+        // From here on dropping it gives the slot back.
+        let permit = Permit {
+            path: Arc::clone(self),
+        };
+        self.hot.connects.take(now, 1)?;
+        self.hot.wanted.store(false, Relaxed);
+        Ok(permit)
+    }
+
+    /// Connections open or being opened, over all shards.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.hot.open.load(Relaxed)
+    }
+
+    /// Connections allowed now, between one and the limit.
+    #[must_use]
+    pub fn connections_allowed(&self) -> u32 {
+        self.feedback.allowed()
+    }
+
+    /// Nanoseconds per message now, zero when unlimited.
+    #[must_use]
+    pub fn interval(&self) -> u64 {
+        self.hot.messages.interval()
+    }
+
+    /// A shard that was refused a connection is waiting: whoever holds an idle one should end it.
+    #[must_use]
+    pub fn connection_wanted(&self) -> bool {
+        self.hot.wanted.load(Relaxed)
+    }
+
+    /// More connections are open than are allowed by now: end one after its transaction.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.hot.open.load(Relaxed) > self.feedback.allowed()
+    }
+
+    /// Below its ceilings because of replies, or still growing from its start.
+    #[must_use]
+    pub fn is_reduced(&self) -> bool {
+        self.feedback.is_reduced()
+    }
+
+    /// Neither messages nor connections until then; a longer pause stays.
+    pub fn pause_until(&self, until: Instant) {
+        self.pause_until.fetch_max(until.as_nanos(), Relaxed);
+    }
+
+    /// When the pause ends, if there is one.
+    #[must_use]
+    pub fn paused_until(&self, now: Instant) -> Option<Instant> {
+        let until = Instant::from_nanos(self.pause_until.load(Relaxed));
+        (until > now).then_some(until)
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.pause_until.store(0, Relaxed);
+    }
+
+    /// A reply said "slower". `Some` tells what changed, for the log; `None`: one of a volley that
+    /// has cut the path already.
+    pub fn throttled(&self, now: Instant, slower: Slower) -> Option<Change> {
+        self.feedback.throttled(now, &self.hot.messages, slower)
+    }
+
+    /// A connection reached the peer's banner.
+    pub fn connected(&self) {
+        self.feedback.connected();
+    }
+
+    /// A connection could not be made, on any host of the site. `Some`: that was one too many in a
+    /// row and the path is paused now.
+    pub fn connection_failed(&self, now: Instant) -> Option<Change> {
+        let change = self.feedback.failed(now, &self.hot.messages)?;
+        if let Some(until) = change.until {
+            self.pause_until(until);
+        }
+        Some(change)
+    }
+
+    /// Other limits from `now` on; open connections stay, see [`Self::is_over`].
+    pub fn set_limits(&self, now: Instant, limits: &Limits) {
+        self.feedback.set(now, &self.hot.messages, limits);
+        self.hot
+            .connects
+            .set_interval(now, limits.connection_rate.interval_nanos().unwrap_or(0));
+    }
+
+    #[inline]
+    fn check_pause(&self, now: Instant) -> Result<(), NotBefore> {
+        let until = self
+            .pause_until
+            .load(Relaxed)
+            .max(self.source.pause_until.load(Relaxed));
+        if now.as_nanos() < until {
+            return Err(NotBefore::At(Instant::from_nanos(until)));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn grow(&self, now: Instant) {
+        if self.feedback.is_reduced() {
+            self.grow_reduced(now);
+        }
+    }
+
+    #[cold]
+    fn grow_reduced(&self, now: Instant) {
+        if let Some(change) = self.feedback.grow(now, &self.hot.messages) {
+            tracing::info!(source = self.source.name(), site = self.site(), "{change}");
+        }
+    }
+
+    /// Forgetting this path would loosen no limit and no lesson learnt.
+    fn is_idle(&self, now: Instant) -> bool {
+        self.connections() == 0
+            && !self.is_reduced()
+            && self.paused_until(now).is_none()
+            && self.hot.messages.is_full(now)
+            && self.hot.connects.is_full(now)
+    }
+}
+
+/// One open connection's place in its path's count. Dropping it gives the place back.
+#[derive(Debug)]
+pub struct Permit {
+    path: Arc<Path>,
+}
+
+impl Permit {
+    /// The path that it counts on.
+    #[must_use]
+    pub fn path(&self) -> &Arc<Path> {
+        &self.path
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let before = self.path.hot.open.fetch_sub(1, Relaxed);
+        assert!(
+            before > 0,
+            "a permit is made by counting it, and dropped once"
+        );
+    }
+}
+
+/// All paths of the process, behind one `Arc` that every shard holds.
+#[derive(Debug, Default)]
+pub struct Registry {
+    sources: Mutex<HashMap<Box<str>, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    source: Arc<Source>,
+    paths: HashMap<Box<str>, Arc<Path>>,
+}
+
+impl Registry {
+    /// Empty.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The path from `source` to `site`; made with `limits` if it is new, and as it is if not
+    /// (all shards resolve the same limits from the same settings; see [`Self::set_limits`]).
+    #[must_use]
+    pub fn path(&self, source: &str, site: &str, limits: &Limits) -> Arc<Path> {
+        let mut sources = self.lock();
+        let entry = entry(&mut sources, source);
+        if let Some(path) = entry.paths.get(site) {
+            return Arc::clone(path);
+        }
+        let path = Arc::new(Path::new(Arc::clone(&entry.source), site, limits));
+        entry.paths.insert(site.into(), Arc::clone(&path));
+        path
+    }
+
+    /// The source itself: unlimited until [`Source::set_rate`].
+    #[must_use]
+    pub fn source(&self, source: &str) -> Arc<Source> {
+        Arc::clone(&entry(&mut self.lock(), source).source)
+    }
+
+    /// Other limits for every path that is registered, by what `limits` says of (source, site);
+    /// `None` leaves a path as it is.
+    pub fn set_limits(&self, now: Instant, mut limits: impl FnMut(&str, &str) -> Option<Limits>) {
+        for entry in self.lock().values() {
+            for path in entry.paths.values() {
+                if let Some(limits) = limits(path.source.name(), &path.site) {
+                    path.set_limits(now, &limits);
+                }
+            }
+        }
+    }
+
+    /// Every path, for status and metrics.
+    #[must_use]
+    pub fn paths(&self) -> Vec<Arc<Path>> {
+        self.lock()
+            .values()
+            .flat_map(|entry| entry.paths.values().cloned())
+            .collect()
+    }
+
+    /// Forgets paths that no shard holds and that owe nothing: a run over a million domains would
+    /// otherwise keep a million. Returns how many are left.
+    pub fn prune(&self, now: Instant) -> usize {
+        let mut sources = self.lock();
+        for entry in sources.values_mut() {
+            // Handles are only made under this lock, so one that is ours alone stays so.
+            entry
+                .paths
+                .retain(|_, path| Arc::strong_count(path) > 1 || !path.is_idle(now));
+        }
+        sources.values().map(|entry| entry.paths.len()).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Entry>> {
+        // Nothing under the lock can leave the map half-changed, so a panic elsewhere spoils nothing.
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entry<'a>(sources: &'a mut HashMap<Box<str>, Entry>, name: &str) -> &'a mut Entry {
+    // One lookup more for a new source, and none of its name's copies for a known one.
+    if !sources.contains_key(name) {
+        let source = Source {
+            name: name.into(),
+            messages: Bucket::new(Rate::UNLIMITED),
+            pause_until: AtomicU64::new(0),
+        };
+        sources.insert(
+            name.into(),
+            Entry {
+                source: Arc::new(source),
+                paths: HashMap::new(),
+            },
+        );
+    }
+    sources.get_mut(name).expect("inserted above")
+}
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+mod tests;

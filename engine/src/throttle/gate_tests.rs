@@ -1,0 +1,251 @@
+//! Paths and the registry: order of checks, permits, and counts over threads.
+
+use super::*;
+use hikyaku_tuning::Profiles;
+use std::sync::atomic::Ordering::SeqCst;
+
+const MS: u64 = 1_000_000;
+
+fn limits(rate: &str, connections: u32, connection_rate: &str) -> Limits {
+    let mut limits = *Profiles::builtin().default_limits();
+    limits.rate = Rate::parse(rate).unwrap();
+    limits.connections_max = connections;
+    limits.connections_start = connections;
+    limits.connection_rate = Rate::parse(connection_rate).unwrap();
+    limits
+}
+
+fn at(ms: u64) -> Instant {
+    Instant::from_nanos(ms * MS)
+}
+
+fn not_before(ms: u64) -> NotBefore {
+    NotBefore::At(at(ms))
+}
+
+#[test]
+fn one_path_per_source_and_site() {
+    let registry = Registry::new();
+    let limits = limits("10/s", 2, "unlimited");
+    let path = registry.path("mta1", "google", &limits);
+    assert!(Arc::ptr_eq(
+        &path,
+        &registry.path("mta1", "google", &limits)
+    ));
+    assert!(!Arc::ptr_eq(
+        &path,
+        &registry.path("mta2", "google", &limits)
+    ));
+    assert!(!Arc::ptr_eq(
+        &path,
+        &registry.path("mta1", "yahoo", &limits)
+    ));
+    assert!(Arc::ptr_eq(path.source(), &registry.source("mta1")));
+    assert_eq!(
+        (path.source().name(), path.site(), registry.paths().len()),
+        ("mta1", "google", 3)
+    );
+}
+
+#[test]
+fn connections_are_counted_and_given_back() {
+    let registry = Registry::new();
+    let path = registry.path("a", "b", &limits("unlimited", 2, "unlimited"));
+    let first = path.try_connection(at(0)).unwrap();
+    let second = path.try_connection(at(0)).unwrap();
+    assert!(!path.connection_wanted());
+    assert_eq!(
+        path.try_connection(at(0)).unwrap_err(),
+        NotBefore::WhenReleased
+    );
+    assert!(path.connection_wanted() && !path.is_over());
+    assert_eq!(path.connections(), 2);
+    drop(first);
+    assert_eq!(path.connections(), 1);
+    let third = path.try_connection(at(0)).unwrap();
+    assert!(!path.connection_wanted());
+    path.set_limits(at(1), &limits("unlimited", 1, "unlimited"));
+    assert!(path.is_over() && path.try_connection(at(1)).is_err());
+    drop((second, third));
+    assert!(path.connections() == 0 && path.try_connection(at(1)).is_ok());
+}
+
+#[test]
+fn a_connection_refused_by_its_rate_takes_no_slot() {
+    let registry = Registry::new();
+    let path = registry.path("a", "b", &limits("unlimited", 3, "5/s"));
+    let first = path.try_connection(at(0)).unwrap();
+    assert_eq!(path.try_connection(at(0)).unwrap_err(), not_before(200));
+    assert_eq!(path.connections(), 1);
+    // A full path takes nothing from the rate either.
+    path.set_limits(at(200), &limits("unlimited", 1, "5/s"));
+    assert_eq!(
+        path.try_connection(at(200)).unwrap_err(),
+        NotBefore::WhenReleased
+    );
+    drop(first);
+    assert!(path.try_connection(at(200)).is_ok());
+}
+
+#[test]
+fn messages_pass_pause_source_and_path() {
+    let registry = Registry::new();
+    let (one, two) = (
+        registry.path("a", "one", &limits("10/s", 2, "unlimited")),
+        registry.path("a", "two", &limits("unlimited", 2, "unlimited")),
+    );
+    assert_eq!(one.try_message(at(0)), Ok(()));
+    assert_eq!(one.try_message(at(0)), Err(not_before(100)));
+    assert_eq!(one.peek_message(at(0)), Err(not_before(100)));
+
+    // A source's rate holds over its sites, and what it refuses costs the path nothing.
+    registry
+        .source("a")
+        .set_rate(at(100), Rate::parse("2/s").unwrap());
+    assert_eq!(two.try_message(at(100)), Ok(()));
+    assert_eq!(one.try_message(at(100)), Err(not_before(600)));
+    assert_eq!(one.try_message(at(600)), Ok(()));
+    registry.source("a").set_rate(at(600), Rate::UNLIMITED);
+
+    // Pauses: the longer one stays, and each ends by itself or by hand.
+    two.pause_until(at(5_000));
+    two.pause_until(at(2_000));
+    assert_eq!(two.try_message(at(700)), Err(not_before(5_000)));
+    assert_eq!(two.try_connection(at(700)).unwrap_err(), not_before(5_000));
+    assert_eq!(
+        (two.paused_until(at(700)), two.paused_until(at(5_000))),
+        (Some(at(5_000)), None)
+    );
+    assert_eq!(two.try_message(at(5_000)), Ok(()));
+    one.source().pause_until(at(9_000));
+    assert_eq!(two.try_message(at(6_000)), Err(not_before(9_000)));
+    one.source().resume();
+    two.resume();
+    assert_eq!(two.try_message(at(6_000)), Ok(()));
+}
+
+#[test]
+fn nobody_sleeps_past_a_change() {
+    let now = at(1_000);
+    assert_eq!(not_before(1_200).retry_at(now), at(1_200));
+    assert_eq!(NotBefore::At(Instant::FAR_FUTURE).retry_at(now), at(2_000));
+    assert_eq!(NotBefore::WhenReleased.retry_at(now), at(1_100));
+}
+
+#[test]
+fn a_throttled_path_slows_down_and_recovers_by_being_asked() {
+    let registry = Registry::new();
+    let path = registry.path("a", "b", &limits("unlimited", 4, "unlimited"));
+    let change = path.throttled(at(0), Slower::default()).unwrap();
+    assert_eq!(
+        (
+            change.connections,
+            path.connections_allowed(),
+            path.is_reduced()
+        ),
+        ((4, 1), 1, true)
+    );
+    assert_eq!(path.try_message(at(0)), Ok(()));
+    assert_eq!(
+        path.try_message(at(0)),
+        Err(not_before(1_000)),
+        "60/min, from default.toml"
+    );
+    let mut now = 0;
+    while path.is_reduced() {
+        now += 60_000;
+        assert!(now < 24 * 3_600_000, "a path recovers within a day");
+        let _ = path.try_message(at(now));
+    }
+    assert_eq!((path.interval(), path.connections_allowed()), (0, 4));
+}
+
+#[test]
+fn failed_connections_pause_the_path() {
+    let registry = Registry::new();
+    let mut few = limits("unlimited", 4, "unlimited");
+    few.backoff.failures_max = 2;
+    few.backoff.quiet = Duration::from_secs(10);
+    let path = registry.path("a", "b", &few);
+    assert!(path.connection_failed(at(0)).is_none());
+    path.connected();
+    assert!(path.connection_failed(at(0)).is_none());
+    assert!(path.connection_failed(at(0)).is_some());
+    assert_eq!(path.try_connection(at(1)).unwrap_err(), not_before(10_000));
+}
+
+#[test]
+fn limits_change_for_registered_paths() {
+    let registry = Registry::new();
+    let (one, two) = (
+        registry.path("a", "one", &limits("10/s", 2, "1/s")),
+        registry.path("a", "two", &limits("10/s", 2, "1/s")),
+    );
+    registry.set_limits(at(0), |source, site| {
+        (source == "a" && site == "one").then(|| limits("20/s", 5, "unlimited"))
+    });
+    assert_eq!((one.interval(), one.connections_allowed()), (50 * MS, 5));
+    assert_eq!((two.interval(), two.connections_allowed()), (100 * MS, 2));
+    let permits: Vec<_> = (0..5).map(|_| one.try_connection(at(0)).unwrap()).collect();
+    assert_eq!(permits.len(), 5);
+}
+
+#[test]
+fn prune_forgets_only_what_owes_nothing() {
+    let registry = Registry::new();
+    let limits = limits("1/s", 2, "unlimited");
+    let held = registry.path("a", "held", &limits);
+    drop(registry.path("a", "idle", &limits));
+    registry
+        .path("a", "spent", &limits)
+        .try_message(at(1_000))
+        .unwrap();
+    registry.path("a", "paused", &limits).pause_until(at(9_000));
+    let _ = registry
+        .path("a", "throttled", &limits)
+        .throttled(at(1_000), Slower::default());
+    assert_eq!(registry.prune(at(1_000)), 4);
+    assert_eq!(registry.prune(at(2_000)), 3);
+    assert_eq!(registry.prune(at(9_000)), 2);
+    drop(held);
+    assert_eq!(registry.prune(at(9_000)), 1);
+}
+
+#[test]
+fn never_more_connections_than_allowed_over_threads() {
+    let registry = Registry::new();
+    let path = registry.path("a", "b", &limits("unlimited", 3, "unlimited"));
+    let (now_open, most) = (AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..5_000 {
+                    if let Ok(permit) = path.try_connection(at(0)) {
+                        most.fetch_max(now_open.fetch_add(1, SeqCst) + 1, SeqCst);
+                        now_open.fetch_sub(1, SeqCst);
+                        drop(permit);
+                    }
+                }
+            });
+        }
+    });
+    assert!((1..=3).contains(&most.load(SeqCst)));
+    assert_eq!(path.connections(), 0);
+}
+
+#[test]
+fn shards_register_at_once_and_get_the_same_path() {
+    let registry = Registry::new();
+    let limits = limits("1/h", 2, "unlimited");
+    let taken: usize = std::thread::scope(|scope| {
+        let shards: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    usize::from(registry.path("a", "b", &limits).try_message(at(0)).is_ok())
+                })
+            })
+            .collect();
+        shards.into_iter().map(|shard| shard.join().unwrap()).sum()
+    });
+    assert_eq!(taken, 1);
+}
