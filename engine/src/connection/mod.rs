@@ -1,1 +1,4 @@
 //! Which peer to talk to, from which source, over which connection.
+
+pub mod plan;
+pub mod tls;
