@@ -26,6 +26,8 @@ pub mod dns;
 
 pub mod connection;
 
+pub mod signing;
+
 pub mod smtp;
 
 pub mod outcome;
