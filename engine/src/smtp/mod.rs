@@ -1,1 +1,30 @@
 //! The SMTP client as a value: bytes and deadlines in, actions out.
+//!
+//! ```text
+//! Greeting -> Ehlo -> [StartTls -> handshake -> Ehlo] -> Ready -> Mail, Rcpt.., Data -> Body -> Dot -> Ready -> Quit
+//! ```
+//!
+//! Every state may end in `Close`. [`session`] knows the connection, [`transaction`] one message on
+//! it; between them lies the queue of replies that are [`due`], which is all that pipelining is.
+//! Nonsense from the peer is a [`report::Report`] and a `Close`, never a panic and never an `Err`.
+
+pub mod body;
+pub mod command;
+pub mod config;
+pub mod deadline;
+mod due;
+pub mod extension;
+pub mod parse;
+pub mod report;
+pub mod session;
+pub mod transaction;
+
+pub use config::{SessionConfig, TlsInfo, TlsPolicy};
+pub use deadline::Deadlines;
+pub use extension::Extensions;
+pub use report::{Action, Event, Phase, ProtocolError, Report};
+pub use session::Session;
+pub use transaction::{Transaction, Unsendable};
+
+#[cfg(test)]
+mod tests;

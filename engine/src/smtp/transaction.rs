@@ -1,0 +1,250 @@
+//! One message on a session: MAIL, RCPT.., DATA, content, final dot, and a verdict per recipient.
+//!
+//! Knows nothing of the connection: replies come in with the command they answer ([`Due`]), and
+//! [`Next`] says what the session has to do. Every recipient gets exactly one report, whatever
+//! happens. How commands are grouped into writes is the session's affair.
+
+use std::collections::VecDeque;
+
+use super::body::Stuffer;
+use super::due::Due;
+use super::extension::Extensions;
+use super::report::{Action, Event, Phase, ProtocolError, Report};
+use crate::mail::envelope::ContentNeeds;
+use crate::mail::reply::Reply;
+
+/// What to send, and to whom.
+#[derive(Debug, Clone)]
+pub struct Transaction<'a, R> {
+    /// Without `<>`; empty for the null reverse-path.
+    pub reverse_path: &'a str,
+    /// A key of the caller's choice and the address without `<>`; at least one. An iterator, so that
+    /// nobody has to build a list.
+    pub recipients: R,
+    /// Octets of the content with CRLF line ends, before dot-stuffing (RFC 1870 §5).
+    pub size: u64,
+    /// Which extensions the content needs.
+    pub needs: ContentNeeds,
+}
+
+/// Why this peer cannot be given this message. Nothing was sent; the session is as ready as before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unsendable {
+    /// The peer's SIZE is smaller.
+    #[error("message too big for the peer: it takes at most {0} octets")]
+    TooBig(u64),
+    /// An address or a header is not ASCII and the peer does not offer SMTPUTF8.
+    #[error("message needs SMTPUTF8, which the peer does not offer")]
+    NeedsSmtputf8,
+    /// The content has octets above 127 and the peer does not offer 8BITMIME.
+    #[error("message needs 8BITMIME, which the peer does not offer")]
+    NeedsEightBit,
+    /// An address holds CR, LF or NUL, or there is no recipient.
+    #[error("no recipient, or an address with a line break in it")]
+    BadEnvelope,
+    /// The session ended or is busy; its actions say which.
+    #[error("session is not ready for a message")]
+    NotReady,
+}
+
+impl<R> Transaction<'_, R> {
+    /// Whether a peer with these extensions can take this message.
+    pub(super) fn check(
+        &self,
+        offers: &Extensions,
+        eight_bit_anyway: bool,
+    ) -> Result<(), Unsendable> {
+        match offers.size {
+            Some(limit) if limit != 0 && self.size > limit => Err(Unsendable::TooBig(limit)),
+            _ if self.needs.smtputf8 && !offers.smtputf8 => Err(Unsendable::NeedsSmtputf8),
+            _ if self.needs.eight_bit && !offers.eight_bit && !eight_bit_anyway => {
+                Err(Unsendable::NeedsEightBit)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the session does after a reply.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Wait for the other replies, or send the next command.
+    Go,
+    /// 354, and somebody wants it.
+    Body,
+    /// 354, though every recipient was refused: a lone dot takes us out of it (RFC 2920 §3.1).
+    LoneDot,
+    /// Over.
+    Done,
+}
+
+/// The transaction in progress. Kept between transactions for the capacity of its list.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    recipients: Vec<Recipient>,
+    /// Recipients without a report.
+    open: usize,
+    /// MAIL, DATA or every RCPT was refused: the peer may still hold parts of the envelope.
+    failed: bool,
+    dot_lines: bool,
+    stuffer: Stuffer,
+}
+
+#[derive(Debug)]
+struct Recipient {
+    key: u32,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// RCPT's reply is due.
+    Asked,
+    /// RCPT was accepted; the final dot decides.
+    Accepted,
+    /// Reported.
+    Decided,
+}
+
+impl Running {
+    pub(super) fn start(&mut self, needs: ContentNeeds) {
+        self.recipients.clear();
+        self.open = 0;
+        self.failed = false;
+        self.dot_lines = needs.dot_lines;
+        self.stuffer = Stuffer::default();
+    }
+
+    pub(super) fn add(&mut self, key: u32) -> Due {
+        let index = self.recipients.len();
+        self.recipients.push(Recipient {
+            key,
+            state: State::Asked,
+        });
+        self.open += 1;
+        Due::Rcpt(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// Somebody waits for a verdict.
+    pub(super) const fn is_open(&self) -> bool {
+        self.open > 0
+    }
+
+    /// RSET must precede the next transaction.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    pub(super) fn push_body(&mut self, output: &mut Vec<u8>, chunk: &[u8], last: bool) {
+        if self.dot_lines {
+            self.stuffer.push(output, chunk);
+        } else {
+            self.stuffer.push_without_dot_lines(output, chunk);
+        }
+        if last {
+            self.stuffer.finish(output);
+        }
+    }
+
+    /// `due` is MAIL, RCPT, DATA or the dot; 421 never comes here. An error is a reply that makes no
+    /// sense as an answer to it.
+    pub(super) fn on_reply(
+        &mut self,
+        due: Due,
+        reply: Reply,
+        actions: &mut VecDeque<Action>,
+    ) -> Result<Next, ProtocolError> {
+        let fits = match due {
+            Due::Data => reply.code / 100 >= 3,
+            _ => reply.code / 100 != 3,
+        };
+        if !fits {
+            return Err(unfitting(due, &reply));
+        }
+        let refused = reply.code >= 400;
+        Ok(match due {
+            Due::Mail if refused => {
+                self.failed = true;
+                self.report_all(Phase::Mail, Event::Reply(reply), actions);
+                Next::Go
+            }
+            Due::Rcpt(index) => {
+                // After a refused MAIL all are decided and the replies only have to be counted.
+                if let Some(recipient) = self
+                    .recipients
+                    .get_mut(index as usize)
+                    .filter(|r| r.state == State::Asked)
+                {
+                    if refused {
+                        recipient.state = State::Decided;
+                        self.open -= 1;
+                        let report = Report::new(Phase::Rcpt, Event::Reply(reply));
+                        actions.push_back(Action::Recipient {
+                            key: recipient.key,
+                            report,
+                        });
+                        self.failed |= self.open == 0;
+                    } else {
+                        recipient.state = State::Accepted;
+                    }
+                }
+                Next::Go
+            }
+            Due::Data if refused => {
+                self.failed = true;
+                self.report_all(Phase::Data, Event::Reply(reply), actions);
+                Next::Done
+            }
+            Due::Data if self.is_open() => Next::Body,
+            Due::Data => Next::LoneDot,
+            Due::Dot => {
+                self.report_all(Phase::Dot, Event::Reply(reply), actions);
+                Next::Done
+            }
+            _ => Next::Go,
+        })
+    }
+
+    /// Gives everybody who has no report this one.
+    pub(super) fn report_all(
+        &mut self,
+        phase: Phase,
+        event: Event,
+        actions: &mut VecDeque<Action>,
+    ) {
+        // The last one takes the event itself: with one recipient, the usual case, nothing is copied.
+        let mut event = Some(event);
+        for recipient in self
+            .recipients
+            .iter_mut()
+            .filter(|recipient| recipient.state != State::Decided)
+        {
+            recipient.state = State::Decided;
+            self.open -= 1;
+            let event = if self.open == 0 {
+                event.take()
+            } else {
+                event.clone()
+            };
+            if let Some(event) = event {
+                actions.push_back(Action::Recipient {
+                    key: recipient.key,
+                    report: Report::new(phase, event),
+                });
+            }
+        }
+    }
+}
+
+pub(super) fn unfitting(due: Due, reply: &Reply) -> ProtocolError {
+    let what = match due {
+        Due::Mail => "reply does not fit MAIL",
+        Due::Rcpt(_) => "reply does not fit RCPT",
+        Due::Data => "reply does not fit DATA",
+        Due::Dot => "reply does not fit the final dot",
+        Due::StartTls => "reply does not fit STARTTLS",
+        Due::Greeting => "reply does not fit a greeting",
+        _ => "reply does not fit the command",
+    };
+    ProtocolError::by(what, reply.to_string().as_bytes())
+}
