@@ -1,1 +1,8 @@
-//! One JSON line per attempt, and latencies per stage.
+//! What became of every attempt, as lines that machines read; and how long things took.
+//!
+//! [`record`] makes the lines, [`latency`] the figures of a run. Both are bytes and numbers: the
+//! file is `io/logfile.rs`.
+
+mod json;
+pub mod latency;
+pub mod record;
