@@ -1,0 +1,92 @@
+//! One site as a shard sees it: the domains whose turn it is, the connections, the pauses.
+//!
+//! The site's *limits* are not here: they hold for the whole process and lie in
+//! [`crate::throttle`]. What is here belongs to one shard.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hikyaku_tuning::Limits;
+
+use crate::dns::Hosts;
+use crate::queue::domain::DomainKey;
+use crate::throttle::Path;
+use crate::time::Instant;
+
+/// Destinations that share one set of hosts.
+#[derive(Debug)]
+pub struct Site<Conn> {
+    /// What throttles and log lines call it: a provider's name, or its hosts, or the domain.
+    pub name: Arc<str>,
+    /// Where to connect.
+    pub hosts: Arc<Hosts>,
+    /// Port to connect to.
+    pub port: u16,
+    /// What the site bears, as its profile and the operator say.
+    pub limits: Limits,
+    /// One egress path per egress source, in the order of the sources.
+    pub paths: Vec<Arc<Path>>,
+    /// Domains with ready recipients, each once; the next transaction is taken from the front.
+    pub round: VecDeque<DomainKey>,
+    /// Ready recipients of all domains in the round.
+    pub ready: u64,
+    /// Connections of any kind: opening, busy, idle.
+    pub connections: u32,
+    /// Those connections by egress source, in the order of the sources.
+    pub held: Vec<u32>,
+    /// Idle ones, most recently used last: the coldest ages out.
+    pub idle: Vec<Conn>,
+    /// Nobody connects before this moment (back-off after failed connections).
+    pub not_before: Instant,
+    /// Consecutive rounds in which no connection could be had.
+    pub failures: u16,
+    /// A timer for this site is armed for this moment already.
+    pub armed: Instant,
+    /// Which source the next connection tries first.
+    pub source_next: usize,
+    /// A TLS handshake failed here: go in clear until then, where the policy allows it.
+    pub clear_until: Instant,
+}
+
+impl<Conn> Site<Conn> {
+    /// A site that nobody has spoken to yet.
+    #[must_use]
+    pub fn new(
+        name: Arc<str>,
+        hosts: Arc<Hosts>,
+        port: u16,
+        limits: Limits,
+        paths: Vec<Arc<Path>>,
+    ) -> Self {
+        Self {
+            name,
+            hosts,
+            port,
+            limits,
+            held: vec![0; paths.len()],
+            paths,
+            round: VecDeque::new(),
+            ready: 0,
+            connections: 0,
+            idle: Vec::new(),
+            not_before: Instant::default(),
+            failures: 0,
+            armed: Instant::FAR_FUTURE,
+            source_next: 0,
+            clear_until: Instant::default(),
+        }
+    }
+
+    /// How many connections the waiting recipients justify, limits aside.
+    ///
+    /// One for every [`RECIPIENTS_PER_CONNECTION`] that wait: a handful of messages shares one
+    /// connection instead of opening a handful, a campaign opens all that the limits allow.
+    #[must_use]
+    pub fn connections_wanted(&self) -> u64 {
+        self.ready.div_ceil(RECIPIENTS_PER_CONNECTION)
+    }
+}
+
+/// A message takes two round trips on an open connection and a new connection takes about four
+/// (TCP, greeting, EHLO, TLS), so a connection pays off from about four waiting messages.
+const RECIPIENTS_PER_CONNECTION: u64 = 4;
