@@ -38,3 +38,8 @@ pub mod shard;
 
 pub mod io;
 
+pub mod settings;
+
+pub mod cli;
+pub mod keygen;
+

@@ -1,0 +1,429 @@
+//! The command line: clap definitions, nothing else.
+//!
+//! Values with a grammar of their own (durations, sizes, routes, limits) stay text here and are
+//! parsed in [`crate::settings`], so that a flag and a key of the settings file are refused with the
+//! same sentence. Numbers and paths are checked by clap, which ends the process with status 2.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// A bulk e-mail delivery engine: takes messages and jobs from a drop directory, delivers each once,
+/// and writes down what became of every recipient.
+#[derive(Debug, Parser)]
+#[command(name = "hikyaku", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  hikyaku demo                                        a complete run on this machine, no settings needed
+  hikyaku check --config /etc/hikyaku/hikyaku.toml    what would stop a run, and how to change it
+  hikyaku run --config /etc/hikyaku/hikyaku.toml      deliver until stopped
+  hikyaku drop --drop /var/spool/hikyaku/drop news.eml";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run once on this machine: make a job, start a sink, deliver, print the account
+    Demo(DemoArgs),
+    /// Deliver what lies in the drop directory
+    Run(Box<RunArgs>),
+    /// Put messages into a drop directory so that the engine never sees half a file
+    Drop(DropArgs),
+    /// Check the settings and the host without delivering anything
+    Check(CheckArgs),
+    /// Make a DKIM key and print its DNS record
+    Keygen(KeygenArgs),
+    /// The receiver that `demo` starts as a process of its own; ends with its standard input
+    #[command(hide = true)]
+    SinkForDemo(SinkForDemoArgs),
+}
+
+/// `hikyaku demo`.
+#[derive(Debug, Args)]
+#[command(after_help = DEMO_EXAMPLES)]
+pub struct DemoArgs {
+    /// Messages to deliver
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub messages: u64,
+    /// Size of one message, 1KiB to 16MiB
+    #[arg(long, value_name = "SIZE", default_value = "4KiB")]
+    pub size: String,
+    /// Recipient domains; the share of each is that of a real list of consumers
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub domains: u32,
+    /// Shards, each a thread with its own executor [default: cores minus one, at least 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub shards: Option<u16>,
+    /// Put drop directory, spool and log into DIR, new or empty, and keep them [default: a temporary
+    /// directory under TMPDIR]
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Print the account as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  hikyaku demo
+  hikyaku demo --messages 1000000 --size 16KiB --domains 5000
+  hikyaku demo --keep /tmp/demo --json";
+
+/// `hikyaku sink-for-demo`.
+#[derive(Debug, Args)]
+pub struct SinkForDemoArgs {
+    /// Messages expected, so that the table that finds duplicates need not grow
+    #[arg(long, default_value_t = 0)]
+    pub messages: u64,
+}
+
+/// `hikyaku run`. A flag wins over the settings file, which wins over the default.
+#[derive(Debug, Default, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub struct RunArgs {
+    /// Settings file (TOML); flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Drop directory: where messages and jobs are put [default: drop]
+    #[arg(long, value_name = "DIR", help_heading = "Directories")]
+    pub drop: Option<PathBuf>,
+    /// Spool directory, on a file system that survives a power cut [default: spool]
+    #[arg(long, value_name = "DIR", help_heading = "Directories")]
+    pub spool: Option<PathBuf>,
+    /// Log directory: one JSON object per attempt [default: log]
+    #[arg(long, value_name = "DIR", help_heading = "Directories")]
+    pub log: Option<PathBuf>,
+    /// Directory of ISP profiles, read after the built-in ones
+    #[arg(long, value_name = "DIR", help_heading = "Directories")]
+    pub profiles: Option<PathBuf>,
+
+    /// Shards, each a thread with its own executor, 1 to 1024 [default: cores minus one, at least 1]
+    #[arg(long, value_name = "N", help_heading = "Cores")]
+    pub shards: Option<u16>,
+    /// Core that ingestion runs on, counted from 0 [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Cores")]
+    pub ingest_core: Option<u16>,
+    /// Pin each thread to a core [default]
+    #[arg(long, overrides_with = "no_pin", help_heading = "Cores")]
+    pub pin: bool,
+    /// Let the kernel move threads between cores
+    #[arg(long, overrides_with = "pin", help_heading = "Cores")]
+    pub no_pin: bool,
+
+    /// End when the drop directory is empty and every recipient has a final state; status 0 if all
+    /// were delivered
+    #[arg(long)]
+    pub once: bool,
+
+    /// Deliver recipients of domains matching PATTERN to HOST instead of their MX; repeatable, the
+    /// first match counts. PATTERN is a domain, `*.domain` or `*`; port 25 unless given
+    #[arg(
+        long,
+        value_name = "PATTERN=HOST[:PORT]",
+        help_heading = "Destinations"
+    )]
+    pub route: Vec<String>,
+    /// DNS resolver; repeatable [default: the ones in /etc/resolv.conf; port 53]
+    #[arg(long, value_name = "IP[:PORT]", help_heading = "Destinations")]
+    pub resolver: Vec<String>,
+    /// Local address to send from and the name said in EHLO; repeatable [default: kernel's choice]
+    #[arg(long, value_name = "IP[,EHLO]", help_heading = "Destinations")]
+    pub source: Vec<String>,
+    /// Port of receivers found through MX [default: 25]
+    #[arg(long, value_name = "PORT", help_heading = "Destinations")]
+    pub port: Option<u16>,
+    /// When to encrypt [default: opportunistic]
+    #[arg(long, value_enum, help_heading = "Destinations")]
+    pub tls: Option<TlsChoice>,
+    /// Deliver to private, loopback and link-local addresses found through DNS, too
+    #[arg(long, help_heading = "Destinations")]
+    pub allow_private_targets: bool,
+
+    /// Limit for sites matching PATTERN, such as '*.example.com=10/s,connections=2'; repeatable
+    #[arg(long, value_name = "PATTERN=LIMIT", help_heading = "Limits")]
+    pub limit: Vec<String>,
+    /// Connections of the whole process at once, 1 to 1000000 [default: 2000]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    pub connections_max: Option<u32>,
+    /// Largest message accepted, 1KiB to 1GiB [default: 32MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub message_size_max: Option<String>,
+
+    /// Wait before the second attempt, 1s to 1d [default: 5m]
+    #[arg(long, value_name = "TIME", help_heading = "Retries")]
+    pub retry_first: Option<String>,
+    /// Longest wait between attempts, at most 7d [default: 4h]
+    #[arg(long, value_name = "TIME", help_heading = "Retries")]
+    pub retry_max: Option<String>,
+    /// Give up on a recipient after this time, 1s to 30d [default: 4d]
+    #[arg(long, value_name = "TIME", help_heading = "Retries")]
+    pub expire: Option<String>,
+
+    /// Show no progress, even on a terminal
+    #[arg(long, help_heading = "Output")]
+    pub no_progress: bool,
+    /// Print the final account as one JSON object
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Accept a host that cannot keep the promises, such as a spool on tmpfs
+    #[arg(long)]
+    pub development: bool,
+    /// Skip fdatasync: an accepted message may be lost. For benchmarks only.
+    #[arg(long, hide = true)]
+    pub unsafe_no_sync: bool,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  hikyaku run --drop drop --spool spool --log log
+  hikyaku run --config hikyaku.toml --once --json
+  hikyaku run --route '*=127.0.0.1:2525' --tls never --once        everything into a test sink
+  hikyaku run --source 192.0.2.7,mx7.example.com --source 192.0.2.8,mx8.example.com
+  hikyaku run --retry-first 10m --retry-max 6h --expire 3d
+
+Times are a number with s, m, h or d (90s, 1h30m); sizes a number with B, KiB, MiB or GiB (KB, MB
+and GB count in thousands).";
+
+/// When a session is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TlsChoice {
+    /// In clear, even where STARTTLS is offered
+    Never,
+    /// Encrypt where STARTTLS is offered, whatever certificate the peer shows
+    Opportunistic,
+    /// Encrypt or do not deliver
+    Required,
+}
+
+/// `hikyaku drop`.
+#[derive(Debug, Args)]
+#[command(after_help = DROP_EXAMPLES)]
+pub struct DropArgs {
+    /// Drop directory of the engine; it must exist
+    #[arg(long, value_name = "DIR")]
+    pub drop: PathBuf,
+    /// What to put there: a message, an mbox file, a Maildir, batch SMTP (*.bsmtp), or `-` for a
+    /// message or an mbox file on standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Take every FILE for a Maildir, whatever it looks like
+    #[arg(long, conflicts_with = "mbox", help_heading = "Input")]
+    pub maildir: bool,
+    /// Take every FILE for an mbox file, whatever it looks like
+    #[arg(long, help_heading = "Input")]
+    pub mbox: bool,
+    /// Largest message that the engine accepts [default: 32MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Input")]
+    pub message_size_max: Option<String>,
+
+    /// Reverse-path of all messages; empty for the null reverse-path [default: that of the file]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Envelope")]
+    pub from: Option<String>,
+    /// Recipient of all messages; repeatable [default: those of the file]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Envelope")]
+    pub to: Vec<String>,
+    /// Take recipients that are missing from To, Cc and Bcc (which is removed), and a missing
+    /// reverse-path from From
+    #[arg(long, help_heading = "Envelope")]
+    pub to_header: bool,
+    /// Job that all messages belong to
+    #[arg(long, value_name = "NAME", help_heading = "Envelope")]
+    pub job: Option<String>,
+    /// Envelope identifier of all messages (RFC 3461)
+    #[arg(long, value_name = "ID", help_heading = "Envelope")]
+    pub envid: Option<String>,
+    /// Egress source or pool of all messages
+    #[arg(long, value_name = "NAME", help_heading = "Envelope")]
+    pub egress: Option<String>,
+
+    /// Messages to one drop file, which is then batch SMTP [default: each message a file of its own]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub batch: Option<u32>,
+    /// Wait until the engine has accepted the files, or (=final) until every recipient has a final
+    /// state
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "accepted")]
+    pub wait: Option<WaitFor>,
+    /// Longest wait; ends with status 3
+    #[arg(long, value_name = "TIME", default_value = "1m", requires = "wait")]
+    pub timeout: String,
+    /// Print one JSON object per file
+    #[arg(long)]
+    pub json: bool,
+}
+
+const DROP_EXAMPLES: &str = "\
+Examples:
+  hikyaku drop --drop drop news.eml
+  hikyaku drop --drop drop --from news@example.com --to a@example.net --to b@example.org - < news.eml
+  hikyaku drop --drop drop --to-header ~/Maildir --batch 1000
+  hikyaku drop --drop drop --mbox archive --wait=final --timeout 10m
+
+Either every message is dropped or, if one of them would be refused, none.
+Status: 0 done, 1 refused or failed, 2 wrong usage, 3 not all delivered, or --timeout passed.";
+
+/// What `hikyaku drop --wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WaitFor {
+    /// The spool holds every recipient on stable storage
+    Accepted,
+    /// Every recipient was delivered, bounced or expired
+    Final,
+}
+
+/// `hikyaku check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// What the run would be started with
+    #[command(flatten)]
+    pub run: Box<RunArgs>,
+    /// Also ask this host's name servers for the records that receivers look at: PTR of every
+    /// source, SPF, DKIM and DMARC of this domain; repeatable
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Vec<String>,
+}
+
+/// `hikyaku keygen`.
+#[derive(Debug, Args)]
+#[command(after_help = KEYGEN_EXAMPLES)]
+pub struct KeygenArgs {
+    /// Domain that signs (d=)
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: String,
+    /// Selector (s=): a name of its own for every key, such as the month
+    #[arg(long, value_name = "SELECTOR")]
+    pub selector: String,
+    /// Kind of key; receivers that know no Ed25519 need an RSA signature beside it
+    #[arg(long = "type", value_enum, default_value = "rsa2048")]
+    pub kind: KeyKind,
+    /// File for the private key; it must not exist, and only its owner may read it
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const KEYGEN_EXAMPLES: &str = "\
+Examples:
+  hikyaku keygen --domain example.com --selector 2026a --out 2026a.pem
+  hikyaku keygen --domain example.com --selector ed2026a --type ed25519 --out ed2026a.pem";
+
+/// Kinds of DKIM key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyKind {
+    /// RSA, 2048 bits: every receiver verifies it
+    Rsa2048,
+    /// Ed25519 (RFC 8463): 30 times faster, not yet verified everywhere
+    Ed25519,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_its_flags() {
+        let Ok(Command::Run(args)) = parse(
+            "hikyaku run --config h.toml --route *=127.0.0.1:2525 --route a.test=b --tls never --once --no-pin \
+             --source 192.0.2.7,mx.example.com --limit *=10/s --retry-first 1m --shards 2 --unsafe-no-sync",
+        ) else {
+            panic!("run")
+        };
+        assert_eq!(args.route, ["*=127.0.0.1:2525", "a.test=b"]);
+        assert_eq!(
+            (args.tls, args.shards, args.once),
+            (Some(TlsChoice::Never), Some(2), true)
+        );
+        assert!(args.no_pin && !args.pin && args.unsafe_no_sync);
+        let Ok(Command::Run(args)) = parse("hikyaku run --no-pin --pin") else {
+            panic!("run")
+        };
+        assert!(args.pin && !args.no_pin, "the last one counts");
+    }
+
+    #[test]
+    fn drop_waits_with_an_equals_sign() {
+        let Ok(Command::Drop(args)) = parse("hikyaku drop --drop d --wait a.eml -") else {
+            panic!("drop")
+        };
+        assert_eq!((args.wait, args.files.len()), (Some(WaitFor::Accepted), 2));
+        let Ok(Command::Drop(args)) =
+            parse("hikyaku drop --drop d --wait=final --timeout 5m a.eml")
+        else {
+            panic!("drop")
+        };
+        assert_eq!(
+            (args.wait, args.timeout.as_str()),
+            (Some(WaitFor::Final), "5m")
+        );
+        for line in [
+            "hikyaku drop --drop d",
+            "hikyaku drop a.eml",
+            "hikyaku drop --drop d --mbox --maildir x",
+            "hikyaku drop --drop d --timeout 5m a.eml",
+            "hikyaku drop --drop d --wait=sometime a.eml",
+            "hikyaku drop --drop d --batch 0 a.eml",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_rest_parses() {
+        let Ok(Command::Demo(args)) = parse("hikyaku demo --json") else {
+            panic!("demo")
+        };
+        assert_eq!(
+            (args.messages, args.domains, args.size.as_str()),
+            (100_000, 100, "4KiB")
+        );
+        assert!(matches!(
+            parse("hikyaku check --config h.toml --domain example.com"),
+            Ok(Command::Check(_))
+        ));
+        assert!(matches!(
+            parse("hikyaku keygen --domain a.test --selector s --type ed25519 --out k"),
+            Ok(Command::Keygen(KeygenArgs {
+                kind: KeyKind::Ed25519,
+                ..
+            }))
+        ));
+        for line in [
+            "hikyaku",
+            "hikyaku demo --messages 0",
+            "hikyaku run --port 70000",
+            "hikyaku keygen --domain a.test",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_bench_flag_is_hidden() {
+        let help = Cli::command()
+            .find_subcommand_mut("run")
+            .expect("run")
+            .render_long_help()
+            .to_string();
+        assert!(!help.contains("unsafe"), "{help}");
+        assert!(help.contains("[default: opportunistic]"), "{help}");
+        let help = Cli::command().render_long_help().to_string();
+        assert!(!help.contains("sink-for-demo"), "{help}");
+    }
+}

@@ -1,0 +1,214 @@
+//! Settings in force as a settings file: `hikyaku check` prints it, and it can be run again.
+//!
+//! Paths are printed absolute, because those of a settings file are relative to the file.
+
+use super::network::{Ehlo, RouteHost};
+use super::units::{format_duration, format_size};
+use super::{Origin, Settings};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// `text` as a TOML basic string.
+pub(crate) fn toml_string(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\t' => quoted.push_str("\\t"),
+            // Terminals act on C1 controls, too.
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04X}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+pub(super) fn render(settings: &Settings) -> String {
+    let mut page = Page {
+        settings,
+        text: String::new(),
+    };
+    let engine = &settings.engine;
+    page.table("[engine]");
+    page.path("engine.drop", &engine.drop);
+    page.path("engine.spool", &engine.spool);
+    page.path("engine.log", &engine.log);
+    if let Some(profiles) = &engine.profiles {
+        page.path("engine.profiles", profiles);
+    }
+    page.key("engine.shards", &engine.shards.to_string());
+    page.key("engine.ingest_core", &engine.ingest_core.to_string());
+    page.key("engine.pin", &engine.pin.to_string());
+    page.key("engine.port", &engine.port.to_string());
+    page.key(
+        "engine.connections_max",
+        &engine.connections_max.to_string(),
+    );
+    page.key(
+        "engine.message_size_max",
+        &toml_string(&format_size(engine.message_size_max)),
+    );
+    page.key(
+        "engine.allow_private_targets",
+        &engine.allow_private_targets.to_string(),
+    );
+    page.key("engine.development", &engine.development.to_string());
+
+    page.table("[retry]");
+    page.time("retry.first", settings.retry.first);
+    page.time("retry.max", settings.retry.max);
+    page.time("retry.expire", settings.retry.expire);
+
+    page.table("[tls]");
+    page.key("tls.mode", &toml_string(&settings.tls.mode.to_string()));
+    page.key("tls.verify", &settings.tls.ca_file.is_some().to_string());
+    if let Some(file) = &settings.tls.ca_file {
+        page.path("tls.ca_file", file);
+    }
+
+    if !settings.resolvers.is_empty() {
+        page.table("[dns]");
+        let resolvers: Vec<_> = settings
+            .resolvers
+            .iter()
+            .map(|it| toml_string(&it.to_string()))
+            .collect();
+        page.key("dns.resolvers", &format!("[{}]", resolvers.join(", ")));
+    }
+    if let Some(lifetime) = settings.signature_lifetime {
+        page.table("[signing]");
+        page.time("signing.lifetime", lifetime);
+    }
+    page.deadlines();
+    for route in &settings.routes {
+        page.table("[[route]]");
+        page.line(
+            "pattern",
+            &toml_string(&route.pattern.to_string()),
+            &route.origin,
+        );
+        let host = match &route.host {
+            RouteHost::Address(std::net::IpAddr::V6(ip)) => format!("[{ip}]"),
+            RouteHost::Address(ip) => ip.to_string(),
+            RouteHost::Name(name) => name.clone(),
+        };
+        page.line(
+            "target",
+            &toml_string(&format!("{host}:{}", route.port)),
+            &Origin::Default,
+        );
+    }
+    for source in &settings.sources {
+        page.table("[[source]]");
+        page.line("name", &toml_string(&source.name), &Origin::Default);
+        page.line("ip", &toml_string(&source.ip.to_string()), &Origin::Default);
+        let ehlo = toml_string(&source.ehlo.argument(source.ip));
+        page.line("ehlo", &ehlo, &Origin::Default);
+        if source.ehlo == Ehlo::AddressLiteral && source.is_unspecified() {
+            page.text
+                .push_str("# of the address that the connection comes from\n");
+        }
+    }
+    for key in &settings.dkim {
+        page.table("[[dkim]]");
+        page.line("domain", &toml_string(&key.domain), &Origin::Default);
+        page.line("selector", &toml_string(&key.selector), &Origin::Default);
+        page.line("key", &path_string(&key.key), &Origin::Default);
+        page.line("subdomains", &key.subdomains.to_string(), &Origin::Default);
+    }
+    if let Some((last, limits)) = settings.limits.split_last() {
+        // First, because a key behind a table would belong to it.
+        let mut head = String::from("limit = [\n");
+        for limit in limits.iter().chain([last]) {
+            let _ = writeln!(
+                head,
+                "    {},{}",
+                toml_string(&limit.text),
+                comment(&limit.origin)
+            );
+        }
+        head.push_str("]\n\n");
+        page.text.insert_str(0, &head);
+    }
+    page.text
+}
+
+struct Page<'a> {
+    settings: &'a Settings,
+    text: String,
+}
+
+impl Page<'_> {
+    fn table(&mut self, name: &str) {
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        let _ = writeln!(self.text, "{name}");
+    }
+
+    fn key(&mut self, name: &str, value: &str) {
+        let key = name.rsplit('.').next().unwrap_or(name);
+        self.line(key, value, self.settings.origin(name));
+    }
+
+    fn path(&mut self, name: &str, path: &Path) {
+        self.key(name, &path_string(path));
+    }
+
+    fn time(&mut self, name: &str, time: Duration) {
+        self.key(name, &toml_string(&format_duration(time)));
+    }
+
+    fn line(&mut self, key: &str, value: &str, origin: &Origin) {
+        let _ = writeln!(self.text, "{key} = {value}{}", comment(origin));
+    }
+
+    fn deadlines(&mut self) {
+        let it = &self.settings.deadlines;
+        let all = [
+            ("deadlines.connect", it.connect),
+            ("deadlines.greeting", it.greeting),
+            ("deadlines.ehlo", it.ehlo),
+            ("deadlines.tls", it.tls),
+            ("deadlines.mail", it.mail),
+            ("deadlines.rcpt", it.rcpt),
+            ("deadlines.data", it.data),
+            ("deadlines.block", it.block),
+            ("deadlines.dot", it.dot),
+            ("deadlines.quit", it.quit),
+        ];
+        if all.iter().any(|(_, time)| time.is_some()) {
+            self.table("[deadlines]");
+        }
+        for (name, time) in all {
+            if let Some(time) = time {
+                self.time(name, time);
+            }
+        }
+    }
+}
+
+fn path_string(path: &Path) -> String {
+    toml_string(
+        &std::path::absolute(path)
+            .unwrap_or_else(|_| path.to_owned())
+            .to_string_lossy(),
+    )
+}
+
+/// Where a value came from, behind it; nothing for defaults.
+fn comment(origin: &Origin) -> String {
+    match origin {
+        Origin::Default => String::new(),
+        Origin::File { path, line, .. } => {
+            format!(" # {}:{line}", path.to_string_lossy().escape_debug())
+        }
+        Origin::Flag(name) => format!(" # {name}"),
+    }
+}
