@@ -1,1 +1,291 @@
 //! All that one core owns, and the turns it takes.
+//!
+//! A [`Shard`] is a value. Whatever happens to it is one of its `on_*`/`handle_*` methods with
+//! `now` passed in; whatever it wants done is an [`Effect`] that its driver takes with
+//! [`Shard::take_effect`], or the [`Step`] that a connection asks for next. It owns no socket and
+//! reads no clock, so the same code runs under glommio (`io/executor.rs`) and under a simulation.
+//!
+//! ```text
+//! Command ──> intake ──> commit ──> dispatch ──> conn ──> settle ──> commit
+//!             stage       batch      throttle     SMTP     verdict    mark
+//! ```
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `intake.rs` | commands and a recovered spool become waiting recipients |
+//! | `commit.rs` | what happens when a batch is durable |
+//! | `routing.rs` | a domain's lookup ends: site, back-off or bounce |
+//! | `dispatch.rs` | who sends next, on which connection, and when not |
+//! | `conn.rs` | one connection's session, turned into steps for the driver |
+//! | `settle.rs` | a report becomes verdict, mark, next attempt |
+//! | `report.rs` | log lines |
+
+mod commit;
+mod config;
+mod conn;
+mod dispatch;
+mod gauge;
+mod intake;
+mod report;
+mod routing;
+mod settle;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hikyaku_spool::Batch;
+use slab::Slab;
+
+pub use config::{ConnectionCap, EgressSource, ShardConfig, SiteLimits};
+pub use conn::{ConnectFailure, Step};
+pub use gauge::Gauge;
+pub use intake::Recovery;
+
+use crate::connection::plan::BadAddresses;
+use crate::handoff::Receipt;
+use crate::log::latency::Latency;
+use crate::log::record::LineWriter;
+use crate::mail::id::{ShardId, SubmissionId};
+use crate::queue::domain::{DomainKey, Domains, SiteKey, Waiting};
+use crate::queue::site::Site;
+use crate::queue::wheel::Wheel;
+use crate::throttle::Registry;
+use crate::time::{Instant, WallTime};
+use commit::Store;
+use conn::Conn;
+use intake::{Message, Submission};
+use timers::{Timer, Timers};
+
+/// Key of a connection in its shard. The generation keeps a late event of a closed connection from
+/// reaching the one that got its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnKey {
+    index: u32,
+    generation: u32,
+}
+
+/// Now, on both clocks: deadlines run on the first, people and the spool read the second.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Monotonic.
+    pub mono: Instant,
+    /// Of the world.
+    pub wall: WallTime,
+}
+
+/// What a shard wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Open a connection and drive it: [`Shard::on_connected`], then [`Shard::step`] until it
+    /// says [`Step::Close`].
+    Connect {
+        /// Which connection.
+        conn: ConnKey,
+        /// The peer.
+        address: SocketAddr,
+        /// Index of the egress source to bind.
+        source: usize,
+    },
+    /// The connection has a new [`Step`]: its driver sleeps in a read or a write.
+    Wake(ConnKey),
+    /// Look up where this domain's mail goes, then call [`Shard::on_resolved`].
+    Resolve {
+        /// Which domain.
+        domain: DomainKey,
+        /// Its name.
+        name: Box<str>,
+    },
+    /// A batch can be taken from this store: [`Shard::take_batch`].
+    Commit(usize),
+    /// Tell ingest.
+    Receipt(Receipt),
+    /// There is room again for a command that was refused.
+    Room,
+}
+
+/// One core's share of the engine.
+pub struct Shard {
+    id: ShardId,
+    config: Arc<ShardConfig>,
+    registry: Arc<Registry>,
+    gauge: Arc<Gauge>,
+    stores: Vec<Store>,
+    messages: Slab<Message>,
+    submissions: Slab<Submission>,
+    by_submission: HashMap<(u16, SubmissionId), u32>,
+    domains: Domains,
+    sites: Slab<Site<ConnKey>>,
+    by_site: HashMap<dispatch::SiteIdentity, SiteKey>,
+    deferred: Wheel<Waiting>,
+    /// Tick 0 of the wheel.
+    wheel_base: Instant,
+    wheel_armed: Instant,
+    conns: Slab<Conn>,
+    /// Addresses that failed a moment ago.
+    bad: BadAddresses,
+    generation: u32,
+    timers: Timers,
+    effects: VecDeque<Effect>,
+    log: Vec<u8>,
+    lines: LineWriter,
+    latencies: Latency,
+    /// Scratch for one turn, kept for its capacity.
+    due: Vec<Waiting>,
+    scratch: Vec<u8>,
+    random: u64,
+    draining: bool,
+    blocked: bool,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// A shard without logs: [`Self::restore`] gives it each of its own, the one that new messages
+    /// go to first. `seed` drives jitter and shuffling.
+    #[must_use]
+    pub fn new(
+        id: ShardId,
+        config: Arc<ShardConfig>,
+        registry: Arc<Registry>,
+        gauge: Arc<Gauge>,
+        now: Now,
+        seed: u64,
+    ) -> Self {
+        Self {
+            id,
+            config,
+            registry,
+            gauge,
+            stores: Vec::new(),
+            messages: Slab::new(),
+            submissions: Slab::new(),
+            by_submission: HashMap::new(),
+            domains: Domains::default(),
+            sites: Slab::new(),
+            by_site: HashMap::new(),
+            deferred: Wheel::new(0),
+            wheel_base: now.mono,
+            wheel_armed: Instant::FAR_FUTURE,
+            conns: Slab::new(),
+            bad: BadAddresses::new(BAD_ADDRESSES_MAX),
+            generation: 0,
+            timers: Timers::default(),
+            effects: VecDeque::new(),
+            log: Vec::new(),
+            lines: LineWriter::default(),
+            latencies: Latency::new(),
+            due: Vec::new(),
+            scratch: Vec::new(),
+            random: seed,
+            draining: false,
+            blocked: false,
+        }
+    }
+
+    /// The next thing to do, in order.
+    pub fn take_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Self::on_timer`] wants to be called next.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Does all that is due.
+    pub fn on_timer(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop(now.mono) {
+            match timer {
+                Timer::Conn(conn) => self.on_deadline(now, conn),
+                Timer::Site(site) => {
+                    if let Some(state) = self.sites.get_mut(site.0 as usize) {
+                        state.armed = Instant::FAR_FUTURE;
+                        self.pump(now, site);
+                    }
+                }
+                Timer::Domain(domain) => {
+                    // Its last recipient may have expired since the timer was armed.
+                    if self.domains.find_mut(domain).is_some() {
+                        self.route(now, domain);
+                    }
+                }
+                Timer::Wheel => self.turn_wheel(now),
+            }
+        }
+    }
+
+    /// The log lines written since the last call; `empty` takes their place.
+    pub fn swap_log(&mut self, empty: Vec<u8>) -> Vec<u8> {
+        std::mem::replace(&mut self.log, empty)
+    }
+
+    /// How many bytes of log lines wait.
+    #[must_use]
+    pub fn log_len(&self) -> usize {
+        self.log.len()
+    }
+
+    /// Latency of every stage so far.
+    #[must_use]
+    pub const fn latencies(&self) -> &Latency {
+        &self.latencies
+    }
+
+    /// Begins no further transaction; connections quit when theirs ends.
+    pub fn drain(&mut self, now: Now) {
+        self.draining = true;
+        let idle: Vec<ConnKey> = self
+            .sites
+            .iter_mut()
+            .flat_map(|(_, site)| site.idle.drain(..))
+            .collect();
+        for conn in idle {
+            self.quit(now, conn);
+        }
+        let opening: Vec<ConnKey> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.is_opening())
+            .map(|(_, conn)| conn.key)
+            .collect();
+        for conn in opening {
+            self.abandon(now, conn);
+        }
+    }
+
+    /// Whether a drained shard has nothing left under way: no connection, no unwritten record.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.draining && self.conns.is_empty() && self.stores.iter().all(Store::is_durable)
+    }
+
+    /// Takes what was appended to store `index` since the last batch, unless one is in flight.
+    pub fn take_batch(&mut self, now: Now, index: usize) -> Option<Batch> {
+        self.stores.get_mut(index)?.take_batch(now.wall)
+    }
+
+    fn arm(&mut self, at: Instant, timer: Timer) {
+        self.timers.arm(at, timer);
+    }
+
+    /// A pseudo-random number (splitmix64): jitter and shuffling, nothing secret.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Addresses remembered as failed; more are forgotten early, which costs a connection attempt each.
+const BAD_ADDRESSES_MAX: usize = 4096;

@@ -1,0 +1,442 @@
+//! Who sends next, on which connection, and when not.
+//!
+//! A site's domains take turns, one transaction each, so that a large domain behind the same hosts
+//! cannot starve a small one. Everything here is O(1) in what waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::conn::{Conn, Transaction};
+use super::timers::Timer;
+use super::{ConnKey, Effect, Now, Shard, gauge};
+use crate::connection::plan::{Candidate, Plan};
+use crate::dns::Hosts;
+use crate::outcome::{Event, Phase};
+use crate::queue::domain::{DomainKey, Routing, SiteKey, Waiting};
+use crate::throttle::{NotBefore, Permit};
+use crate::time::Instant;
+
+/// What makes two sites one: the name that throttles use, and the machines behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct SiteIdentity {
+    name: Arc<str>,
+    hosts: Vec<Arc<str>>,
+    port: u16,
+}
+
+impl SiteIdentity {
+    pub(super) fn new(name: &Arc<str>, hosts: &Hosts, port: u16) -> Self {
+        let mut hosts: Vec<Arc<str>> = hosts
+            .hosts
+            .iter()
+            .map(|host| Arc::clone(&host.name))
+            .collect();
+        hosts.sort_unstable();
+        Self {
+            name: Arc::clone(name),
+            hosts,
+            port,
+        }
+    }
+}
+
+impl Shard {
+    /// A recipient's turn has come: behind its domain's others, and the domain into its site's round.
+    pub(super) fn make_ready(&mut self, now: Now, entry: Waiting) {
+        let domain = self.domains.get_mut(entry.domain);
+        domain.ready.push_back(entry);
+        match domain.routing {
+            Routing::Site(site, until) if until > now.mono && domain.in_round => {
+                self.sites[site.0 as usize].ready += 1;
+                self.pump(now, site);
+            }
+            Routing::Asking => {}
+            _ => self.route(now, entry.domain),
+        }
+    }
+
+    /// Puts a recipient off for `wait`.
+    pub(super) fn defer(&mut self, now: Now, entry: Waiting, wait: Duration) {
+        let tick = self.tick(now.mono.after(wait)).saturating_add(1);
+        self.deferred.insert(tick, entry);
+        self.arm_wheel();
+    }
+
+    fn tick(&self, at: Instant) -> u32 {
+        u32::try_from(at.since(self.wheel_base).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn arm_wheel(&mut self) {
+        let Some(tick) = self.deferred.next_due() else {
+            return;
+        };
+        let at = self.wheel_base.after(Duration::from_secs(u64::from(tick)));
+        if at < self.wheel_armed {
+            self.wheel_armed = at;
+            self.arm(at, Timer::Wheel);
+        }
+    }
+
+    /// Deferred recipients whose time has come are ready.
+    pub(super) fn turn_wheel(&mut self, now: Now) {
+        self.wheel_armed = Instant::FAR_FUTURE;
+        let mut due = std::mem::take(&mut self.due);
+        self.deferred.advance(self.tick(now.mono), &mut due);
+        for entry in due.drain(..) {
+            self.make_ready(now, entry);
+        }
+        self.due = due;
+        self.arm_wheel();
+    }
+
+    /// Gives a site's ready recipients to its idle connections, then opens more where it pays.
+    pub(super) fn pump(&mut self, now: Now, key: SiteKey) {
+        if self.draining {
+            return;
+        }
+        loop {
+            let site = &mut self.sites[key.0 as usize];
+            if site.round.is_empty() {
+                return;
+            }
+            let Some(conn) = site.idle.pop() else { break };
+            if !self.begin_next(now, conn) {
+                self.sites[key.0 as usize].idle.push(conn);
+                return;
+            }
+            self.effects.push_back(Effect::Wake(conn));
+        }
+        while self.open_one(now, key) {}
+    }
+
+    /// Opens one connection for `key` when its recipients justify it and nothing forbids it.
+    fn open_one(&mut self, now: Now, key: SiteKey) -> bool {
+        let site = &self.sites[key.0 as usize];
+        if u64::from(site.connections) >= site.connections_wanted() {
+            return false;
+        }
+        if site.not_before > now.mono {
+            let at = site.not_before;
+            self.arm_site(key, at);
+            return false;
+        }
+        if !self.config.connections.claim() {
+            self.arm_site(key, now.mono.after(RECHECK));
+            return false;
+        }
+        let mut earliest = Instant::FAR_FUTURE;
+        let sources = site.paths.len();
+        for turn in 0..sources {
+            let site = &mut self.sites[key.0 as usize];
+            let source = (site.source_next + turn) % sources;
+            if site.held[source] >= site.paths[source].connections_allowed() {
+                // All that are allowed are ours: the next one that is done goes on with this work.
+                // Asking would tell the path that somebody waits, and end an idle one of ours.
+                continue;
+            }
+            match site.paths[source].try_connection(now.mono) {
+                Ok(permit) => {
+                    site.source_next = (source + 1) % sources;
+                    site.connections += 1;
+                    site.held[source] += 1;
+                    let seed = self.random();
+                    let site = &self.sites[key.0 as usize];
+                    let families = self.config.sources[source].families();
+                    let plan =
+                        Plan::new(now.mono, &site.hosts, site.port, families, &self.bad, seed);
+                    let summary = plan.is_empty().then(|| plan.summary());
+                    let opened = self.open(now, key, source, permit, plan);
+                    if let Some(summary) = summary {
+                        self.site_failed(now, key, Phase::Connect, Event::Unreachable, &summary);
+                    }
+                    return opened;
+                }
+                // Another shard may hold the site's connections. There is no wake-up between shards
+                // for this; looking again is cheap and rare.
+                Err(not_before) => {
+                    let recheck = now.mono.after(RECHECK);
+                    let at = if let NotBefore::At(at) = not_before {
+                        at
+                    } else {
+                        recheck
+                    };
+                    earliest = earliest.min(at);
+                }
+            }
+        }
+        self.config.connections.release();
+        if earliest < Instant::FAR_FUTURE {
+            self.arm_site(key, earliest);
+        }
+        false
+    }
+
+    /// Starts the next candidate of `plan` on permits that are held already; gives them back when
+    /// there is none left.
+    pub(super) fn open(
+        &mut self,
+        now: Now,
+        key: SiteKey,
+        source: usize,
+        permit: Permit,
+        mut plan: Plan,
+    ) -> bool {
+        let Some(candidate) = plan.next() else {
+            self.release(now, key, source, permit);
+            return false;
+        };
+        self.open_candidate(now, key, source, permit, plan, candidate);
+        true
+    }
+
+    /// Connects to `candidate`.
+    pub(super) fn open_candidate(
+        &mut self,
+        now: Now,
+        key: SiteKey,
+        source: usize,
+        permit: Permit,
+        plan: Plan,
+        candidate: Candidate,
+    ) {
+        let site = &self.sites[key.0 as usize];
+        let clear = site.clear_until > now.mono;
+        let deadline = now.mono.after(self.config.connect_deadline(&site.limits));
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.conns.vacant_entry();
+        let conn = ConnKey {
+            index: u32::try_from(entry.key()).unwrap_or(u32::MAX),
+            generation: self.generation,
+        };
+        let address = candidate.address;
+        entry.insert(Conn::new(
+            conn, key, source, permit, plan, candidate, clear, now, deadline,
+        ));
+        gauge::add(&self.gauge.connections, 1);
+        gauge::add(&self.gauge.connects, 1);
+        self.arm(deadline, Timer::Conn(conn));
+        self.effects.push_back(Effect::Connect {
+            conn,
+            address,
+            source,
+        });
+    }
+
+    /// Gives back what [`Self::open_one`] claimed.
+    pub(super) fn release(&mut self, now: Now, key: SiteKey, source: usize, permit: Permit) {
+        drop(permit);
+        self.config.connections.release();
+        let site = &mut self.sites[key.0 as usize];
+        site.connections -= 1;
+        site.held[source] -= 1;
+        if !site.round.is_empty() && !self.draining {
+            self.arm_site(key, now.mono);
+        }
+    }
+
+    /// No connection to `key` could be had: everyone waits, the first in line hears why, and whoever
+    /// is past its age is given up.
+    pub(super) fn site_failed(
+        &mut self,
+        now: Now,
+        key: SiteKey,
+        phase: Phase,
+        event: Event<'_>,
+        text: &str,
+    ) {
+        let seed = self.random();
+        let site = &mut self.sites[key.0 as usize];
+        if site.not_before > now.mono {
+            return;
+        }
+        site.failures = site.failures.saturating_add(1);
+        let wait = self.config.backoff.next(u32::from(site.failures), seed);
+        site.not_before = now.mono.after(wait);
+        let at = site.not_before;
+        self.log_site_paused(now, key, wait, text);
+        let mut heard = false;
+        for _ in 0..self.sites[key.0 as usize].round.len() {
+            let Some(&domain) = self.sites[key.0 as usize].round.front() else {
+                break;
+            };
+            if self.domains.get(domain).ready.is_empty() {
+                self.leave_round(now, key, domain);
+                continue;
+            }
+            if heard {
+                self.expire_front(now, domain);
+            } else {
+                heard = true;
+                self.fail_front(now, domain, phase, event, text);
+            }
+            self.sites[key.0 as usize].round.rotate_left(1);
+        }
+        // Another domain's turn to hear, next time.
+        let round = &mut self.sites[key.0 as usize].round;
+        if !round.is_empty() {
+            round.rotate_left(1);
+        }
+        self.arm_site(key, at);
+    }
+
+    /// The first ready recipient of a domain hears of a failure that met nobody in particular, and
+    /// all that are past their age expire. The others keep their place: a site that is down costs
+    /// one attempt per back-off, not one per recipient (RFC 5321 §4.5.4.1).
+    pub(super) fn fail_front(
+        &mut self,
+        now: Now,
+        key: DomainKey,
+        phase: Phase,
+        event: Event<'_>,
+        text: &str,
+    ) {
+        self.expire_front(now, key);
+        if let Some(entry) = self.pop_ready(key) {
+            self.fail_unsent(now, entry, None, phase, event, text);
+        }
+    }
+
+    /// Gives up those in front of a domain's ready list that are past their age.
+    fn expire_front(&mut self, now: Now, key: DomainKey) {
+        while let Some(&entry) = self
+            .domains
+            .find_mut(key)
+            .and_then(|domain| domain.ready.front())
+        {
+            if !self.is_expired(now, entry) {
+                break;
+            }
+            self.pop_ready(key);
+            self.expire(now, entry);
+        }
+    }
+
+    /// Takes a domain's first ready recipient out, wherever the domain stands.
+    fn pop_ready(&mut self, key: DomainKey) -> Option<Waiting> {
+        let domain = self.domains.find_mut(key)?;
+        let entry = domain.ready.pop_front()?;
+        if domain.in_round
+            && let Routing::Site(site, _) = domain.routing
+        {
+            self.sites[site.0 as usize].ready -= 1;
+        }
+        Some(entry)
+    }
+
+    /// Looks at `key` again at `at`, unless that is arranged already.
+    pub(super) fn arm_site(&mut self, key: SiteKey, at: Instant) {
+        let site = &mut self.sites[key.0 as usize];
+        if at < site.armed {
+            site.armed = at;
+            self.arm(at, Timer::Site(key));
+        }
+    }
+
+    /// Starts the next transaction of `conn`'s site on it. `false`: nothing may be sent now; the
+    /// connection is idle or on its way out, and somebody looks again when it is time.
+    pub(super) fn begin_next(&mut self, now: Now, conn: ConnKey) -> bool {
+        let key = self.conns[conn.index as usize].site;
+        loop {
+            let site = &mut self.sites[key.0 as usize];
+            let Some(&domain) = site.round.front() else {
+                return false;
+            };
+            if self.domains.get(domain).ready.is_empty() || !self.serves(now, domain, key) {
+                self.leave_round(now, key, domain);
+                continue;
+            }
+            let state = &self.conns[conn.index as usize];
+            if let Err(not_before) = state.permit.path().try_message(now.mono) {
+                let at = not_before.retry_at(now.mono);
+                self.arm_site(key, at);
+                return false;
+            }
+            let transaction = match self.take_transaction(now, key, domain) {
+                Taken::Transaction(transaction) => transaction,
+                Taken::Expired => continue,
+                Taken::NoSlot => return false,
+            };
+            self.sites[key.0 as usize].round.rotate_left(1);
+            if self.begin(now, conn, transaction) {
+                return true;
+            }
+        }
+    }
+
+    /// Whether `key` is still the site of `domain`.
+    fn serves(&self, now: Now, domain: DomainKey, key: SiteKey) -> bool {
+        matches!(self.domains.get(domain).routing, Routing::Site(site, until) if site == key && until > now.mono)
+    }
+
+    /// Takes the front domain out of the round: it has no one ready, or its route must be looked up anew.
+    fn leave_round(&mut self, now: Now, key: SiteKey, domain: DomainKey) {
+        let site = &mut self.sites[key.0 as usize];
+        site.round.pop_front();
+        let state = self.domains.get_mut(domain);
+        site.ready -= state.ready.len() as u64;
+        state.in_round = false;
+        if state.ready.is_empty() {
+            self.domains.forget_if_empty(domain);
+        } else {
+            self.route(now, domain);
+        }
+    }
+
+    /// The next recipient of `domain`, with those behind it that have the same message.
+    fn take_transaction(&mut self, now: Now, key: SiteKey, domain: DomainKey) -> Taken {
+        let recipients_max = self.sites[key.0 as usize]
+            .limits
+            .recipients_per_transaction_max as usize;
+        let Some(first) = self.pop_ready(domain) else {
+            return Taken::Expired;
+        };
+        if self.is_expired(now, first) {
+            self.expire(now, first);
+            return Taken::Expired;
+        }
+        let store = usize::from(self.messages[first.message.0 as usize].store);
+        let mut transaction = Transaction::new(store, first, now);
+        while transaction.recipients.len() < recipients_max
+            && self
+                .domains
+                .get(domain)
+                .ready
+                .front()
+                .is_some_and(|next| next.message == first.message)
+        {
+            let Some(entry) = self.pop_ready(domain) else {
+                break;
+            };
+            transaction.push(entry);
+        }
+        let count = u32::try_from(transaction.recipients.len()).unwrap_or(u32::MAX);
+        let store = &mut self.stores[store];
+        if !store.slots_allow(count) {
+            // Every in-doubt slot is taken: the disk is slow. Deliveries wait for the next commit.
+            for recipient in transaction.recipients.iter().rev() {
+                self.domains
+                    .get_mut(domain)
+                    .ready
+                    .push_front(recipient.entry);
+                self.sites[key.0 as usize].ready += 1;
+            }
+            self.arm_site(key, now.mono.after(RECHECK));
+            return Taken::NoSlot;
+        }
+        store.slots_reserved += count;
+        Taken::Transaction(transaction)
+    }
+}
+
+/// What looking for a domain's next transaction came to.
+enum Taken {
+    /// This one.
+    Transaction(Transaction),
+    /// The recipient in front was past its age: look again.
+    Expired,
+    /// No in-doubt slot is free.
+    NoSlot,
+}
+
+/// How soon to look again for what another shard, or the disk, will release.
+const RECHECK: Duration = Duration::from_millis(50);

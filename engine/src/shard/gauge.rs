@@ -1,0 +1,45 @@
+//! Counters that other threads may read while the shard runs: progress bar, `--once`, report.
+//!
+//! Written by one shard only, so every update is a plain load and store of a relaxed atomic.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// One shard's counters.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Gauge {
+    /// Recipients accepted in this run.
+    pub accepted: AtomicU64,
+    /// Recipients without a final state.
+    pub waiting: AtomicU64,
+    /// Recipients delivered in this run.
+    pub delivered: AtomicU64,
+    /// Content of what was delivered in this run, bytes.
+    pub delivered_bytes: AtomicU64,
+    /// Attempts deferred in this run.
+    pub deferred: AtomicU64,
+    /// Recipients bounced in this run.
+    pub bounced: AtomicU64,
+    /// Recipients expired in this run.
+    pub expired: AtomicU64,
+    /// Connections open.
+    pub connections: AtomicU64,
+    /// Connections opened in this run.
+    pub connects: AtomicU64,
+    /// Batches committed (each one write and one fdatasync).
+    pub commits: AtomicU64,
+    /// Bytes written to the spool.
+    pub spool_bytes: AtomicU64,
+    /// Recipients whose delivery may be repeated (the final dot's reply was lost).
+    pub possible_duplicates: AtomicU64,
+}
+
+/// Adds to a counter that only this thread writes.
+pub(super) fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
+}
+
+/// Takes from a counter that only this thread writes.
+pub(super) fn sub(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed).saturating_sub(amount), Relaxed);
+}

@@ -1,0 +1,497 @@
+//! Commands from ingest, and what a restart finds, become waiting recipients.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hikyaku_spool::{Doubt, Log, Mark, MessageRef, Recovered, Verdict};
+
+use super::commit::{OnDurable, Store};
+use super::{Effect, Now, Shard, gauge};
+use crate::handoff::{Acceptance, Command, Receipt, Tally};
+use crate::ingest::NewMessage;
+use crate::log::latency::Stage;
+use crate::mail::envelope::{self, EnvelopeView, domain_of};
+use crate::mail::id::SubmissionId;
+use crate::queue::domain::{DomainKey, MessageKey, Waiting};
+use crate::time::{Instant, WallTime};
+
+/// One message with recipients that are not final.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// Where it lies.
+    pub(super) at: MessageRef,
+    /// Index of its store.
+    pub(super) store: u16,
+    /// Key of its submission.
+    pub(super) submission: u32,
+    /// Recipients in its envelope.
+    recipients: u32,
+    /// When those that are left expire.
+    pub(super) expires: Instant,
+    /// The domain of all its recipients, when they share one.
+    domain: Option<DomainKey>,
+}
+
+/// One drop file's part in one log.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub(super) id: SubmissionId,
+    /// The log (not the store's index).
+    pub(super) log: u16,
+    store: u16,
+    pub(super) acceptance: Option<Arc<Acceptance>>,
+    staged: Vec<MessageKey>,
+    /// Recipients without a final state.
+    left: u64,
+    tally: Tally,
+}
+
+/// One log with what its recovery found, and which submissions any log has accepted.
+pub struct Recovery {
+    /// The log, open for work.
+    pub log: Log,
+    /// What lay in it.
+    pub recovered: Recovered,
+    /// Acceptances of all logs: staged messages of these are live.
+    pub accepted: Arc<HashMap<SubmissionId, Arc<Acceptance>>>,
+}
+
+impl Shard {
+    /// Carries out one command, or gives back what is left of it when the spool has no room now;
+    /// [`Effect::Room`] says when to try again.
+    ///
+    /// # Errors
+    /// The command, or its unfinished part.
+    pub fn on_command(&mut self, now: Now, command: Command) -> Result<(), Command> {
+        let outcome = match command {
+            Command::Stage {
+                submission,
+                messages,
+                accept,
+            } => self.stage(now, submission, messages).map_or_else(
+                |rest| {
+                    Err(Command::Stage {
+                        submission,
+                        messages: rest,
+                        accept: accept.clone(),
+                    })
+                },
+                |()| match &accept {
+                    Some(acceptance) => {
+                        self.accept(submission, acceptance)
+                            .map_err(|()| Command::Accept {
+                                submission,
+                                acceptance: Arc::clone(acceptance),
+                            })
+                    }
+                    None => {
+                        let key = self.submission(0, submission);
+                        self.stores[0].when_durable(OnDurable::Receipt(key));
+                        Ok(())
+                    }
+                },
+            ),
+            Command::Accept {
+                submission,
+                acceptance,
+            } => self
+                .accept(submission, &acceptance)
+                .map_err(|()| Command::Accept {
+                    submission,
+                    acceptance,
+                }),
+            Command::Discard { submission } => {
+                self.discard(submission);
+                Ok(())
+            }
+            Command::Close { submission } => {
+                self.close(submission);
+                Ok(())
+            }
+        };
+        self.commit_soon(0);
+        if outcome.is_err() {
+            self.blocked = true;
+        }
+        outcome
+    }
+
+    /// Appends messages to the primary store; gives back those that did not fit.
+    fn stage(
+        &mut self,
+        now: Now,
+        id: SubmissionId,
+        mut messages: Vec<NewMessage>,
+    ) -> Result<(), Vec<NewMessage>> {
+        let key = self.submission(0, id);
+        let mut encoded = std::mem::take(&mut self.scratch);
+        for index in 0..messages.len() {
+            let message = &messages[index];
+            let recipients = u32::try_from(message.envelope.recipients.len()).unwrap_or(u32::MAX);
+            encoded.clear();
+            envelope::encode(&message.envelope, now.wall, &mut encoded);
+            let content = [message.content.as_slice()];
+            let Ok(at) = self.stores[0]
+                .log
+                .append_message(id.0, recipients, &encoded, &content)
+            else {
+                self.scratch = encoded;
+                messages.drain(..index);
+                return Err(messages);
+            };
+            let domain =
+                self.common_domain(message.envelope.recipients.iter().map(|r| domain_of(r)));
+            if let Some(domain) = domain {
+                // Counted from here on, so that the key stays good until the message is live.
+                self.domains.get_mut(domain).recipients += recipients;
+            }
+            let message = self.messages.insert(Message {
+                at,
+                store: 0,
+                submission: key,
+                recipients,
+                expires: now.mono.after(self.config.retry.expires_after),
+                domain,
+            });
+            let submission = &mut self.submissions[key as usize];
+            submission.staged.push(message_key(message));
+            submission.left += u64::from(recipients);
+        }
+        self.scratch = encoded;
+        Ok(())
+    }
+
+    /// Takes over a log with what its recovery found: accepted messages wait again, doubts are
+    /// settled or named, everything else is garbage.
+    pub fn restore(&mut self, now: Now, recovery: Recovery) {
+        let Recovery {
+            log,
+            recovered,
+            accepted,
+        } = recovery;
+        let index = self.stores.len();
+        let store = u16::try_from(index).unwrap_or(u16::MAX);
+        let log_id = log.id();
+        self.stores.push(Store::new(log));
+        for found in recovered.submissions.iter().filter(|found| !found.closed) {
+            let id = SubmissionId(found.id);
+            let Some(acceptance) = accepted.get(&id) else {
+                self.stores[index].log.append_discard(found.id);
+                continue;
+            };
+            let key = self.submission(store, id);
+            let submission = &mut self.submissions[key as usize];
+            submission.acceptance = Some(Arc::clone(acceptance));
+            submission.tally = Tally {
+                delivered: u64::from(found.tally.delivered),
+                bounced: u64::from(found.tally.bounced),
+                expired: u64::from(found.tally.expired),
+                held: u64::from(found.tally.held) + u64::from(found.tally.cancelled),
+            };
+            if !found.accepted {
+                // Another log holds the acceptance. Say so here, so that this log can be read alone.
+                let info = acceptance.encode();
+                if self.stores[index]
+                    .log
+                    .append_accept(found.id, &info)
+                    .is_err()
+                {
+                    tracing::warn!(submission = %id, log = log_id, "no room to repeat an acceptance; the next start repeats it");
+                }
+            }
+        }
+        self.restore_doubts(now, index, &recovered);
+        self.restore_waiting(now, index);
+        for key in 0..self.submissions.capacity() {
+            if self
+                .submissions
+                .get(key)
+                .is_some_and(|submission| submission.store == store)
+            {
+                self.report_if_final(u32::try_from(key).unwrap_or(u32::MAX));
+            }
+        }
+        self.commit_soon(index);
+    }
+
+    /// What was between the final dot and a durable mark when the process ended.
+    fn restore_doubts(&mut self, now: Now, index: usize, recovered: &Recovered) {
+        for doubt in &recovered.in_doubt {
+            let (verdict, code) = match doubt.state {
+                Doubt::Accepted => (Verdict::Delivered, doubt.code),
+                // A refusal's text is gone with the process: the peer will repeat it.
+                Doubt::Refused => continue,
+                Doubt::Sent => {
+                    gauge::add(&self.gauge.possible_duplicates, 1);
+                    self.log_doubt(now, index, doubt);
+                    continue;
+                }
+            };
+            let (message, recipient, attempts) = (doubt.message, doubt.recipient, doubt.attempt);
+            let submission = self.stores[index]
+                .log
+                .message(message)
+                .map(|view| view.submission);
+            self.stores[index].log.append_mark(Mark {
+                message,
+                recipient,
+                attempts,
+                verdict,
+                code,
+            });
+            if let Ok(id) = submission {
+                let key =
+                    self.submission(u16::try_from(index).unwrap_or(u16::MAX), SubmissionId(id));
+                self.submissions[key as usize].tally.delivered += 1;
+            }
+        }
+        if !recovered.in_doubt.is_empty() {
+            // Not with the first delivery's mark but now: a crash before it would name them again.
+            self.stores[index].log.append_nothing();
+        }
+        self.stores[index].when_durable(OnDurable::ClearDoubts);
+    }
+
+    /// Every recipient without a final mark waits again: at once, or when its retry is due.
+    fn restore_waiting(&mut self, now: Now, index: usize) {
+        let store = u16::try_from(index).unwrap_or(u16::MAX);
+        let mut found = Vec::new();
+        for live in self.stores[index].log.live_messages() {
+            let waiting: Vec<_> = live.waiting().collect();
+            found.push((live.at, live.submission, live.recipients, waiting));
+        }
+        for (at, submission, recipients, waiting) in found {
+            let log = self.stores[index].log.id();
+            let Some(&key) = self.by_submission.get(&(log, SubmissionId(submission))) else {
+                continue;
+            };
+            let (domains, received) = self.domains_of(store, at);
+            let age = now.wall.since(received);
+            let common = domains
+                .first()
+                .copied()
+                .filter(|first| domains.iter().all(|domain| domain == first));
+            let message = message_key(
+                self.messages.insert(Message {
+                    at,
+                    store,
+                    submission: key,
+                    recipients,
+                    expires: now
+                        .mono
+                        .after(self.config.retry.expires_after.saturating_sub(age)),
+                    domain: common,
+                }),
+            );
+            self.submissions[key as usize].left += waiting.len() as u64;
+            gauge::add(&self.gauge.waiting, waiting.len() as u64);
+            let mut entries = Vec::with_capacity(waiting.len());
+            for recipient in waiting {
+                let domain = self.counted(&domains, recipient.recipient);
+                let entry = Waiting {
+                    message,
+                    recipient: recipient.recipient,
+                    domain,
+                    attempts: recipient.attempts,
+                };
+                entries.push((entry, recipient));
+            }
+            for (entry, recipient) in entries {
+                let due = WallTime::from_unix_millis(recipient.due_wall_ms);
+                // The wall clock may have jumped while we were away: never wait longer than the
+                // longest retry there is (P10).
+                let wait = due.since(now.wall).min(self.config.retry.max);
+                if wait.is_zero() {
+                    self.make_ready(now, entry);
+                } else {
+                    self.defer(now, entry, wait);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, id: SubmissionId, acceptance: &Arc<Acceptance>) -> Result<(), ()> {
+        let key = self.submission(0, id);
+        let info = acceptance.encode();
+        self.stores[0]
+            .log
+            .append_accept(id.0, &info)
+            .map_err(drop)?;
+        self.submissions[key as usize].acceptance = Some(Arc::clone(acceptance));
+        self.stores[0].when_durable(OnDurable::Activate(key));
+        self.stores[0].when_durable(OnDurable::Receipt(key));
+        Ok(())
+    }
+
+    /// The acceptance is durable: everything staged is live.
+    pub(super) fn activate(&mut self, now: Now, key: u32) {
+        let staged = std::mem::take(&mut self.submissions[key as usize].staged);
+        let left = self.submissions[key as usize].left;
+        gauge::add(&self.gauge.accepted, left);
+        gauge::add(&self.gauge.waiting, left);
+        if let Some(acceptance) = &self.submissions[key as usize].acceptance {
+            let read = WallTime::from_unix_millis(acceptance.accepted_ms);
+            self.latencies
+                .record(Stage::IngestToDurable, now.wall.since(read));
+        }
+        for message in staged {
+            self.enqueue_all(now, message);
+        }
+        self.report_if_final(key);
+    }
+
+    /// Puts every recipient of a fresh message into its domain's ready list.
+    fn enqueue_all(&mut self, now: Now, key: MessageKey) {
+        let message = &self.messages[key.0 as usize];
+        let (store, at, recipients) = (message.store, message.at, message.recipients);
+        if let Some(domain) = message.domain {
+            for recipient in 0..recipients {
+                self.make_ready(
+                    now,
+                    Waiting {
+                        message: key,
+                        recipient,
+                        domain,
+                        attempts: 0,
+                    },
+                );
+            }
+            return;
+        }
+        // Recipients of several domains: their names are in the spool only.
+        let (domains, _) = self.domains_of(store, at);
+        let domains: Vec<DomainKey> = (0..recipients)
+            .map(|recipient| self.counted(&domains, recipient))
+            .collect();
+        for (recipient, domain) in (0..recipients).zip(domains) {
+            self.make_ready(
+                now,
+                Waiting {
+                    message: key,
+                    recipient,
+                    domain,
+                    attempts: 0,
+                },
+            );
+        }
+    }
+
+    /// The domain of one recipient, counted for it. All recipients of a message are counted before
+    /// the first is made ready, since that may end with a domain that nobody waits for forgotten.
+    fn counted(&mut self, domains: &[DomainKey], recipient: u32) -> DomainKey {
+        let domain = domains
+            .get(recipient as usize)
+            .copied()
+            .unwrap_or_else(|| self.domains.intern(""));
+        self.domains.get_mut(domain).recipients += 1;
+        domain
+    }
+
+    /// The domain of each recipient, and when the message was received, read from the spool. No
+    /// domains when the record is unreadable: its recipients then go through the domain "", whose
+    /// lookup fails with a reason.
+    fn domains_of(&mut self, store: u16, at: MessageRef) -> (Vec<DomainKey>, WallTime) {
+        let unreadable = (Vec::new(), WallTime::from_unix_millis(u64::MAX));
+        let Ok(view) = self.stores[usize::from(store)].log.message(at) else {
+            return unreadable;
+        };
+        let Some(envelope) = EnvelopeView::parse(view.envelope) else {
+            return unreadable;
+        };
+        let domains = (0..envelope.recipients())
+            .map(|index| {
+                self.domains
+                    .intern(domain_of(envelope.recipient(index).unwrap_or_default()))
+            })
+            .collect();
+        (domains, envelope.received)
+    }
+
+    fn common_domain<'a>(
+        &mut self,
+        mut domains: impl Iterator<Item = &'a str>,
+    ) -> Option<DomainKey> {
+        let first = domains.next()?;
+        if domains.all(|domain| domain == first) {
+            Some(self.domains.intern(first))
+        } else {
+            None
+        }
+    }
+
+    fn discard(&mut self, id: SubmissionId) {
+        let Some(key) = self.by_submission.remove(&(self.stores[0].log.id(), id)) else {
+            return;
+        };
+        let submission = self.submissions.remove(key as usize);
+        for message in submission.staged {
+            let message = self.messages.remove(message.0 as usize);
+            if let Some(domain) = message.domain {
+                self.domains.get_mut(domain).recipients -= message.recipients;
+                self.domains.forget_if_empty(domain);
+            }
+        }
+        self.stores[0].log.append_discard(id.0);
+    }
+
+    /// The receipts are written and the drop file is gone: nothing needs to be known any more.
+    fn close(&mut self, id: SubmissionId) {
+        for index in 0..self.stores.len() {
+            let Some(key) = self
+                .by_submission
+                .remove(&(self.stores[index].log.id(), id))
+            else {
+                continue;
+            };
+            self.submissions.remove(key as usize);
+            self.stores[index].log.append_close(id.0);
+            self.commit_soon(index);
+        }
+    }
+
+    fn submission(&mut self, store: u16, id: SubmissionId) -> u32 {
+        let log = self.stores[usize::from(store)].log.id();
+        *self.by_submission.entry((log, id)).or_insert_with(|| {
+            let key = self.submissions.insert(Submission {
+                id,
+                log,
+                store,
+                acceptance: None,
+                staged: Vec::new(),
+                left: 0,
+                tally: Tally::default(),
+            });
+            u32::try_from(key).unwrap_or(u32::MAX)
+        })
+    }
+
+    /// One recipient of `submission` has its final state.
+    pub(super) fn count_final(&mut self, key: u32, verdict: Verdict) {
+        let submission = &mut self.submissions[key as usize];
+        let tally = &mut submission.tally;
+        match verdict {
+            Verdict::Delivered => tally.delivered += 1,
+            Verdict::Bounced => tally.bounced += 1,
+            Verdict::Expired => tally.expired += 1,
+            Verdict::Held | Verdict::Cancelled => tally.held += 1,
+            Verdict::Deferred { .. } => return,
+        }
+        submission.left -= 1;
+        self.report_if_final(key);
+    }
+
+    fn report_if_final(&mut self, key: u32) {
+        let submission = &self.submissions[key as usize];
+        if submission.left == 0 && submission.staged.is_empty() {
+            self.effects.push_back(Effect::Receipt(Receipt::Final {
+                submission: submission.id,
+                log: submission.log,
+                tally: submission.tally,
+            }));
+        }
+    }
+}
+
+fn message_key(index: usize) -> MessageKey {
+    MessageKey(u32::try_from(index).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,155 @@
+//! Where a domain's mail goes: routes first, then DNS; and what a failed lookup means.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dispatch::SiteIdentity;
+use super::timers::Timer;
+use super::{Effect, Now, Shard};
+use crate::dns::{Answer, FailureKind, Hosts, SiteName, TargetHost};
+use crate::outcome::{DnsFailure, Event, Phase};
+use crate::queue::domain::{DomainKey, Routing, SiteKey};
+use crate::queue::site::Site;
+use crate::time::Instant;
+
+impl Shard {
+    /// Ready recipients of `domain` need a site: find it, or ask for it.
+    pub(super) fn route(&mut self, now: Now, key: DomainKey) {
+        // A timer may outlive its domain; whoever has the key by then is routed a little early.
+        let Some(domain) = self
+            .domains
+            .find(key)
+            .filter(|domain| !domain.ready.is_empty())
+        else {
+            return;
+        };
+        match domain.routing {
+            Routing::Site(site, until) if until > now.mono => {
+                return self.join_round(now, key, site);
+            }
+            Routing::Asking => return,
+            Routing::Failed(until) if until > now.mono => return,
+            Routing::Site(..) | Routing::Unknown | Routing::Failed(_) => {}
+        }
+        if let Some(target) = self.config.routes.lookup(&domain.name)
+            && let TargetHost::Address(address) = target.host
+        {
+            let port = target.port;
+            // Two ports of one address are two receivers: a dead one must not slow the other.
+            let hosts = Arc::new(Hosts {
+                site: SiteName::new(&target.to_string()),
+                ..Hosts::literal(address)
+            });
+            let site = self.site(now, key, &hosts, port);
+            self.domains.get_mut(key).routing = Routing::Site(site, Instant::FAR_FUTURE);
+            return self.join_round(now, key, site);
+        }
+        let name = domain.name.clone();
+        self.domains.get_mut(key).routing = Routing::Asking;
+        self.effects
+            .push_back(Effect::Resolve { domain: key, name });
+    }
+
+    /// A lookup ended.
+    pub fn on_resolved(&mut self, now: Now, key: DomainKey, answer: &Answer) {
+        match &answer.result {
+            Ok(hosts) => {
+                let port = self
+                    .config
+                    .routes
+                    .lookup(&self.domains.get(key).name)
+                    .map_or(self.config.port, |target| target.port);
+                let site = self.site(now, key, hosts, port);
+                let domain = self.domains.get_mut(key);
+                domain.lookup_failures = 0;
+                domain.routing = Routing::Site(site, now.mono.after(answer.ttl.max(LIFETIME_MIN)));
+                self.join_round(now, key, site);
+            }
+            Err(failure) => {
+                let domain = self.domains.get_mut(key);
+                domain.lookup_failures = domain.lookup_failures.saturating_add(1);
+                let failures = domain.lookup_failures;
+                // One look can be wrong (a zone being edited, a resolver's lie): a name that does
+                // not exist is looked up again before anybody is bounced.
+                let unsure = failure.kind == FailureKind::NoSuchDomain && failures < 2;
+                let event = Event::Dns(if unsure {
+                    DnsFailure::Temporary
+                } else {
+                    dns_failure(failure.kind)
+                });
+                let seed = self.random();
+                let wait = self.config.backoff.next(u32::from(failures), seed);
+                self.domains.get_mut(key).routing = Routing::Failed(now.mono.after(wait));
+                self.arm(now.mono.after(wait), Timer::Domain(key));
+                let text = Arc::clone(&failure.text);
+                if failure.is_permanent() && !unsure {
+                    // The domain is forgotten with its last recipient.
+                    while let Some(entry) = self
+                        .domains
+                        .find_mut(key)
+                        .and_then(|domain| domain.ready.pop_front())
+                    {
+                        self.fail_unsent(now, entry, None, Phase::Dns, event, &text);
+                    }
+                    self.domains.forget_if_empty(key);
+                } else {
+                    self.fail_front(now, key, Phase::Dns, event, &text);
+                }
+            }
+        }
+    }
+
+    /// The site of these hosts, known from now on.
+    fn site(&mut self, now: Now, key: DomainKey, hosts: &Arc<Hosts>, port: u16) -> SiteKey {
+        let (name, limits) = self
+            .config
+            .sites
+            .site_of(&self.domains.get(key).name, hosts);
+        let identity = SiteIdentity::new(&name, hosts, port);
+        if let Some(&site) = self.by_site.get(&identity) {
+            // Addresses may have changed though the host names did not.
+            self.sites[site.0 as usize].hosts = Arc::clone(hosts);
+            return site;
+        }
+        let paths = self
+            .config
+            .sources
+            .iter()
+            .map(|source| self.registry.path(&source.name, &name, &limits))
+            .collect();
+        let index = self
+            .sites
+            .insert(Site::new(name, Arc::clone(hosts), port, limits, paths));
+        self.sites[index].not_before = now.mono;
+        let site = SiteKey(u32::try_from(index).unwrap_or(u32::MAX));
+        self.by_site.insert(identity, site);
+        site
+    }
+
+    /// `key` has ready recipients and `site` serves it: have them sent.
+    fn join_round(&mut self, now: Now, key: DomainKey, site: SiteKey) {
+        let domain = self.domains.get_mut(key);
+        if !domain.in_round {
+            domain.in_round = true;
+            let state = &mut self.sites[site.0 as usize];
+            state.ready += domain.ready.len() as u64;
+            state.round.push_back(key);
+        }
+        self.pump(now, site);
+    }
+}
+
+const fn dns_failure(kind: FailureKind) -> DnsFailure {
+    match kind {
+        FailureKind::NoSuchDomain => DnsFailure::NoSuchDomain,
+        FailureKind::NullMx => DnsFailure::NullMx,
+        FailureKind::NoAddress => DnsFailure::NoAddress,
+        FailureKind::Prohibited => DnsFailure::Prohibited,
+        FailureKind::MailLoop => DnsFailure::MailLoop,
+        FailureKind::BadName => DnsFailure::BadName,
+        FailureKind::CnameLoop | FailureKind::Temporary => DnsFailure::Temporary,
+    }
+}
+
+/// A shard asks the resolver's cache again after this at the earliest; the cache keeps the TTL.
+const LIFETIME_MIN: Duration = Duration::from_secs(30);

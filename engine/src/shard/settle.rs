@@ -1,0 +1,288 @@
+//! A report becomes a verdict; a verdict becomes a mark in the spool, the recipient's next place,
+//! feedback to the throttle and a line in the log. Nothing else decides what became of anybody.
+
+use hikyaku_spool::{Mark, Slot, SpoolError, Verdict as Final};
+
+use super::report::{Ended, Unattempted, site_name};
+use super::{ConnKey, Now, Shard, gauge};
+
+use crate::log::record::AttemptKind;
+use crate::mail::envelope::EnvelopeView;
+use crate::mail::id::MessageId;
+use crate::outcome::{Class, Context, Event, Outcome, Phase, Verdict};
+use crate::queue::domain::Waiting;
+use crate::smtp;
+use crate::throttle::Slower;
+use hikyaku_tuning::Rate;
+
+/// A session's report in the words that outcomes are judged in.
+pub(super) fn judge(report: &smtp::Report) -> (Phase, Event<'_>) {
+    let phase = match report.phase {
+        smtp::Phase::Connect => Phase::Connect,
+        smtp::Phase::Greeting | smtp::Phase::Idle | smtp::Phase::Quit => Phase::Greeting,
+        smtp::Phase::Ehlo => Phase::Ehlo,
+        smtp::Phase::StartTls => Phase::StartTls,
+        smtp::Phase::Rset | smtp::Phase::Mail => Phase::Mail,
+        smtp::Phase::Rcpt => Phase::Rcpt,
+        smtp::Phase::Data => Phase::Data,
+        smtp::Phase::Body => Phase::Body,
+        smtp::Phase::Dot => Phase::Dot,
+    };
+    let event = match &report.event {
+        smtp::Event::Reply(reply) => Event::Reply(reply),
+        smtp::Event::Timeout => Event::Timeout,
+        smtp::Event::Closed => Event::Closed,
+        smtp::Event::Protocol(error) => Event::Protocol(error.what),
+        smtp::Event::TlsFailed => Event::TlsFailed("handshake failed"),
+        smtp::Event::TlsNotOffered => {
+            Event::TlsFailed("the peer offers no TLS and the site's policy asks for it")
+        }
+    };
+    (phase, event)
+}
+
+impl Shard {
+    /// An attempt on connection `key` ended with `report`.
+    pub(super) fn settle_attempt(
+        &mut self,
+        now: Now,
+        key: ConnKey,
+        entry: Waiting,
+        slot: Option<Slot>,
+        report: &smtp::Report,
+    ) {
+        let (phase, event) = judge(report);
+        let store = usize::from(self.messages[entry.message.0 as usize].store);
+        if let Some(slot) = slot {
+            // What the peer said is known now; the mark below makes it durable.
+            let slots = self.stores[store].log.in_doubt();
+            match event {
+                Event::Reply(reply) if reply.is_positive() => slots.set_accepted(slot, reply.code),
+                Event::Reply(reply) => slots.set_refused(slot, reply.code),
+                _ => {}
+            }
+        }
+        let outcome = self.conclude(now, entry, Some(key), phase, event, "");
+        if let Some(slot) = slot {
+            self.stores[store].free_when_durable(slot);
+        }
+        self.feed_back(now, key, &outcome);
+    }
+
+    /// A recipient failed before anything was sent for it.
+    pub(super) fn fail_unsent(
+        &mut self,
+        now: Now,
+        entry: Waiting,
+        key: Option<ConnKey>,
+        phase: Phase,
+        event: Event<'_>,
+        text: &str,
+    ) {
+        self.conclude(now, entry, key, phase, event, text);
+    }
+
+    /// Judges one attempt and carries out what follows for its recipient.
+    fn conclude(
+        &mut self,
+        now: Now,
+        entry: Waiting,
+        key: Option<ConnKey>,
+        phase: Phase,
+        event: Event<'_>,
+        text: &str,
+    ) -> Outcome {
+        let attempt = entry.attempts.saturating_add(1);
+        let outcome = self.classify(entry, key, phase, event);
+        let code = if let Event::Reply(reply) = event {
+            reply.code
+        } else {
+            0
+        };
+        let mut next = None;
+        let verdict = match outcome.verdict {
+            Verdict::Delivered => Final::Delivered,
+            Verdict::Bounce => Final::Bounced,
+            Verdict::Deferral => {
+                let seed = self.random();
+                // A reply may ask for more patience than usual, not for more than the operator has.
+                let site = key
+                    .and_then(|key| self.conns.get(key.index as usize))
+                    .map(|conn| conn.site);
+                let retry = site.map_or(self.config.retry, |site| {
+                    self.config.retry_of(&self.sites[site.0 as usize].limits)
+                });
+                let hint = outcome.retry_after.map(|hint| hint.min(retry.max));
+                let wait = retry.next(u32::from(attempt), seed, hint);
+                let due = now.wall.after(wait);
+                next = Some((wait, due));
+                Final::Deferred {
+                    due_wall_ms: due.unix_millis(),
+                }
+            }
+        };
+        let next_at = next.map(|(_, due)| due);
+        self.log_attempt(
+            now,
+            &Ended {
+                entry,
+                conn: key,
+                phase,
+                event,
+                text,
+                outcome: &outcome,
+                next: next_at,
+            },
+        );
+        self.mark(entry, attempt, verdict, code);
+        match (verdict, next) {
+            (Final::Deferred { .. }, Some((wait, _))) => {
+                gauge::add(&self.gauge.deferred, 1);
+                if outcome.possible_duplicate {
+                    gauge::add(&self.gauge.possible_duplicates, 1);
+                }
+                self.defer(
+                    now,
+                    Waiting {
+                        attempts: attempt,
+                        ..entry
+                    },
+                    wait,
+                );
+            }
+            (Final::Delivered, _) => gauge::add(&self.gauge.delivered, 1),
+            _ => gauge::add(&self.gauge.bounced, 1),
+        }
+        outcome
+    }
+
+    fn classify(
+        &self,
+        entry: Waiting,
+        key: Option<ConnKey>,
+        phase: Phase,
+        event: Event<'_>,
+    ) -> Outcome {
+        if let (Phase::Dot, Event::Reply(reply)) = (phase, event)
+            && reply.is_positive()
+        {
+            return Outcome::DELIVERED;
+        }
+        let message = &self.messages[entry.message.0 as usize];
+        let view = self.stores[usize::from(message.store)]
+            .log
+            .message_again(message.at);
+        let envelope = view
+            .as_ref()
+            .ok()
+            .and_then(|view| EnvelopeView::parse(view.envelope));
+        let conn = key.and_then(|key| self.conns.get(key.index as usize));
+        let source = conn.map(|conn| &self.config.sources[conn.source]);
+        let context = Context {
+            site: site_name(&self.sites, &self.domains, entry, conn),
+            source: source.map(|source| source.address),
+            ehlo: source.map_or("", |source| &source.ehlo),
+            reverse_path: envelope
+                .as_ref()
+                .map_or("", |envelope| envelope.reverse_path),
+            recipient: envelope
+                .as_ref()
+                .and_then(|envelope| envelope.recipient(entry.recipient))
+                .unwrap_or_default(),
+        };
+        self.config.classifier.classify(&context, phase, event)
+    }
+
+    /// Writes what became of a recipient into the spool, and forgets it when that is final.
+    fn mark(&mut self, entry: Waiting, attempts: u16, verdict: Final, code: u16) {
+        let message = &self.messages[entry.message.0 as usize];
+        let (store, at, submission) = (usize::from(message.store), message.at, message.submission);
+        let last = self.stores[store].log.append_mark(Mark {
+            message: at,
+            recipient: entry.recipient,
+            attempts,
+            verdict,
+            code,
+        });
+        self.commit_soon(store);
+        if matches!(verdict, Final::Deferred { .. }) {
+            return;
+        }
+        if last {
+            self.messages.remove(entry.message.0 as usize);
+        }
+        self.domains.get_mut(entry.domain).recipients -= 1;
+        self.domains.forget_if_empty(entry.domain);
+        gauge::sub(&self.gauge.waiting, 1);
+        self.count_final(submission, verdict);
+    }
+
+    /// Whether a recipient is past its age or its attempts.
+    pub(super) fn is_expired(&self, now: Now, entry: Waiting) -> bool {
+        let message = &self.messages[entry.message.0 as usize];
+        now.mono >= message.expires
+            || self
+                .config
+                .retry
+                .attempts_max
+                .is_some_and(|max| u32::from(entry.attempts) >= max)
+    }
+
+    /// Gives a recipient up.
+    pub(super) fn expire(&mut self, now: Now, entry: Waiting) {
+        let message = &self.messages[entry.message.0 as usize];
+        let (store, at) = (usize::from(message.store), message.at);
+        self.log_without_attempt(
+            now,
+            AttemptKind::Expiration,
+            Unattempted {
+                store,
+                message: at,
+                recipient: entry.recipient,
+                attempts: entry.attempts,
+                phase: "queue",
+                text: "given up: too old, or tried too often",
+                class: Class::Expired,
+                possible_duplicate: false,
+            },
+        );
+        self.mark(entry, entry.attempts, Final::Expired, 0);
+        gauge::add(&self.gauge.expired, 1);
+    }
+
+    /// A recipient's message cannot be read from the spool any more: it is held for an operator.
+    /// Its segment goes to quarantine at the next start, where what is left can be looked at.
+    pub(super) fn hold(&mut self, entry: Waiting, error: &SpoolError) {
+        let message = &self.messages[entry.message.0 as usize];
+        let log = self.stores[usize::from(message.store)].log.id();
+        let id = MessageId {
+            log,
+            seq: message.at.seq(),
+        };
+        tracing::error!(message = %id, recipient = entry.recipient, %error, "held: the message cannot be read");
+        self.mark(entry, entry.attempts, Final::Held, 0);
+    }
+
+    /// An outcome that is about more than its recipient changes the pace.
+    fn feed_back(&mut self, now: Now, key: ConnKey, outcome: &Outcome) {
+        let Some(signal) = &outcome.signal else {
+            return;
+        };
+        let Some(conn) = self.conns.get(key.index as usize) else {
+            return;
+        };
+        let path = conn.permit.path();
+        if signal.pause {
+            path.pause_until(now.mono.after(signal.duration));
+        }
+        let slower = Slower {
+            rate: signal.rate.and_then(|cap| Rate::per(cap.messages, cap.per)),
+            connections: signal.connections_max.map(u32::from),
+            quiet: Some(signal.duration),
+        };
+        let change = path.throttled(now.mono, slower);
+        let at = (conn.site, conn.source);
+        let pause = signal.pause.then_some(signal.duration);
+        self.log_slowed(now, at, pause, change.as_ref());
+    }
+}
