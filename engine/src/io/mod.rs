@@ -1,1 +1,27 @@
 //! Sockets, files, the clock: the only place that touches the world.
+//!
+//! | file | what it touches |
+//! |---|---|
+//! | `executor.rs` | cores: one glommio executor per shard |
+//! | `driver.rs` | a shard's effects, carried out |
+//! | `socket.rs` | one connection, plain or TLS |
+//! | `commit.rs` | batches: written and synced through the ring |
+//! | `ingest.rs` | the ingestion core: drop files to commands, receipts to files |
+//! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
+//! | `resolver.rs` | DNS over UDP and TCP |
+//! | `logfile.rs` | log lines: batched append, rotation |
+//! | `clock.rs`, `random.rs` | time, randomness |
+
+pub mod clock;
+pub mod commit;
+pub mod driver;
+pub mod dropdir;
+pub mod dropper;
+pub mod executor;
+pub mod ingest;
+pub mod logfile;
+pub mod random;
+pub mod resolver;
+pub mod signal;
+pub mod socket;
+pub mod tls;

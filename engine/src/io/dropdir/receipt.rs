@@ -1,0 +1,200 @@
+//! Receipts: small JSON files that tell a producer what became of a drop file.
+//!
+//! Field names are public interface. A receipt is replaced as a whole, so a reader never sees half
+//! of one.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::ingest::{Refusal, Summary};
+use crate::mail::id::SubmissionId;
+use crate::time::WallTime;
+
+/// How far a drop file has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReceiptState {
+    /// The spool holds it durably; the counts of outcomes are still growing.
+    Accepted,
+    /// Nothing of it was or will be sent; see the reason.
+    Refused,
+    /// Every recipient has a final state.
+    Final,
+}
+
+/// What became of one drop file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Its name in `new/`.
+    pub file: String,
+    /// The submission, 32 hexadecimal digits.
+    pub submission: String,
+    /// How far it has come.
+    pub state: ReceiptState,
+    /// When the spool held it, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<String>,
+    /// When the last recipient got its final state, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_at: Option<String>,
+    /// Messages of the file.
+    #[serde(default)]
+    pub messages: u64,
+    /// Recipients of the file, the suppressed and repeated included.
+    #[serde(default)]
+    pub recipients: u64,
+    /// Recipients left out because they are on the suppression list.
+    #[serde(default)]
+    pub suppressed: u64,
+    /// Recipients left out because they were named before in the same message.
+    #[serde(default)]
+    pub repeated: u64,
+    /// Recipients delivered.
+    #[serde(default)]
+    pub delivered: u64,
+    /// Recipients bounced.
+    #[serde(default)]
+    pub bounced: u64,
+    /// Recipients expired.
+    #[serde(default)]
+    pub expired: u64,
+    /// Recipients cancelled by an operator.
+    #[serde(default)]
+    pub cancelled: u64,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+/// A [`Refusal`] as written to disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// [`Refusal::code`].
+    pub code: String,
+    /// [`Refusal::line`].
+    pub line: u64,
+    /// [`Refusal::offset`].
+    pub offset: u64,
+    /// [`Refusal::detail`].
+    pub detail: String,
+}
+
+impl From<&Refusal> for Reason {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            code: refusal.code.into(),
+            line: refusal.line,
+            offset: refusal.offset,
+            detail: refusal.detail.clone(),
+        }
+    }
+}
+
+impl Receipt {
+    fn new(file: &str, submission: SubmissionId, state: ReceiptState) -> Self {
+        Self {
+            file: file.into(),
+            submission: submission.to_string(),
+            state,
+            accepted_at: None,
+            final_at: None,
+            messages: 0,
+            recipients: 0,
+            suppressed: 0,
+            repeated: 0,
+            delivered: 0,
+            bounced: 0,
+            expired: 0,
+            cancelled: 0,
+            reason: None,
+        }
+    }
+
+    /// The spool holds the file since `at`.
+    #[must_use]
+    pub fn accepted(file: &str, submission: SubmissionId, summary: Summary, at: WallTime) -> Self {
+        Self {
+            accepted_at: Some(rfc3339(at)),
+            messages: summary.messages,
+            recipients: summary.recipients,
+            ..Self::new(file, submission, ReceiptState::Accepted)
+        }
+    }
+
+    /// The file is in quarantine.
+    #[must_use]
+    pub fn refused(file: &str, submission: SubmissionId, refusal: &Refusal) -> Self {
+        Self {
+            reason: Some(refusal.into()),
+            ..Self::new(file, submission, ReceiptState::Refused)
+        }
+    }
+
+    /// A file whose receipt is missing but whose `.reason` was found.
+    pub(crate) fn from_reason(file: &str, reason: Reason) -> Self {
+        Self {
+            submission: String::new(),
+            reason: Some(reason),
+            ..Self::new(file, SubmissionId(0), ReceiptState::Refused)
+        }
+    }
+
+    /// Every recipient has a final state since `at`. The counts are the caller's to fill.
+    #[must_use]
+    pub fn into_final(self, at: WallTime) -> Self {
+        Self {
+            state: ReceiptState::Final,
+            final_at: Some(rfc3339(at)),
+            ..self
+        }
+    }
+}
+
+/// What lies beside a file in quarantine.
+#[derive(Debug, Serialize)]
+pub(super) struct ReasonFile<'a> {
+    pub(super) file: &'a str,
+    /// The name in hexadecimal digits where `file` is not it, octet by octet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) file_hex: Option<String>,
+    pub(super) at: String,
+    #[serde(flatten)]
+    pub(super) reason: Reason,
+}
+
+/// Writes `value` as `name` in `dir`: a temporary file, then a rename.
+pub(super) fn write(dir: &OwnedFd, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    // One thread writes here, so one temporary name per receipt is enough; a leftover is truncated.
+    let tmp = format!(".{name}.tmp");
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, &*tmp, flags, Mode::from_bits_retain(0o640))?;
+    File::from(file).write_all(&text)?;
+    Ok(rustix::fs::renameat(dir, &*tmp, dir, name)?)
+}
+
+/// A receipt that was written before; `None` when there is none that can be read.
+pub(super) fn read(dir: &OwnedFd, name: &str) -> Option<Receipt> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
+    serde_json::from_reader(io::BufReader::new(File::from(file))).ok()
+}
+
+pub(super) fn rfc3339(at: WallTime) -> String {
+    timestamp(at).strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+}
+
+pub(super) fn compact_time(at: WallTime) -> String {
+    timestamp(at).strftime("%Y%m%dT%H%M%SZ").to_string()
+}
+
+fn timestamp(at: WallTime) -> jiff::Timestamp {
+    let millis = i64::try_from(at.unix_millis()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX)
+}
