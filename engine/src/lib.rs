@@ -43,3 +43,5 @@ pub mod settings;
 pub mod cli;
 pub mod keygen;
 
+/// The embedded loopback receiver that `hikyaku demo` and `hikyaku-bench` deliver to.
+pub mod sink;
