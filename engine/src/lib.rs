@@ -40,7 +40,10 @@ pub mod io;
 
 pub mod settings;
 
+pub mod engine;
+
 pub mod cli;
+pub mod commands;
 pub mod keygen;
 
 /// The embedded loopback receiver that `hikyaku demo` and `hikyaku-bench` deliver to.

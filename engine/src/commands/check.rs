@@ -1,0 +1,36 @@
+//! `hikyaku check`: would a run start? Settings in force, and what the host offers.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use super::{host, refuse};
+use crate::cli::CheckArgs;
+use crate::engine;
+use crate::settings::Settings;
+
+/// Prints the settings in force and every finding about the host; 1 when something stands against a run.
+#[must_use]
+pub fn check(args: &CheckArgs) -> ExitCode {
+    let settings = match Settings::load(&args.run, &host()) {
+        Ok(settings) => settings,
+        Err(error) => return refuse(&error),
+    };
+    if let Err(error) = engine::check_settings(&settings) {
+        return refuse(&error);
+    }
+    let check = engine::judge_host(&settings);
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{}", settings.to_toml_redacted());
+    for finding in &check.findings {
+        let _ = writeln!(
+            out,
+            "{} {finding}",
+            if finding.ok { "ok  " } else { "FAIL" }
+        );
+    }
+    if check.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
