@@ -235,7 +235,7 @@ fn a_bad_message_drops_nothing() {
     ));
     assert!(matches!(
         bad(|o| o.dir.push("missing")),
-        DropError::Io { .. }
+        DropError::NoDirectory { .. }
     ));
     assert_eq!((f.entries("tmp"), f.entries("new")), (0, 0));
 }
