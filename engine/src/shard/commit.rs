@@ -20,6 +20,8 @@ pub(super) struct Store {
     /// Slots of marks that are not durable, with the batch that holds the mark: several batches may
     /// wait their turn.
     slots: VecDeque<(u64, Slot)>,
+    /// Acceptances that ingest hears of when a batch behind theirs is durable.
+    acknowledged: VecDeque<(u64, u32)>,
     /// Slots that open transactions will claim when their dot is due.
     pub(super) slots_reserved: u32,
     writing: bool,
@@ -32,7 +34,7 @@ pub(super) struct Store {
 pub(super) enum OnDurable {
     /// Tell ingest that a command of this submission is done.
     Receipt(u32),
-    /// The submission is accepted: its messages are live.
+    /// The submission is accepted: its messages are live, and ingest hears of it a batch later.
     Activate(u32),
     /// The doubts that recovery found are settled by durable marks.
     ClearDoubts,
@@ -44,6 +46,7 @@ impl Store {
             log,
             waiting: VecDeque::new(),
             slots: VecDeque::new(),
+            acknowledged: VecDeque::new(),
             slots_reserved: 0,
             writing: false,
             asked: false,
@@ -104,6 +107,14 @@ impl Shard {
         }
     }
 
+    fn tell_durable(&mut self, key: u32) {
+        let submission = &self.submissions[key as usize];
+        self.effects.push_back(Effect::Receipt(Receipt::Durable {
+            submission: submission.id,
+            log: submission.log,
+        }));
+    }
+
     /// `batch` of store `index` is written and on stable storage.
     pub fn on_committed(&mut self, now: Now, index: usize, batch: Batch) {
         let store = &mut self.stores[index];
@@ -126,16 +137,24 @@ impl Shard {
             }
             self.stores[index].waiting.pop_front();
             match then {
-                OnDurable::Receipt(key) => {
-                    let submission = &self.submissions[key as usize];
-                    self.effects.push_back(Effect::Receipt(Receipt::Durable {
-                        submission: submission.id,
-                        log: submission.log,
-                    }));
+                OnDurable::Receipt(key) => self.tell_durable(key),
+                OnDurable::Activate(key) => {
+                    let store = &mut self.stores[index];
+                    store.acknowledged.push_back((seq + 1, key));
+                    store.log.append_nothing();
+                    self.activate(now, key);
                 }
-                OnDurable::Activate(key) => self.activate(now, key),
                 OnDurable::ClearDoubts => self.stores[index].log.clear_recovered_doubts(),
             }
+        }
+        // After a power cut the last batch alone cannot be told from one that was never finished.
+        // The drop file goes only when a later one vouches for the batch that accepted it.
+        while let Some(&(due, key)) = self.stores[index].acknowledged.front() {
+            if due > seq {
+                break;
+            }
+            self.stores[index].acknowledged.pop_front();
+            self.tell_durable(key);
         }
         if !self.stores[index].is_durable() {
             self.commit_soon(index);

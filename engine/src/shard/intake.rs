@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hikyaku_spool::{Doubt, Log, Mark, MessageRef, Recovered, Verdict};
+use hikyaku_spool::{Doubt, LiveMessage, Log, Mark, MessageRef, Recovered, Verdict};
 
 use super::commit::{OnDurable, Store};
 use super::{Effect, Now, Shard, gauge};
@@ -221,10 +221,12 @@ impl Shard {
                 Doubt::Accepted => (Verdict::Delivered, doubt.code),
                 // A refusal's text is gone with the process: the peer will repeat it.
                 Doubt::Refused => continue,
+                // Counted as an attempt, or a message that ends the process would be tried for ever.
                 Doubt::Sent => {
                     gauge::add(&self.gauge.possible_duplicates, 1);
                     self.log_doubt(now, index, doubt);
-                    continue;
+                    let due_wall_ms = now.wall.unix_millis();
+                    (Verdict::Deferred { due_wall_ms }, 0)
                 }
             };
             let (message, recipient, attempts) = (doubt.message, doubt.recipient, doubt.attempt);
@@ -239,7 +241,7 @@ impl Shard {
                 verdict,
                 code,
             });
-            if let Ok(id) = submission {
+            if let (Ok(id), Verdict::Delivered) = (submission, verdict) {
                 let key =
                     self.submission(u16::try_from(index).unwrap_or(u16::MAX), SubmissionId(id));
                 self.submissions[key as usize].tally.delivered += 1;
@@ -252,60 +254,68 @@ impl Shard {
         self.stores[index].when_durable(OnDurable::ClearDoubts);
     }
 
-    /// Every recipient without a final mark waits again: at once, or when its retry is due.
+    /// Every recipient without a final mark waits again: at once, or when its retry is due. One
+    /// message at a time, since there may be millions.
     fn restore_waiting(&mut self, now: Now, index: usize) {
-        let store = u16::try_from(index).unwrap_or(u16::MAX);
-        let mut found = Vec::new();
-        for live in self.stores[index].log.live_messages() {
-            let waiting: Vec<_> = live.waiting().collect();
-            found.push((live.at, live.submission, live.recipients, waiting));
+        // The log is read while everything else changes, so the stores stand aside. Making somebody
+        // ready may look at them (a site that cannot be reached tells the first in line), and waits.
+        let stores = std::mem::take(&mut self.stores);
+        let mut ready = Vec::new();
+        for live in stores[index].log.live_messages() {
+            self.restore_message(now, index, &stores[index].log, &live, &mut ready);
         }
-        for (at, submission, recipients, waiting) in found {
-            let log = self.stores[index].log.id();
-            let Some(&key) = self.by_submission.get(&(log, SubmissionId(submission))) else {
-                continue;
+        self.stores = stores;
+        for entry in ready {
+            self.make_ready(now, entry);
+        }
+    }
+
+    fn restore_message(
+        &mut self,
+        now: Now,
+        index: usize,
+        log: &Log,
+        live: &LiveMessage<'_>,
+        ready: &mut Vec<Waiting>,
+    ) {
+        let submission = (log.id(), SubmissionId(live.submission));
+        let Some(&submission) = self.by_submission.get(&submission) else {
+            return;
+        };
+        let (domains, received) = self.domains_of(log, live.at);
+        let age = now.wall.since(received);
+        let expires_after = self.config.retry.expires_after.saturating_sub(age);
+        let common = domains
+            .first()
+            .copied()
+            .filter(|first| domains.iter().all(|domain| domain == first));
+        let message = message_key(self.messages.insert(Message {
+            at: live.at,
+            store: u16::try_from(index).unwrap_or(u16::MAX),
+            submission,
+            recipients: live.recipients,
+            expires: now.mono.after(expires_after),
+            domain: common,
+        }));
+        for waiting in live.waiting() {
+            let domain = self.counted(&domains, waiting.recipient);
+            let (recipient, attempts) = (waiting.recipient, waiting.attempts);
+            let entry = Waiting {
+                message,
+                recipient,
+                domain,
+                attempts,
             };
-            let (domains, received) = self.domains_of(store, at);
-            let age = now.wall.since(received);
-            let common = domains
-                .first()
-                .copied()
-                .filter(|first| domains.iter().all(|domain| domain == first));
-            let message = message_key(
-                self.messages.insert(Message {
-                    at,
-                    store,
-                    submission: key,
-                    recipients,
-                    expires: now
-                        .mono
-                        .after(self.config.retry.expires_after.saturating_sub(age)),
-                    domain: common,
-                }),
-            );
-            self.submissions[key as usize].left += waiting.len() as u64;
-            gauge::add(&self.gauge.waiting, waiting.len() as u64);
-            let mut entries = Vec::with_capacity(waiting.len());
-            for recipient in waiting {
-                let domain = self.counted(&domains, recipient.recipient);
-                let entry = Waiting {
-                    message,
-                    recipient: recipient.recipient,
-                    domain,
-                    attempts: recipient.attempts,
-                };
-                entries.push((entry, recipient));
-            }
-            for (entry, recipient) in entries {
-                let due = WallTime::from_unix_millis(recipient.due_wall_ms);
-                // The wall clock may have jumped while we were away: never wait longer than the
-                // longest retry there is (P10).
-                let wait = due.since(now.wall).min(self.config.retry.max);
-                if wait.is_zero() {
-                    self.make_ready(now, entry);
-                } else {
-                    self.defer(now, entry, wait);
-                }
+            self.submissions[submission as usize].left += 1;
+            gauge::add(&self.gauge.waiting, 1);
+            // The wall clock may have jumped while we were away: never wait longer than the
+            // longest retry there is (P10).
+            let due = WallTime::from_unix_millis(waiting.due_wall_ms);
+            let wait = due.since(now.wall).min(self.config.retry.max);
+            if wait.is_zero() {
+                ready.push(entry);
+            } else {
+                self.defer(now, entry, wait);
             }
         }
     }
@@ -319,7 +329,6 @@ impl Shard {
             .map_err(drop)?;
         self.submissions[key as usize].acceptance = Some(Arc::clone(acceptance));
         self.stores[0].when_durable(OnDurable::Activate(key));
-        self.stores[0].when_durable(OnDurable::Receipt(key));
         Ok(())
     }
 
@@ -359,7 +368,9 @@ impl Shard {
             return;
         }
         // Recipients of several domains: their names are in the spool only.
-        let (domains, _) = self.domains_of(store, at);
+        let stores = std::mem::take(&mut self.stores);
+        let (domains, _) = self.domains_of(&stores[usize::from(store)].log, at);
+        self.stores = stores;
         let domains: Vec<DomainKey> = (0..recipients)
             .map(|recipient| self.counted(&domains, recipient))
             .collect();
@@ -390,9 +401,9 @@ impl Shard {
     /// The domain of each recipient, and when the message was received, read from the spool. No
     /// domains when the record is unreadable: its recipients then go through the domain "", whose
     /// lookup fails with a reason.
-    fn domains_of(&mut self, store: u16, at: MessageRef) -> (Vec<DomainKey>, WallTime) {
+    fn domains_of(&mut self, log: &Log, at: MessageRef) -> (Vec<DomainKey>, WallTime) {
         let unreadable = (Vec::new(), WallTime::from_unix_millis(u64::MAX));
-        let Ok(view) = self.stores[usize::from(store)].log.message(at) else {
+        let Ok(view) = log.message(at) else {
             return unreadable;
         };
         let Some(envelope) = EnvelopeView::parse(view.envelope) else {
