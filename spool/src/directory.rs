@@ -113,16 +113,7 @@ impl Spool {
 
     /// Numbers of the logs that exist, in order. All of them must be opened and drained, whatever the number of cores.
     pub fn log_ids(&self) -> Vec<u16> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let mut ids: Vec<u16> = entries
-            .filter_map(|entry| {
-                let name = entry.file_name();
-                let digits = name.to_str()?.strip_prefix("shard-")?;
-                (digits.len() >= 4).then(|| digits.parse().ok())?
-            })
-            .collect();
-        ids.sort_unstable();
-        ids
+        log_ids(&self.dir)
     }
 
     /// Opens a log, making it when it is not there, and recovers what is in it. Opening the same log twice is refused.
@@ -143,14 +134,34 @@ impl Spool {
     }
 }
 
-/// The spool's uuid from FORMAT, written on first use: `hikyaku-spool <version> <uuid> <crc>`.
+/// Numbers of the logs in a spool directory, in order.
+pub(crate) fn log_ids(dir: &Path) -> Vec<u16> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut ids: Vec<u16> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let digits = name.to_str()?.strip_prefix("shard-")?;
+            (digits.len() >= 4).then(|| digits.parse().ok())?
+        })
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// The spool's uuid from FORMAT, which is written on first use.
 fn read_format(dir: &Path) -> Result<u128, SpoolError> {
+    match known_format(dir)? {
+        Some(uuid) => Ok(uuid),
+        None => write_format(dir, &dir.join("FORMAT")),
+    }
+}
+
+/// The spool's uuid from FORMAT: `hikyaku-spool <version> <uuid> <crc>`. None when there is no such file.
+pub(crate) fn known_format(dir: &Path) -> Result<Option<u128>, SpoolError> {
     let path = dir.join("FORMAT");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return write_format(dir, &path);
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             return Err(SpoolError::Format { path });
         }
@@ -176,7 +187,7 @@ fn read_format(dir: &Path) -> Result<u128, SpoolError> {
         (Some("hikyaku-spool"), Some(_), Some(Ok(uuid)))
             if crc == format!("{:08x}", crc32c::crc32c(said.as_bytes())) =>
         {
-            Ok(uuid)
+            Ok(Some(uuid))
         }
         _ => Err(SpoolError::Format { path }),
     }

@@ -103,6 +103,14 @@ pub enum SpoolError {
         /// The message's sequence number.
         seq: u64,
     },
+    /// Inspection only: the engine freed the message's segment since the spool was looked at.
+    #[error(
+        "message {seq} was moved, or its last recipient became final, while it was read: look again"
+    )]
+    Moved {
+        /// The message's sequence number.
+        seq: u64,
+    },
     /// The message is still in a batch that was not committed.
     #[error("message {seq} is not committed yet: wait for its batch")]
     NotCommitted {
@@ -124,6 +132,7 @@ impl SpoolError {
     pub fn is_retryable(&self) -> bool {
         match self {
             SpoolError::NotCommitted { .. }
+            | SpoolError::Moved { .. }
             | SpoolError::Locked { .. }
             | SpoolError::SegmentLocked { .. } => true,
             // Out of descriptors or interrupted: never a reason to call a file damaged.

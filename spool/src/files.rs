@@ -46,31 +46,22 @@ impl Files {
         let mut damaged = Vec::new();
         for entry in fs::read_dir(dir).map_err(SpoolError::io("list", dir))? {
             let path = entry.map_err(SpoolError::io("list", dir))?.path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            let number = |prefix: &str, suffix: &str| -> Option<u64> {
-                name.strip_prefix(prefix)?
-                    .strip_suffix(suffix)?
-                    .parse()
-                    .ok()
+            let named_seq = match Name::of(&path) {
+                Name::Temporary => {
+                    fs::remove_file(&path).map_err(SpoolError::io("remove", &path))?;
+                    continue;
+                }
+                Name::Other => continue,
+                Name::Segment(seq) => Some(seq),
+                Name::Spare(number) => {
+                    files.next_number = files.next_number.max(number.saturating_add(1));
+                    None
+                }
             };
-            let (named_seq, pooled) = (number("seg-", ".log"), number("pool-", ".seg"));
-            if name.starts_with("tmp-") {
-                fs::remove_file(&path).map_err(SpoolError::io("remove", &path))?;
-                continue;
-            }
-            if named_seq.is_none() && pooled.is_none() {
-                continue;
-            }
-            files.next_number = files
-                .next_number
-                .max(pooled.map_or(0, |number| number.saturating_add(1)));
             let opened = OpenOptions::new()
                 .read(true)
                 .write(true)
-                .custom_flags(libc_nofollow())
+                .custom_flags(nofollow())
                 .open(&path);
             let file = opened.map_err(SpoolError::io("open", &path))?;
             lock_segment(&file, &path)?;
@@ -79,7 +70,7 @@ impl Files {
                 file,
                 named_seq,
             };
-            match read_header(&candidate) {
+            match read_header(&candidate.file) {
                 Ok(header) if header.spool_uuid == site.uuid && header.log_id == id => {
                     files.segments.push((candidate, header, false));
                 }
@@ -202,13 +193,48 @@ impl Files {
     }
 }
 
-fn libc_nofollow() -> i32 {
+/// What a file in a log's directory is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// `seg-<first batch>.log`
+    Segment(u64),
+    /// `pool-<n>.seg`
+    Spare(u64),
+    /// `tmp-*`: a spare that was not finished.
+    Temporary,
+    Other,
+}
+
+impl Name {
+    pub(crate) fn of(path: &Path) -> Name {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let number = |prefix: &str, suffix: &str| -> Option<u64> {
+            name.strip_prefix(prefix)?
+                .strip_suffix(suffix)?
+                .parse()
+                .ok()
+        };
+        if name.starts_with("tmp-") {
+            return Name::Temporary;
+        }
+        match (number("seg-", ".log"), number("pool-", ".seg")) {
+            (Some(seq), _) => Name::Segment(seq),
+            (_, Some(number)) => Name::Spare(number),
+            _ => Name::Other,
+        }
+    }
+}
+
+pub(crate) fn nofollow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits() as i32
 }
 
-fn read_header(candidate: &Candidate) -> Result<SegmentHeader, BadHeader> {
+pub(crate) fn read_header(file: &File) -> Result<SegmentHeader, BadHeader> {
     let mut block = [0; BLOCK as usize];
-    match candidate.file.read_exact_at(&mut block, 0) {
+    match file.read_exact_at(&mut block, 0) {
         Ok(()) => SegmentHeader::decode(&block),
         Err(_) => Err(BadHeader::Damaged),
     }
@@ -230,27 +256,41 @@ fn rebuild_header(
         return Ok(None);
     }
     let map = ReadMap::new(&candidate.file).map_err(SpoolError::io("map", &candidate.path))?;
-    let offsets = (BLOCK..len).step_by(BLOCK as usize);
-    let first = offsets.into_iter().find_map(|offset| {
-        let said = BatchHeader::decode(map.bytes().get(offset as usize..)?)?;
-        BatchView::at(map.bytes(), offset, said.uuid, log_id)
-            .filter(|batch| batch.header.seq >= from)
-    });
-    Ok(first.map(|batch| SegmentHeader {
-        uuid: batch.header.uuid,
-        spool_uuid: site.uuid,
+    let bytes = map.bytes();
+    Ok(header_from_batches(
+        bytes,
+        site.uuid,
+        candidate.named_seq,
         log_id,
-        first_seq: candidate
-            .named_seq
-            .unwrap_or(batch.header.seq)
-            .min(batch.header.seq),
-        segment_bytes: len,
+        from,
+    ))
+}
+
+/// What a segment's header must have said, by its first whole batch that is not older than `from`.
+pub(crate) fn header_from_batches(
+    bytes: &[u8],
+    spool_uuid: u128,
+    named_seq: Option<u64>,
+    log_id: u16,
+    from: u64,
+) -> Option<SegmentHeader> {
+    let offsets = (BLOCK..bytes.len() as u64).step_by(BLOCK as usize);
+    let first = offsets.into_iter().find_map(|offset| {
+        let said = BatchHeader::decode(bytes.get(offset as usize..)?)?;
+        BatchView::at(bytes, offset, said.uuid, log_id).filter(|batch| batch.header.seq >= from)
+    });
+    first.map(|batch| SegmentHeader {
+        uuid: batch.header.uuid,
+        spool_uuid,
+        log_id,
+        first_seq: named_seq.unwrap_or(batch.header.seq).min(batch.header.seq),
+        segment_bytes: bytes.len() as u64,
         previous_uuid: 0,
         previous_chain: batch.header.chain_before,
         created_wall_ms: batch.header.wall_ms,
         next_message_seq: 0,
         recycled: true,
-    }))
+    })
 }
 
 /// Moves a file that must not be used into quarantine.

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::SpoolError;
 use crate::map::WordMap;
+use crate::record::u64_at;
 use crate::segment::{BLOCK, FORMAT_VERSION};
 use crate::table::MessageRef;
 
@@ -184,16 +185,10 @@ impl InDoubt {
             return Ok(None);
         }
         let map = WordMap::new(file)?;
-        let words: Vec<u64> = map.words()[..7]
-            .iter()
-            .map(|word| word.load(Ordering::Acquire))
-            .collect();
-        let slots = (words[1] >> 32) as u32;
-        let mut fresh = header(slots, log_id, spool_uuid);
-        fresh[ACKED] = words[ACKED];
-        if words != fresh || bytes != file_bytes(slots) {
+        let word = |at: usize| map.words()[at].load(Ordering::Acquire);
+        let Some(slots) = slots_said(std::array::from_fn(word), bytes, log_id, spool_uuid) else {
             return Ok(None);
-        }
+        };
         let mut map = InDoubt {
             map,
             free: Vec::new(),
@@ -230,16 +225,46 @@ pub fn doubts(file: &File, log_id: u16, spool_uuid: u128) -> io::Result<Option<D
     Ok(used.map(|(_, found)| found.into_iter().map(told).collect()))
 }
 
-/// None: free. Some(None): taken, but not intact.
+/// What a map says, read without changing it, while its engine may run: highest acknowledged batch, slots, taken ones.
+/// None when the bytes are not a map of this log. A slot that is being set is left out: its dot is not sent yet.
+pub(crate) fn read_map(
+    bytes: &[u8],
+    log_id: u16,
+    spool_uuid: u128,
+) -> Option<(u64, u32, Vec<Found>)> {
+    let words = |at: usize| u64_at(bytes, at * 8);
+    let head: [u64; 7] = std::array::from_fn(words);
+    let slots = slots_said(head, bytes.len() as u64, log_id, spool_uuid)?;
+    let slot = |slot: u32| HEADER_WORDS + slot as usize * SLOT_WORDS;
+    let found = (0..slots)
+        .map(slot)
+        .filter_map(|at| slot_said(words(at), words(at + 1), words(at + 2))?)
+        .collect();
+    Some((head[ACKED], slots, found))
+}
+
+/// The number of slots, if these are the first words of a map of this log and of this length.
+fn slots_said(words: [u64; 7], bytes: u64, log_id: u16, spool_uuid: u128) -> Option<u32> {
+    let slots = (words[1] >> 32) as u32;
+    let mut fresh = header(slots, log_id, spool_uuid);
+    fresh[ACKED] = words[ACKED];
+    (words == fresh && bytes == file_bytes(slots)).then_some(slots)
+}
+
 fn read_slot(words: &[AtomicU64]) -> Option<Option<Found>> {
     let state_word = words[0].load(Ordering::Acquire);
+    slot_said(
+        state_word,
+        words[1].load(Ordering::Relaxed),
+        words[2].load(Ordering::Relaxed),
+    )
+}
+
+/// None: free. Some(None): taken, but not intact.
+fn slot_said(state_word: u64, seq: u64, who: u64) -> Option<Option<Found>> {
     if state_word == 0 {
         return None;
     }
-    let (seq, who) = (
-        words[1].load(Ordering::Relaxed),
-        words[2].load(Ordering::Relaxed),
-    );
     let state = match state_word & 0xff {
         1 => Doubt::Sent,
         2 => Doubt::Accepted,

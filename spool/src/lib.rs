@@ -41,10 +41,12 @@ mod error;
 mod files;
 mod flush;
 mod indoubt;
+pub mod inspect;
 mod lock;
 mod log;
 mod map;
 mod mark;
+mod pass;
 mod place;
 mod pool;
 mod reclaim;
@@ -64,14 +66,3 @@ pub use mark::{Mark, Tally, Verdict};
 pub use reclaim::Reclaimed;
 pub use recover::{Damage, Recovered, RecoveredSubmission, Report};
 pub use table::MessageRef;
-
-/// Reading segments as bytes, for inspection and fuzzing: nothing here changes a segment.
-pub mod inspect {
-    pub use crate::flush::{BATCH_HEADER_BYTES, BatchHeader};
-    pub use crate::indoubt::{Doubts, doubts};
-    pub use crate::record::{
-        FLAG_ACCEPTED, FLAG_IGNORABLE, FLAG_RESTATED, HEADER_BYTES, Kind, Record, checked, parse,
-    };
-    pub use crate::scan::{BatchView, Expected, Gap, Scan, Signs, Verdict, scan, verdict};
-    pub use crate::segment::{BLOCK, BadHeader, FORMAT_VERSION, SegmentHeader};
-}

@@ -74,6 +74,13 @@ pub(crate) fn lock_segment(file: &File, path: &Path) -> Result<(), SpoolError> {
     }
 }
 
+/// The process that LOCK names, if it may be alive. Asks nobody and takes nothing, so it is a hint: only a lock is proof.
+pub(crate) fn likely_holder(dir: &Path) -> Option<u32> {
+    let holder = Holder::read(&mut File::open(dir.join("LOCK")).ok()?);
+    let here = holder.boot_id == boot_id() && !holder.is_gone();
+    here.then_some(holder.pid).filter(|pid| *pid > 0)
+}
+
 /// Who wrote LOCK.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Holder {

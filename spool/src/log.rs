@@ -83,6 +83,19 @@ pub struct Waiting {
 }
 
 impl<'a> LiveMessage<'a> {
+    /// What is alive in a slot of the table.
+    pub(crate) fn in_slot(table: &'a Table, slot: u32) -> Option<LiveMessage<'a>> {
+        let (at, entry) = table.in_slot(slot)?;
+        let of = table.submission(entry.submission);
+        Some(LiveMessage {
+            at,
+            submission: of.id,
+            recipients: entry.recipients,
+            accepted: of.accepted,
+            table,
+        })
+    }
+
     /// Its recipients without a final mark, in order.
     pub fn waiting(&self) -> impl Iterator<Item = Waiting> + use<'a> {
         self.table
@@ -515,17 +528,7 @@ impl Log {
     /// All messages with a recipient that is not final, in no particular order: for filling the queue after `open_log`.
     /// Costs no memory.
     pub fn live_messages(&self) -> impl Iterator<Item = LiveMessage<'_>> {
-        (0..self.table.slots()).filter_map(|slot| {
-            let (at, entry) = self.table.in_slot(slot)?;
-            let of = self.table.submission(entry.submission);
-            Some(LiveMessage {
-                at,
-                submission: of.id,
-                recipients: entry.recipients,
-                accepted: of.accepted,
-                table: &self.table,
-            })
-        })
+        (0..self.table.slots()).filter_map(|slot| LiveMessage::in_slot(&self.table, slot))
     }
 
     /// Recipients without a final mark.

@@ -21,10 +21,12 @@ use crate::lock::{Lock, lock_segment};
 use crate::log::{Log, Parts};
 use crate::map::ReadMap;
 use crate::mark::Tally;
+use crate::pass::Pass;
 use crate::pool::Pool;
 use crate::replay::Replay;
-use crate::scan::{Expected, Gap, Verdict, scan};
+use crate::scan::{Gap, Verdict};
 use crate::segment::{Account, BLOCK, Segment, seed};
+use crate::table::{Submission, Table};
 
 /// Spares that must exist before a log takes messages: the headroom of two segments.
 const SPARES_MIN: usize = 2;
@@ -133,43 +135,16 @@ pub(crate) fn open_log(
     };
 
     let files = Files::read(site, &dir, id)?;
-    let next_message_seq = files
-        .segments
-        .iter()
-        .map(|(_, header, _)| header.next_message_seq)
-        .max();
-    let mut replay = Replay::new(files.segments.len(), next_message_seq.unwrap_or(0));
+    let headers = files.segments.iter().map(|(_, header, _)| header);
+    let mut pass = Pass::new(headers, in_doubt.acked_seq());
     let mut segments = VecDeque::new();
-    let mut newest_wall_ms = 0;
-    let mut expected = Expected {
-        seq: 0,
-        chain: None,
-        next_segment_seq: None,
-        acked_seq: in_doubt.acked_seq(),
-    };
-    let starts: Vec<u64> = files
-        .segments
-        .iter()
-        .map(|(_, header, _)| header.first_seq)
-        .collect();
     let last = files.segments.len();
     for (index, (candidate, header, rebuilt)) in files.segments.into_iter().enumerate() {
-        if index == 0 {
-            expected.seq = header.first_seq;
-        }
-        expected.next_segment_seq = starts.get(index + 1).copied();
         let map = ReadMap::new(&candidate.file).map_err(SpoolError::io("map", &candidate.path))?;
         map.advise_sequential();
         let len = header.segment_bytes.min(map.bytes().len() as u64) as usize;
         let bytes = &map.bytes()[..len];
-        let mut outcome = Ok(());
-        let scanned = scan(bytes, &header, expected, &mut |batch| {
-            newest_wall_ms = batch.header.wall_ms;
-            if outcome.is_ok() {
-                outcome = replay.batch(index as u32, &candidate.path, batch);
-            }
-        });
-        outcome?;
+        let scanned = pass.segment(&candidate.path, bytes, &header)?;
         map.advise_random();
         report.segments += 1;
         report.batches += scanned.batches;
@@ -203,15 +178,12 @@ pub(crate) fn open_log(
             sealed: scanned.sealed || !healthy || index + 1 < last,
             account: Account::default(),
         });
-        (expected.seq, expected.chain) = (scanned.next_seq, scanned.chain);
     }
-    let next_seq = expected
-        .seq
-        .max(expected.acked_seq.saturating_add(1))
-        .max(1);
+    let next_seq = pass.next_seq();
     report.last_seq = next_seq - 1;
-    report.clock_behind_ms = u64::saturating_sub(newest_wall_ms, wall_ms);
+    report.clock_behind_ms = u64::saturating_sub(pass.newest_wall_ms, wall_ms);
 
+    let (chain, replay) = (pass.chain(), pass.replay);
     let doubts = replay.resolve(&found);
     let Replay {
         table,
@@ -237,16 +209,7 @@ pub(crate) fn open_log(
     )?;
     let active = segments.back().is_some_and(|last| !last.sealed);
     pool.fill_now(SPARES_MIN + usize::from(!active))?;
-    let submissions = table
-        .submissions()
-        .map(|of| RecoveredSubmission {
-            id: of.id,
-            accepted: of.accepted,
-            closed: of.closed,
-            tally: of.tally,
-            live_messages: of.live,
-        })
-        .collect();
+    let submissions = submissions(&table);
     let mut log = Log::new(Parts {
         id,
         next_segment_id: segments.len() as u32,
@@ -255,7 +218,7 @@ pub(crate) fn open_log(
         options: site.options.clone(),
         segments,
         next_message_seq: next_message_seq.saturating_add(skipped),
-        flush: Flush::new(next_seq, expected.chain.unwrap_or(0)),
+        flush: Flush::new(next_seq, chain),
         table,
         pool,
         in_doubt,
@@ -270,6 +233,17 @@ pub(crate) fn open_log(
             report,
         },
     ))
+}
+
+pub(crate) fn submissions(table: &Table) -> Vec<RecoveredSubmission> {
+    let told = |of: &Submission| RecoveredSubmission {
+        id: of.id,
+        accepted: of.accepted,
+        closed: of.closed,
+        tally: of.tally,
+        live_messages: of.live,
+    };
+    table.submissions().map(told).collect()
 }
 
 pub(crate) fn make_dir(dir: &Path) -> Result<(), SpoolError> {

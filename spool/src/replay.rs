@@ -260,6 +260,13 @@ impl Replay {
         }
     }
 
+    /// Where a live message has its entry.
+    pub(crate) fn find(&self, seq: u64) -> Option<MessageRef> {
+        self.index
+            .find(seq)
+            .filter(|at| self.table.entry(*at).is_some())
+    }
+
     /// Slots whose recipient is final, or gone, are stale.
     pub(crate) fn resolve(&self, found: &[Found]) -> Vec<InDoubtRecipient> {
         let alive = found.iter().filter_map(|found| {
