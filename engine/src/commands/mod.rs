@@ -3,7 +3,7 @@
 //! | status | meaning |
 //! |---|---|
 //! | 0 | done; with `--once`: every recipient was delivered |
-//! | 1 | refused or failed; standard error says why in one sentence |
+//! | 1 | refused or failed; standard error says why in one sentence. `spool verify`: damage was found |
 //! | 2 | the command line is wrong |
 //! | 3 | with `--once` or `--wait`: done or out of time, and not every recipient was delivered |
 
@@ -11,6 +11,7 @@ pub mod check;
 pub mod demo;
 pub mod drop;
 pub mod run;
+pub mod spool;
 
 use std::process::ExitCode;
 
