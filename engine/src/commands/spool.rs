@@ -181,7 +181,8 @@ fn ls(args: &SpoolLsArgs, out: &mut dyn Write) -> Result<(), Failure> {
             let account = accounts.entry(live.submission).or_default();
             account.messages += 1;
             account.left += waiting.len() as u64;
-            let content = describe(log, at, &mut buffer);
+            let named = if args.json { &waiting[..] } else { &[] };
+            let content = describe(log, at, named, &mut buffer);
             let listed = Listed {
                 id: id_of(log.id, at),
                 live,
@@ -233,9 +234,16 @@ struct Content {
     reverse_path: String,
     job: Option<String>,
     bytes: usize,
+    /// Of the waiting recipients that were asked for.
+    addresses: Vec<Option<String>>,
 }
 
-fn describe(log: &LogView, at: MessageRef, buffer: &mut Vec<u8>) -> Result<Content, String> {
+fn describe(
+    log: &LogView,
+    at: MessageRef,
+    named: &[Waiting],
+    buffer: &mut Vec<u8>,
+) -> Result<Content, String> {
     let view = log.read(at, buffer).map_err(|error| match error {
         SpoolError::Moved { .. } => "moved or finished while it was read".to_owned(),
         error => with_cause(&error),
@@ -245,6 +253,10 @@ fn describe(log: &LogView, at: MessageRef, buffer: &mut Vec<u8>) -> Result<Conte
         reverse_path: envelope.reverse_path.to_owned(),
         job: envelope.job.map(str::to_owned),
         bytes: view.content.len(),
+        addresses: named
+            .iter()
+            .map(|waiting| envelope.recipient(waiting.recipient).map(str::to_owned))
+            .collect(),
     })
 }
 
@@ -299,8 +311,12 @@ impl<F: Fn(u32) -> bool> Listed<'_, F> {
         let recipients: Vec<Value> = self
             .waiting
             .iter()
-            .map(|w| {
-                json!({ "index": w.recipient, "attempts": w.attempts, "due": time(w.due_wall_ms),
+            .enumerate()
+            .map(|(at, w)| {
+                let content = self.content.as_ref().ok();
+                let address = content.and_then(|content| content.addresses.get(at));
+                json!({ "recipient_index": w.recipient, "recipient": address.cloned().flatten(),
+                        "attempts": w.attempts, "due": time(w.due_wall_ms),
                         "in_doubt": (self.in_doubt)(w.recipient) })
             })
             .collect();
