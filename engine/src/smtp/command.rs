@@ -54,6 +54,13 @@ pub fn data(output: &mut Vec<u8>) {
     output.extend_from_slice(b"DATA\r\n");
 }
 
+/// `BDAT size` or `BDAT size LAST` (RFC 3030); as many octets follow.
+pub fn bdat(output: &mut Vec<u8>, size: u64, last: bool) {
+    output.extend_from_slice(b"BDAT ");
+    decimal(output, size);
+    output.extend_from_slice(if last { b" LAST\r\n" } else { b"\r\n" });
+}
+
 /// `RSET`.
 pub fn rset(output: &mut Vec<u8>) {
     output.extend_from_slice(b"RSET\r\n");

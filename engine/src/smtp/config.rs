@@ -18,6 +18,33 @@ pub struct SessionConfig {
     pub eight_bit_anyway: bool,
 }
 
+/// How many transactions may be in flight on a session at once: two to [`StreamDepth::MAX`].
+///
+/// Only with CHUNKING are there ever more than two: without it each content waits for its 354.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamDepth(u8);
+
+impl StreamDepth {
+    /// So many can be in doubt when a connection breaks.
+    pub const MAX: u8 = 64;
+
+    /// The nearest depth that there is: one in flight would be no stream.
+    #[must_use]
+    pub const fn new(transactions: u8) -> Self {
+        Self(match transactions {
+            0 | 1 => 2,
+            2..=Self::MAX => transactions,
+            _ => Self::MAX,
+        })
+    }
+
+    /// Transactions.
+    #[must_use]
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// When to use STARTTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TlsPolicy {

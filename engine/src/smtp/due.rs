@@ -19,6 +19,9 @@ pub(super) enum Due {
     /// Index into the transaction's recipients.
     Rcpt(u32),
     Data,
+    /// A BDAT that is not the last.
+    Chunk,
+    /// The end of the content: the final dot, or `BDAT .. LAST`.
     Dot,
     Quit,
 }
@@ -33,6 +36,7 @@ impl Due {
             Self::Mail => Phase::Mail,
             Self::Rcpt(_) => Phase::Rcpt,
             Self::Data => Phase::Data,
+            Self::Chunk => Phase::Body,
             Self::Dot => Phase::Dot,
             Self::Quit => Phase::Quit,
         }
@@ -46,7 +50,8 @@ impl Due {
             Self::Rset | Self::Mail => deadlines.mail,
             Self::Rcpt(_) => deadlines.rcpt,
             Self::Data => deadlines.data,
-            Self::Dot => deadlines.dot,
+            // RFC 3030 names none; what a peer does with a chunk it may do at the end as well.
+            Self::Chunk | Self::Dot => deadlines.dot,
             Self::Quit => deadlines.quit,
         }
     }

@@ -6,9 +6,12 @@
 //!
 //! Every state may end in `Close`. [`session`] knows the connection, [`transaction`] one message on
 //! it; between them lies the queue of replies that are [`due`], which is all that pipelining is.
+//! With [`Session::with_stream`] several transactions are in flight at once: the next is begun while
+//! replies to the one before are due.
 //! Nonsense from the peer is a [`report::Report`] and a `Close`, never a panic and never an `Err`.
 
 pub mod body;
+mod chunk;
 pub mod command;
 pub mod config;
 pub mod deadline;
@@ -19,7 +22,7 @@ pub mod report;
 pub mod session;
 pub mod transaction;
 
-pub use config::{SessionConfig, TlsInfo, TlsPolicy};
+pub use config::{SessionConfig, StreamDepth, TlsInfo, TlsPolicy};
 pub use deadline::Deadlines;
 pub use extension::Extensions;
 pub use report::{Action, Event, Phase, ProtocolError, Report};

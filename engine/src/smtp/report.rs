@@ -164,6 +164,13 @@ impl Report {
             && matches!(&self.event, Event::Reply(reply) if reply.is_positive())
     }
 
+    /// The peer did not refuse this message: it lost its place among pipelined commands. The recipient
+    /// may be tried again at once, by a session that does not stream; this one no longer does.
+    #[must_use]
+    pub fn is_out_of_step(&self) -> bool {
+        matches!(&self.event, Event::Protocol(error) if error.what == OUT_OF_STEP)
+    }
+
     /// The dot may have been sent and its reply never came: the recipient may have the message.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
@@ -177,6 +184,9 @@ impl fmt::Display for Report {
     }
 }
 
+/// What [`Report::is_out_of_step`] goes by.
+pub(super) const OUT_OF_STEP: &str = "pipelined command refused as out of order";
+
 /// All that a session can ask of its driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -184,21 +194,26 @@ pub enum Action {
     /// and should when the output is larger than a socket buffer (RFC 2920 §3.1: else both sides may block).
     Write,
     /// The peer said 354 and at least one recipient was accepted: call `push_body` until `last`, and
-    /// carry out the `Write` after each. Said once per transaction.
+    /// carry out the `Write` after each. Said once per transaction. Where content goes as BDAT chunks
+    /// this comes right after `begin`, before anybody was accepted; push at once, so that envelope and
+    /// content leave together. It is about the transaction begun last.
     Body,
     /// Do the TLS handshake, then call `handle_tls`.
     StartTls,
-    /// The verdict for one recipient of the running transaction; each gets exactly one.
+    /// The verdict for one recipient of the oldest transaction in flight; each gets exactly one. All
+    /// recipients of a transaction have theirs before any of the next one's.
     Recipient {
         /// The key that the recipient was given to `begin` with.
         key: u32,
         /// What became of it.
         report: Report,
     },
-    /// `begin` or `quit` may be called. Said once per becoming ready.
+    /// `begin` may be called, and `quit` when `is_idle`. Said once per becoming ready; when streaming
+    /// again after each write and each end of a transaction, as long as there is room for one more.
     Ready,
     /// The session ended and no recipient is left to report it to: before Ready, while idle, or when
-    /// every recipient of the running transaction had its verdict already.
+    /// every recipient in flight had its verdict already. When streaming it also says why a peer
+    /// that left some recipients in doubt hung up (a 421, which is no answer to their content).
     SessionFailed(Report),
     /// Nothing to do until bytes arrive or until this moment; then call `handle_timeout`.
     Wait {

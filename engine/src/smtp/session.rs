@@ -6,9 +6,11 @@
 //! Promises: every recipient given to `begin` gets exactly one report. Any bytes and any timeouts
 //! end in `Close` once the peer is gone or `quit` was called. Replies are counted: bytes that come
 //! when no reply is due end the session, for a reply that is one place off would let a message be
-//! lost. Nothing is written behind the final dot before its reply is complete.
+//! lost. Nothing is written behind the final dot before its reply is complete, but for the envelopes
+//! and contents of a session that streams (`stream.rs`); QUIT never is.
 
 mod advance;
+mod stream;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,8 +32,11 @@ pub struct Session {
     config: Arc<SessionConfig>,
     stage: Stage,
     parser: ReplyParser,
-    /// Replies due, in the order of their commands.
+    /// Replies due, in the order of their commands. Those of the transaction's own commands are
+    /// about `running` until its last one came, then about the first of `behind`, and so on.
     due: VecDeque<Due>,
+    /// How many of them have their command handed out for writing; the peer owes no others yet.
+    owed: usize,
     /// Without PIPELINING: the commands that wait for the reply to the one before, as text and as
     /// (command, length).
     script: Vec<u8>,
@@ -49,19 +54,23 @@ pub struct Session {
     block_started: Instant,
     extensions: Extensions,
     tls: Option<TlsInfo>,
+    /// The oldest transaction in flight, whose replies come now.
     running: Running,
     /// The last transaction failed half-way: RSET goes before the next.
     needs_reset: bool,
+    stream: Stream,
 }
 
+/// With several transactions in flight: how far the one begun last has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// The first of `due` says what about.
     Talking,
     /// STARTTLS was accepted; the bytes are the driver's until `handle_tls`.
     Handshake,
+    /// No transaction, or all its content was pushed and another one may go behind it.
     Ready,
-    /// 354 came; the final dot was not pushed.
+    /// 354 came, or content goes as chunks; its end was not pushed.
     Body,
     Closed,
 }
@@ -76,6 +85,8 @@ enum Write {
     HandedOut,
 }
 
+use stream::Stream;
+
 /// Most bytes that may come while one write goes on: the replies to a large pipelined group.
 const HELD_MAX: usize = 1 << 20;
 
@@ -89,6 +100,7 @@ impl Session {
             stage: Stage::Talking,
             parser: ReplyParser::default(),
             due: VecDeque::with_capacity(4),
+            owed: 1,
             script: Vec::new(),
             unsent: VecDeque::new(),
             script_at: 0,
@@ -102,6 +114,7 @@ impl Session {
             tls: None,
             running: Running::default(),
             needs_reset: false,
+            stream: Stream::default(),
         };
         session.due.push_back(Due::Greeting);
         session
@@ -111,16 +124,24 @@ impl Session {
 
     /// The next thing to do. Answers `Wait` when there is nothing, `Close` for ever when it is over.
     pub fn poll(&mut self) -> Action {
-        match self.actions.pop_front() {
-            Some(Action::Write) => {
-                self.write = Write::HandedOut;
-                Action::Write
+        while let Some(action) = self.actions.pop_front() {
+            match action {
+                // What came since may have made these untrue.
+                Action::Ready if !self.is_ready() => {}
+                Action::Body if self.stage != Stage::Body => {}
+                action => return action,
             }
-            Some(action) => action,
-            None if self.stage == Stage::Closed => Action::Close,
-            None => Action::Wait {
-                until: self.deadline,
-            },
+        }
+        if self.stage == Stage::Closed {
+            return Action::Close;
+        }
+        // Last of all, so that whatever the other actions lead to leaves in the same write.
+        if self.write == Write::Queued {
+            self.hand_out();
+            return Action::Write;
+        }
+        Action::Wait {
+            until: self.deadline,
         }
     }
 
@@ -130,10 +151,12 @@ impl Session {
         &mut self.output
     }
 
-    /// Whether `begin` and `quit` may be called.
+    /// Whether `begin` may be called; `quit` as well, unless the session streams (`is_idle`).
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.stage == Stage::Ready && !self.unasked
+        self.stage == Stage::Ready
+            && !self.unasked
+            && (self.stream.in_flight == 0 || self.has_room_behind())
     }
 
     /// What the peer offered; all off before EHLO's reply and after HELO.
@@ -148,19 +171,19 @@ impl Session {
         self.tls.as_ref()
     }
 
-    /// Where the session stands: the phase that a report would name now.
+    /// Where the session stands: the phase that a report would name now. With several transactions
+    /// in flight: `Body` while the content of the last one is wanted, else what the oldest one waits for.
     #[must_use]
     pub fn phase(&self) -> Phase {
         match self.stage {
             Stage::Handshake => Phase::StartTls,
-            Stage::Ready => Phase::Idle,
             Stage::Body => Phase::Body,
             Stage::Closed => Phase::Quit,
-            Stage::Talking => match self.due.front() {
+            Stage::Talking | Stage::Ready => match self.due.front() {
                 // The lone dot after a 354 that nobody was accepted for; nothing is in doubt.
                 Some(Due::Dot) if !self.running.is_open() => Phase::Data,
                 // Not a byte of the dot has left.
-                Some(Due::Dot) if self.write == Write::Queued => Phase::Body,
+                Some(Due::Dot) if self.running.is_end_pushed() => Phase::Body,
                 Some(due) => due.phase(),
                 None => Phase::Idle,
             },
@@ -172,7 +195,7 @@ impl Session {
     /// that follows `push_body(.., true)`.
     #[must_use]
     pub fn dot_sent(&self) -> bool {
-        self.phase() == Phase::Dot && self.running.is_open()
+        self.running.is_in_doubt() || self.is_doubt_behind()
     }
 
     // What the driver tells.
@@ -197,15 +220,11 @@ impl Session {
         }
         self.write = Write::Idle;
         self.output.clear();
-        match self.stage {
-            Stage::Talking => self.expect(now),
-            Stage::Body => {
-                self.block_started = now;
-                self.deadline = now.after(self.config.deadlines.block);
-            }
-            Stage::Handshake | Stage::Ready | Stage::Closed => {}
-        }
+        self.written(now);
         self.read_held(now);
+        if self.stream.in_flight > 0 {
+            self.offer_ready();
+        }
     }
 
     /// The handshake asked for by `StartTls` is over.
@@ -240,7 +259,8 @@ impl Session {
         }
     }
 
-    /// Starts a transaction: MAIL, RCPT.. and DATA, in one write when the peer takes PIPELINING.
+    /// Starts a transaction: MAIL, RCPT.. and DATA, in one write when the peer takes PIPELINING. When
+    /// streaming they go behind what waits to be written.
     ///
     /// # Errors
     /// The peer cannot take this message, or the session is not ready. Nothing was sent and no
@@ -258,15 +278,23 @@ impl Session {
         }
         transaction.check(&self.extensions, self.config.eight_bit_anyway)?;
         let grouped = self.extensions.pipelining && self.config.pipelining;
+        let streamed = self.stream.in_flight > 0;
+        let chunked = self.is_streaming() && self.extensions.chunking;
+        let running = if streamed {
+            self.stream.push()
+        } else {
+            &mut self.running
+        };
+        running.start(transaction.needs, chunked, streamed);
+        self.unsent.clear();
+        self.script.clear();
+        self.script_at = 0;
+        let undo = (self.output.len(), self.due.len());
         let commands = if grouped {
             &mut self.output
         } else {
             &mut self.script
         };
-        commands.clear();
-        self.unsent.clear();
-        self.script_at = 0;
-        self.running.start(transaction.needs);
 
         let mut start = 0;
         let mut queue = |commands: &[u8], due: Due| {
@@ -277,7 +305,9 @@ impl Session {
                 start = commands.len();
             }
         };
-        if self.needs_reset {
+        // Should the one before fail, a peer may hold on to its envelope until RSET (RFC 3030 §2),
+        // refuse this MAIL, and take these recipients and this content for the envelope that it has.
+        if self.needs_reset || (streamed && chunked) {
             command::rset(commands);
             queue(commands, Due::Rset);
         }
@@ -293,21 +323,33 @@ impl Session {
         for (key, address) in transaction.recipients {
             sound &= is_one_line(address);
             command::rcpt(commands, address);
-            queue(commands, self.running.add(key));
+            queue(commands, running.add(key));
         }
-        command::data(commands);
-        queue(commands, Due::Data);
+        if !chunked {
+            command::data(commands);
+            queue(commands, Due::Data);
+        }
 
-        if !sound || !self.running.is_open() {
-            commands.clear();
-            self.due.clear();
+        if !sound || !running.is_open() {
+            self.output.truncate(undo.0);
+            self.due.truncate(undo.1);
             self.unsent.clear();
-            self.running.start(transaction.needs);
+            running.start(transaction.needs, false, false);
+            if streamed {
+                self.stream.pop_back();
+            }
             return Err(Unsendable::BadEnvelope);
         }
         self.needs_reset = false;
-        self.stage = Stage::Talking;
-        self.drop_stale_actions();
+        self.stream.in_flight += 1;
+        self.stream.used |= streamed || chunked;
+        if chunked {
+            self.stage = Stage::Body;
+            self.block_started = now;
+            self.actions.push_back(Action::Body);
+        } else {
+            self.stage = Stage::Talking;
+        }
         if grouped {
             self.want_write(now);
         } else {
@@ -317,7 +359,8 @@ impl Session {
     }
 
     /// Content, after `Body`: appended to the output with its dots stuffed; `last` adds the final dot.
-    /// Does nothing when the session ended meanwhile.
+    /// As BDAT chunks: all that is pushed before a write is one chunk. Does nothing when the session
+    /// ended meanwhile, or when nobody is left who wants the content (`wants_content`).
     ///
     /// # Panics
     /// When a write is going on: the driver's vector would take the place of what is appended here.
@@ -329,23 +372,27 @@ impl Session {
             self.write != Write::HandedOut,
             "content pushed before handle_written"
         );
-        self.running.push_body(&mut self.output, chunk, last);
-        self.deadline = self
-            .block_started
-            .after(self.config.deadlines.for_blocks(self.output.len()));
-        if self.write == Write::Idle && !self.output.is_empty() {
+        self.stream
+            .last_or(&mut self.running)
+            .push_body(&mut self.output, chunk, last);
+        if self.owed == 0 {
+            self.deadline = self
+                .block_started
+                .after(self.config.deadlines.for_blocks(self.output.len()));
+        }
+        if !self.output.is_empty() {
             self.write = Write::Queued;
-            self.actions.push_back(Action::Write);
         }
         if last {
-            self.stage = Stage::Talking;
             self.due.push_back(Due::Dot);
+            self.content_pushed();
         }
     }
 
-    /// Says goodbye, when ready. `Close` follows with the peer's reply or soon without it.
+    /// Says goodbye, when ready and idle; does nothing while transactions are in flight. `Close`
+    /// follows with the peer's reply or soon without it.
     pub fn quit(&mut self, now: Instant) {
-        if self.is_ready() {
+        if self.is_ready() && self.is_idle() {
             self.drop_stale_actions();
             self.say_quit(now);
         }

@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 
 use super::body::Stuffer;
+use super::chunk::Chunker;
 use super::due::Due;
 use super::extension::Extensions;
-use super::report::{Action, Event, Phase, ProtocolError, Report};
+use super::report::{Action, Event, OUT_OF_STEP, Phase, ProtocolError, Report};
 use crate::mail::envelope::ContentNeeds;
 use crate::mail::reply::Reply;
 
@@ -19,7 +20,9 @@ pub struct Transaction<'a, R> {
     /// Without `<>`; empty for the null reverse-path.
     pub reverse_path: &'a str,
     /// A key of the caller's choice and the address without `<>`; at least one. An iterator, so that
-    /// nobody has to build a list.
+    /// nobody has to build a list. Keys come back as they are. With several transactions in flight
+    /// a key alone says which one is meant only where the caller keeps keys apart; reports come in
+    /// the order of the transactions, so the oldest one that is not fully reported is always it.
     pub recipients: R,
     /// Octets of the content with CRLF line ends, before dot-stuffing (RFC 1870 §5).
     pub size: u64,
@@ -78,7 +81,7 @@ pub(super) enum Next {
     Done,
 }
 
-/// The transaction in progress. Kept between transactions for the capacity of its list.
+/// A transaction in flight. Kept between transactions for the capacity of its list.
 #[derive(Debug, Default)]
 pub(super) struct Running {
     recipients: Vec<Recipient>,
@@ -88,6 +91,26 @@ pub(super) struct Running {
     failed: bool,
     dot_lines: bool,
     stuffer: Stuffer,
+    /// Content goes as BDAT chunks.
+    chunked: bool,
+    chunker: Chunker,
+    /// Begun while replies to another transaction were due.
+    streamed: bool,
+    /// Some of its commands were handed out for writing.
+    out: bool,
+    end: End,
+}
+
+/// How far the end of the content has come: the final dot, or `BDAT .. LAST` with its octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum End {
+    #[default]
+    Missing,
+    /// In the output; not a byte of it has left.
+    Pushed,
+    /// The driver may be writing it.
+    HandedOut,
+    Written,
 }
 
 #[derive(Debug)]
@@ -107,12 +130,17 @@ enum State {
 }
 
 impl Running {
-    pub(super) fn start(&mut self, needs: ContentNeeds) {
+    pub(super) fn start(&mut self, needs: ContentNeeds, chunked: bool, streamed: bool) {
         self.recipients.clear();
         self.open = 0;
         self.failed = false;
         self.dot_lines = needs.dot_lines;
         self.stuffer = Stuffer::default();
+        self.chunked = chunked;
+        self.chunker = Chunker::default();
+        self.streamed = streamed;
+        self.out = false;
+        self.end = End::Missing;
     }
 
     pub(super) fn add(&mut self, key: u32) -> Due {
@@ -135,7 +163,40 @@ impl Running {
         self.failed
     }
 
+    pub(super) const fn is_chunked(&self) -> bool {
+        self.chunked
+    }
+
+    pub(super) const fn is_streamed(&self) -> bool {
+        self.streamed
+    }
+
+    pub(super) const fn is_out(&self) -> bool {
+        self.out
+    }
+
+    /// The end of the content waits for a write.
+    pub(super) fn is_end_pushed(&self) -> bool {
+        self.end == End::Pushed
+    }
+
+    /// Not before this can anybody have accepted the message.
+    pub(super) fn is_end_written(&self) -> bool {
+        self.end == End::Written
+    }
+
+    /// Somebody may get the message without our hearing of it.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.is_open() && self.end >= End::HandedOut
+    }
+
     pub(super) fn push_body(&mut self, output: &mut Vec<u8>, chunk: &[u8], last: bool) {
+        if last {
+            self.end = End::Pushed;
+        }
+        if self.chunked {
+            return self.chunker.push(output, chunk, last);
+        }
         if self.dot_lines {
             self.stuffer.push(output, chunk);
         } else {
@@ -146,8 +207,45 @@ impl Running {
         }
     }
 
-    /// `due` is MAIL, RCPT, DATA or the dot; 421 never comes here. An error is a reply that makes no
-    /// sense as an answer to it.
+    /// The output is about to leave. `true`: a chunk was open and now has its command.
+    pub(super) fn seal(&mut self, output: &mut Vec<u8>) -> bool {
+        self.chunked && self.chunker.seal(output)
+    }
+
+    pub(super) fn hand_out(&mut self) {
+        self.out = true;
+        if self.end == End::Pushed {
+            self.end = End::HandedOut;
+        }
+    }
+
+    pub(super) fn written(&mut self) {
+        if self.end == End::HandedOut {
+            self.end = End::Written;
+        }
+    }
+
+    /// A reply that says the peer lost track of what was sent without waiting, rather than what it
+    /// thinks of the message. Refusals of that kind are in order for what cannot succeed any more:
+    /// DATA and BDAT when every recipient was refused, all else when MAIL was.
+    pub(super) fn is_out_of_step(&self, due: Due, reply: &Reply) -> bool {
+        if !(self.streamed || self.chunked) || !reply.is_permanent() {
+            return false;
+        }
+        let sequence = matches!(reply.code, 500 | 502 | 503);
+        // "Protocol status" of RFC 3463 §3.6.
+        let protocol = reply.enhanced.is_some_and(|code| code.subject == 5);
+        self.is_open()
+            && match due {
+                Due::Mail | Due::Data => self.streamed && (sequence || protocol),
+                Due::Rcpt(_) => self.streamed && sequence,
+                Due::Chunk | Due::Dot => self.chunked && (sequence || protocol),
+                _ => false,
+            }
+    }
+
+    /// `due` is MAIL, RCPT, DATA, a chunk or the end; 421 never comes here. An error is a reply that
+    /// makes no sense as an answer to it.
     pub(super) fn on_reply(
         &mut self,
         due: Due,
@@ -162,10 +260,19 @@ impl Running {
             return Err(unfitting(due, &reply));
         }
         let refused = reply.code >= 400;
+        if refused && self.is_out_of_step(due, &reply) {
+            return Ok(self.on_out_of_step(due, &reply, actions));
+        }
         Ok(match due {
             Due::Mail if refused => {
                 self.failed = true;
                 self.report_all(Phase::Mail, Event::Reply(reply), actions);
+                Next::Go
+            }
+            // A refused chunk refuses the message; those behind it are refused for its sake.
+            Due::Chunk if refused => {
+                self.failed = true;
+                self.report_all(Phase::Data, Event::Reply(reply), actions);
                 Next::Go
             }
             Due::Rcpt(index) => {
@@ -198,11 +305,48 @@ impl Running {
             Due::Data if self.is_open() => Next::Body,
             Due::Data => Next::LoneDot,
             Due::Dot => {
+                // After a refused BDAT only RSET is sure to help (RFC 3030 §2).
+                self.failed |= refused && self.chunked;
                 self.report_all(Phase::Dot, Event::Reply(reply), actions);
                 Next::Done
             }
             _ => Next::Go,
         })
+    }
+
+    fn on_out_of_step(&mut self, due: Due, reply: &Reply, actions: &mut VecDeque<Action>) -> Next {
+        self.failed = true;
+        let event = Event::Protocol(ProtocolError::by(OUT_OF_STEP, reply.to_string().as_bytes()));
+        match due {
+            Due::Rcpt(index) => {
+                if let Some(recipient) = self
+                    .recipients
+                    .get_mut(index as usize)
+                    .filter(|recipient| recipient.state == State::Asked)
+                {
+                    recipient.state = State::Decided;
+                    self.open -= 1;
+                    actions.push_back(Action::Recipient {
+                        key: recipient.key,
+                        report: Report::new(Phase::Rcpt, event),
+                    });
+                }
+                Next::Go
+            }
+            Due::Mail => {
+                self.report_all(Phase::Mail, event, actions);
+                Next::Go
+            }
+            Due::Chunk => {
+                self.report_all(Phase::Data, event, actions);
+                Next::Go
+            }
+            // The end was answered, so this is no case of doubt.
+            _ => {
+                self.report_all(Phase::Data, event, actions);
+                Next::Done
+            }
+        }
     }
 
     /// Gives everybody who has no report this one.
@@ -241,6 +385,7 @@ pub(super) fn unfitting(due: Due, reply: &Reply) -> ProtocolError {
         Due::Mail => "reply does not fit MAIL",
         Due::Rcpt(_) => "reply does not fit RCPT",
         Due::Data => "reply does not fit DATA",
+        Due::Chunk => "reply does not fit BDAT",
         Due::Dot => "reply does not fit the final dot",
         Due::StartTls => "reply does not fit STARTTLS",
         Due::Greeting => "reply does not fit a greeting",

@@ -10,7 +10,7 @@ use crate::smtp::config::TlsPolicy;
 use crate::smtp::due::Due;
 use crate::smtp::extension::Extensions;
 use crate::smtp::parse::Keep;
-use crate::smtp::report::{Action, Event, Phase, ProtocolError, Report};
+use crate::smtp::report::{Action, Event, OUT_OF_STEP, Phase, ProtocolError, Report};
 use crate::smtp::transaction::{Next, unfitting};
 use crate::time::Instant;
 
@@ -36,7 +36,7 @@ impl Session {
                     "bytes in clear behind STARTTLS",
                 )));
             }
-            if !self.unasked && (self.stage != Stage::Talking || self.write == Write::Queued) {
+            if !self.unasked && self.owed == 0 {
                 self.expect_the_end(now);
             }
             match self.parse(&mut input) {
@@ -88,15 +88,19 @@ impl Session {
             Some(&due) if !self.unasked => due,
             _ => return self.fail_at(UNASKED, &reply),
         };
-        if due == Due::Dot && self.write == Write::HandedOut && reply.is_positive() {
+        let unwritten = self.write == Write::HandedOut && !self.running.is_end_written();
+        if due == Due::Dot && unwritten && reply.is_positive() {
             // The connection ended before the content was written: nobody can have accepted it.
             return self.fail_at("accepted before the final dot was written", &reply);
         }
         match due {
-            Due::Mail | Due::Rcpt(_) | Due::Data | Due::Dot => {
+            Due::Mail | Due::Rcpt(_) | Due::Data | Due::Chunk | Due::Dot => {
+                if self.running.is_out_of_step(due, &reply) {
+                    self.stream.break_off(OUT_OF_STEP);
+                }
                 match self.running.on_reply(due, reply, &mut self.actions) {
                     Ok(next) => {
-                        self.due.pop_front();
+                        self.answered();
                         self.go_on(now, next);
                     }
                     Err(error) => self.fail(Event::Protocol(error)),
@@ -122,11 +126,11 @@ impl Session {
                 if host.eq_ignore_ascii_case(&self.config.ehlo_name) {
                     return self.fail_at("we talk to ourselves", &reply);
                 }
-                self.due.pop_front();
+                self.answered();
                 self.say_ehlo(now);
             }
             Due::Ehlo if reply.is_positive() => {
-                self.due.pop_front();
+                self.answered();
                 if self.extensions.starttls && self.config.tls != TlsPolicy::Never && !encrypted {
                     command::starttls(&mut self.output);
                     self.due.push_back(Due::StartTls);
@@ -139,28 +143,34 @@ impl Session {
             }
             // 5yz means that it does not know EHLO; HELO would also lose us STARTTLS.
             Due::Ehlo if reply.is_permanent() && !must_encrypt => {
-                self.due.pop_front();
+                self.answered();
                 self.extensions = Extensions::default();
                 command::helo(&mut self.output, &self.config.ehlo_name);
                 self.due.push_back(Due::Helo);
                 self.want_write(now);
             }
             Due::Helo if reply.is_positive() => {
-                self.due.pop_front();
+                self.answered();
                 self.become_ready();
             }
             Due::StartTls if reply.is_positive() => {
-                self.due.pop_front();
+                self.answered();
                 self.stage = Stage::Handshake;
                 self.deadline = now.after(self.config.deadlines.handshake);
                 self.actions.push_back(Action::StartTls);
             }
             Due::StartTls if !must_encrypt => {
-                self.due.pop_front();
+                self.answered();
                 self.become_ready();
             }
             Due::Rset if reply.is_positive() => {
-                self.due.pop_front();
+                self.answered();
+                self.go_on(now, Next::Go);
+            }
+            // MAIL and all else that follows went out with it: their replies decide.
+            Due::Rset if self.running.is_streamed() => {
+                self.stream.break_off(OUT_OF_STEP);
+                self.answered();
                 self.go_on(now, Next::Go);
             }
             // Not a verdict on the recipients, even when it is 5yz, so it does not look like one.
@@ -171,13 +181,10 @@ impl Session {
 
     fn go_on(&mut self, now: Instant, next: Next) {
         match next {
+            Next::Go if self.stage == Stage::Body => self.go_on_pushing(now),
             Next::Go if !self.due.is_empty() => self.expect(now),
             Next::Go if self.running.is_open() => self.send_next(now),
-            Next::Go | Next::Done => {
-                self.needs_reset = self.running.has_failed();
-                self.unsent.clear();
-                self.become_ready();
-            }
+            Next::Go | Next::Done => self.end_transaction(now),
             Next::Body => {
                 self.stage = Stage::Body;
                 self.block_started = now;
@@ -189,6 +196,19 @@ impl Session {
                 self.due.push_back(Due::Dot);
                 self.want_write(now);
             }
+        }
+    }
+
+    /// The oldest transaction has no reply due any more.
+    pub(super) fn end_transaction(&mut self, now: Instant) {
+        let failed = self.running.has_failed();
+        if self.stream.end_first(&mut self.running) {
+            self.watch(now);
+            self.offer_ready();
+        } else {
+            self.needs_reset = failed;
+            self.unsent.clear();
+            self.become_ready();
         }
     }
 
@@ -225,8 +245,15 @@ impl Session {
             return;
         }
         self.write = Write::Queued;
-        self.actions.push_back(Action::Write);
-        self.expect(now);
+        if self.owed == 0 {
+            self.expect(now);
+        }
+    }
+
+    /// The first reply due has come.
+    fn answered(&mut self) {
+        self.due.pop_front();
+        self.owed = self.owed.saturating_sub(1);
     }
 
     /// The first reply due has its phase's limit from now on.
@@ -243,7 +270,7 @@ impl Session {
     fn become_ready(&mut self) {
         self.stage = Stage::Ready;
         self.deadline = Instant::FAR_FUTURE;
-        self.actions.push_back(Action::Ready);
+        self.offer_ready();
     }
 
     fn fail_at(&mut self, what: &'static str, reply: &Reply) {
@@ -256,6 +283,7 @@ impl Session {
     /// The peer refuses, in good order, to have us: it is told goodbye (RFC 5321 §3.1).
     fn fail_politely(&mut self, now: Instant, report: Report) {
         self.due.clear();
+        self.owed = 0;
         self.actions.push_back(Action::SessionFailed(report));
         self.say_quit(now);
     }
@@ -270,13 +298,8 @@ impl Session {
             event => event,
         };
         if self.stage != Stage::Closed && phase != Phase::Quit {
-            self.drop_stale_actions();
-            if self.running.is_open() {
-                self.running.report_all(phase, event, &mut self.actions);
-            } else {
-                self.actions
-                    .push_back(Action::SessionFailed(Report::new(phase, event)));
-            }
+            self.note_break(&event);
+            self.report_failure(phase, event);
         }
         self.close();
     }
@@ -284,6 +307,7 @@ impl Session {
     fn close(&mut self) {
         if self.stage != Stage::Closed {
             self.drop_stale_actions();
+            self.stream.clear();
             self.stage = Stage::Closed;
             self.actions.push_back(Action::Close);
         }
