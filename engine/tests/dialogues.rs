@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! --- a title begins a dialogue
-//! config: tls=require pipelining=no      also tls=never, name=NAME, eight-bit-anyway=yes
+//! config: tls=require pipelining=no      also tls=never, name=NAME, eight-bit-anyway=yes, stream=DEPTH
 //! send: news@out.test > gone@mx.test here@mx.test ; size=100 eight-bit smtputf8
 //! S: 250-mx.test | 250 PIPELINING        the peer; each line gets its CRLF unless it ends in \c
 //! S!: 250 ok | 250 again                 the same, but we look only when all of it has come
@@ -11,6 +11,7 @@
 //! =  gone@mx.test rcpt: 550 .. ; session idle: ..     what we reported since the last =
 //! ```
 //!
+//! `<chunk>` is the body as one BDAT. `broken ..` among the reports: the session streams no longer.
 //! Transactions are begun one after the other whenever the session is ready; then it quits. The peer
 //! also does `<close>`, `<timeout>` (silence until the deadline), `<tls ok>` and `<tls failed>`; we
 //! also do `<starttls>` and `<close>`. `<9 lines 250-x>` is nine lines, `<9*x>` nine bytes;
@@ -24,12 +25,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hikyaku::mail::envelope::ContentNeeds;
-use hikyaku::smtp::{Action, Deadlines, Session, SessionConfig, TlsInfo, TlsPolicy, Transaction};
+use hikyaku::smtp::{
+    Action, Deadlines, Session, SessionConfig, StreamDepth, TlsInfo, TlsPolicy, Transaction,
+};
 use hikyaku::time::Instant;
 
 /// Has a line that begins with a dot, and no line end at its end.
 const BODY: &[u8] = b"Subject: hi\r\n\r\n.dot\r\nend";
 const BODY_ON_WIRE: [&str; 4] = ["Subject: hi", "", "..dot", "end"];
+const BODY_AS_CHUNK: [&str; 5] = ["BDAT 26 LAST", "Subject: hi", "", ".dot", "end"];
 
 #[test]
 fn dialogues() {
@@ -77,6 +81,7 @@ fn check(path: &Path, text: &str) {
 struct Dialogue {
     title: String,
     config: SessionConfig,
+    stream: Option<StreamDepth>,
     sends: Vec<Send>,
     steps: Vec<Step>,
 }
@@ -120,6 +125,7 @@ impl Dialogue {
                 pipelining: true,
                 eight_bit_anyway: false,
             },
+            stream: None,
             sends: Vec::new(),
             steps: Vec::new(),
         };
@@ -154,6 +160,9 @@ impl Dialogue {
             ("tls", "require") => self.config.tls = TlsPolicy::Require,
             ("pipelining", "no") => self.config.pipelining = false,
             ("eight-bit-anyway", "yes") => self.config.eight_bit_anyway = true,
+            ("stream", depth) => {
+                self.stream = Some(StreamDepth::new(depth.parse().expect("a depth")));
+            }
             ("name", name) => self.config.ehlo_name = name.into(),
             other => panic!("{}: no such setting {other:?}", self.title),
         }
@@ -279,6 +288,7 @@ fn unescape(text: &str) -> Vec<u8> {
 fn expand_body(line: &str) -> Vec<String> {
     match line {
         "<body>" => BODY_ON_WIRE.map(str::to_owned).to_vec(),
+        "<chunk>" => BODY_AS_CHUNK.map(str::to_owned).to_vec(),
         line => vec![line.to_owned()],
     }
 }
@@ -290,8 +300,11 @@ struct Player<'a> {
     now: Instant,
     until: Instant,
     sends: VecDeque<Send>,
+    /// Of all transactions; the keys are their places.
     recipients: Vec<String>,
     body: &'static [u8],
+    streams: bool,
+    broken: bool,
     said: Vec<u8>,
     reports: Vec<String>,
     closed: bool,
@@ -300,14 +313,20 @@ struct Player<'a> {
 impl<'a> Player<'a> {
     fn play(title: &'a str, dialogue: &Dialogue, line_end: &str, cut: Cut) {
         let now = Instant::from_nanos(1);
+        let session = Session::new(now, Arc::new(dialogue.config.clone()));
         let mut player = Self {
             title,
-            session: Session::new(now, Arc::new(dialogue.config.clone())),
+            session: match dialogue.stream {
+                Some(depth) => session.with_stream(depth),
+                None => session,
+            },
             now,
             until: now,
             sends: dialogue.sends.clone().into(),
             recipients: Vec::new(),
             body: &[],
+            streams: dialogue.stream.is_some(),
+            broken: false,
             said: Vec::new(),
             reports: Vec::new(),
             closed: false,
@@ -322,6 +341,7 @@ impl<'a> Player<'a> {
                     assert_eq!(said, *want, "{title}, step {number}: said, expected");
                 }
                 Step::Reports(want) => {
+                    player.note_broken();
                     assert_eq!(
                         mem::take(&mut player.reports),
                         *want,
@@ -335,6 +355,7 @@ impl<'a> Player<'a> {
             "",
             "{title}: said at the end"
         );
+        player.note_broken();
         assert_eq!(player.reports, [""; 0], "{title}: reported at the end");
         assert!(player.closed, "{title}: still open at the end");
     }
@@ -395,6 +416,15 @@ impl<'a> Player<'a> {
         self.drive();
     }
 
+    /// Last among the reports, wherever the peer's bytes were cut.
+    fn note_broken(&mut self) {
+        if let Some(why) = self.session.stream_broken()
+            && !mem::replace(&mut self.broken, true)
+        {
+            self.reports.push(format!("broken {why}"));
+        }
+    }
+
     fn drive(&mut self) {
         while !self.closed {
             match self.session.poll() {
@@ -403,6 +433,12 @@ impl<'a> Player<'a> {
                     self.said.extend(&output);
                     *self.session.output() = output;
                     self.session.handle_written(self.now);
+                }
+                // All at once, or the writes would depend on how the peer's bytes were cut.
+                Action::Body if self.streams => {
+                    let (chunk, rest) = BODY.split_at(5);
+                    self.session.push_body(chunk, false);
+                    self.session.push_body(rest, true);
                 }
                 Action::Body => self.body = BODY,
                 Action::StartTls => self.said.extend(b"<starttls>\r\n"),
@@ -438,12 +474,13 @@ impl<'a> Player<'a> {
 
     fn begin(&mut self) {
         while let Some(send) = self.sends.pop_front() {
-            self.recipients.clone_from(&send.recipients);
+            let first = u32::try_from(self.recipients.len()).expect("a few");
+            self.recipients.extend_from_slice(&send.recipients);
             let outcome = self.session.begin(
                 self.now,
                 Transaction {
                     reverse_path: &send.reverse_path,
-                    recipients: (0..).zip(send.recipients.iter().map(String::as_str)),
+                    recipients: (first..).zip(send.recipients.iter().map(String::as_str)),
                     size: send.size,
                     needs: send.needs,
                 },

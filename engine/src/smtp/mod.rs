@@ -30,4 +30,6 @@ pub use session::Session;
 pub use transaction::{Transaction, Unsendable};
 
 #[cfg(test)]
+mod stream_tests;
+#[cfg(test)]
 mod tests;
