@@ -32,7 +32,10 @@ fn live(log: &Log) -> Live {
     log.live_messages().map(told).collect()
 }
 
-fn told(live: hikyaku_spool::LiveMessage<'_>) -> (u64, (u32, bool, Vec<(u32, u16, u64)>)) {
+/// Recipients of a message, whether it is accepted, and who waits: recipient, attempts, due.
+type Told = (u32, bool, Vec<(u32, u16, u64)>);
+
+fn told(live: hikyaku_spool::LiveMessage<'_>) -> (u64, Told) {
     let waiting = live
         .waiting()
         .map(|w| (w.recipient, w.attempts, w.due_wall_ms));
