@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hikyaku::mail::envelope::ContentNeeds;
-use hikyaku::smtp::{Action, Deadlines, Session, SessionConfig, TlsPolicy, Transaction};
+use hikyaku::smtp::{
+    Action, Deadlines, Session, SessionConfig, StreamDepth, TlsPolicy, Transaction,
+};
 use hikyaku::time::Instant;
 
 const NOW: Instant = Instant::from_nanos(1);
@@ -72,6 +74,29 @@ fn turn(session: &mut Session, replies: &[&str], content: &[u8], needs: ContentN
     delivered
 }
 
+const DEPTH: u8 = 8;
+
+/// Fills a session that streams, writes all in one go, and reads the replies to all.
+fn stream(session: &mut Session, replies: &str, content: &[u8]) -> u32 {
+    for _ in 0..DEPTH {
+        session
+            .begin(
+                NOW,
+                Transaction {
+                    reverse_path: "bounce+4711@news.example.net",
+                    recipients: [(7, "someone.or.other@example.com")],
+                    size: content.len() as u64,
+                    needs: ContentNeeds::default(),
+                },
+            )
+            .expect("room for all");
+        session.push_body(content, true);
+    }
+    let delivered = drive(session, content);
+    session.handle_bytes(NOW, black_box(replies.as_bytes()));
+    delivered + drive(session, content)
+}
+
 /// 4 KiB of lines such as HTML has, with a dot every 30 bytes or so; each begins with `first`.
 fn content_of(first: u8) -> Vec<u8> {
     let mut content = Vec::new();
@@ -125,6 +150,19 @@ fn session(criterion: &mut Criterion) {
             bencher.iter(|| assert_eq!(turn(&mut session, replies, content, needs), 1));
         });
     }
+    // Eight in flight, their replies in one read: divide the time by eight.
+    group.throughput(Throughput::Elements(u64::from(DEPTH)));
+    let chunking = format!(
+        "{}250 CHUNKING\r\n",
+        pipelined.replace("250 8BIT", "250-8BIT")
+    );
+    let mut session = ready(&chunking).with_stream(StreamDepth::new(DEPTH));
+    let first = format!("250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n{DOT}");
+    let replies = first.clone() + &format!("250 2.0.0 Ok\r\n{first}").repeat(7);
+    group.bench_function("stream_8_of_4k", |bencher| {
+        bencher.iter(|| assert_eq!(stream(&mut session, &replies, &content), u32::from(DEPTH)));
+    });
+    group.throughput(Throughput::Elements(1));
     let mut output = Vec::new();
     group.bench_function("copy_4k", |bencher| {
         bencher.iter(|| {
