@@ -99,7 +99,7 @@ impl Engine {
             .lines()
             .map(|line| serde_json::from_str(line).expect("a log line is JSON"))
             // Lines about the engine itself are of no interest here.
-            .filter(|line: &serde_json::Value| line["type"] != "engine")
+            .filter(|line: &Value| line["type"] != "engine")
             .collect();
         Run {
             status,
