@@ -212,12 +212,7 @@ impl Shard {
                         self.pump(now, site);
                     }
                 }
-                Timer::Domain(domain) => {
-                    // Its last recipient may have expired since the timer was armed.
-                    if self.domains.find_mut(domain).is_some() {
-                        self.route(now, domain);
-                    }
-                }
+                Timer::Domain(domain) => self.route(now, domain),
                 Timer::Wheel => self.turn_wheel(now),
             }
         }
