@@ -38,6 +38,7 @@
 
 mod directory;
 mod error;
+pub mod faults;
 mod files;
 mod flush;
 mod indoubt;
