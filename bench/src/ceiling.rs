@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hikyaku::sink::{Features, Report, Sink, SinkConfig, SinkHandle};
 use rustix::event::Timespec;
@@ -173,11 +173,39 @@ pub fn deliver(
     pipeline: Pipeline,
     limit: Duration,
 ) -> Result<Outcome, CeilingError> {
+    send_all(work, address, connections, pipeline, limit, false)
+}
+
+/// As [`deliver`], each message stamped with the time at which it was handed over, by which a sink
+/// behind the receiver measures latency.
+///
+/// # Errors
+///
+/// See [`CeilingError`].
+pub fn deliver_stamped(
+    work: &Workload,
+    address: SocketAddr,
+    connections: u32,
+    pipeline: Pipeline,
+    limit: Duration,
+) -> Result<Outcome, CeilingError> {
+    send_all(work, address, connections, pipeline, limit, true)
+}
+
+fn send_all(
+    work: &Workload,
+    address: SocketAddr,
+    connections: u32,
+    pipeline: Pipeline,
+    limit: Duration,
+    stamped: bool,
+) -> Result<Outcome, CeilingError> {
     let (begun, cpu_begun) = (Instant::now(), cpu());
     let mut client = Client {
         epoll: epoll::create(CreateFlags::CLOEXEC)?,
         generator: work.generator(),
         pipeline,
+        stamped,
         next: 0,
         done: 0,
         scratch: Vec::new(),
@@ -242,6 +270,8 @@ struct Client {
     epoll: OwnedFd,
     generator: Generator,
     pipeline: Pipeline,
+    /// Whether messages carry the time of their sending.
+    stamped: bool,
     /// The next message to give to a connection.
     next: u64,
     done: u64,
@@ -364,8 +394,9 @@ impl Client {
             }
             Due::Mail | Due::Rcpt(_) => {}
             Due::Data => {
+                let due = self.stamp();
                 self.generator
-                    .message(connection.message, None, &mut connection.out);
+                    .message(connection.message, due, &mut connection.out);
                 connection.out.extend_from_slice(b".\r\n");
                 connection.due.push_back(Due::Dot);
                 if self.pipeline == Pipeline::Stream {
@@ -380,6 +411,13 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// The time now, where messages carry it: nanoseconds since 1970.
+    fn stamp(&self) -> Option<u64> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        self.stamped
+            .then(|| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// Begins the next message on `connection`, if one is left.
@@ -403,8 +441,9 @@ impl Client {
         }
         if self.pipeline == Pipeline::Chunking {
             self.scratch.clear();
+            let due = self.stamp();
             self.generator
-                .message(connection.message, None, &mut self.scratch);
+                .message(connection.message, due, &mut self.scratch);
             connection
                 .out
                 .extend_from_slice(format!("BDAT {} LAST\r\n", self.scratch.len()).as_bytes());

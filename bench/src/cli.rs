@@ -29,6 +29,8 @@ pub enum Command {
     Ceiling(CeilingArgs),
     /// Kill the engine again and again, and settle the account: nothing lost, every duplicate named
     Crash(CrashArgs),
+    /// Run other mail servers and this engine on the same messages, in turns
+    Compare(crate::compare::CompareArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -4,6 +4,7 @@
 //! hikyaku-bench sink      a receiver on loopback that counts what it takes
 //! hikyaku-bench load      workload -> drop directory -> hikyaku run -> sink, measured and verified
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
+//! hikyaku-bench compare   other mail servers and this engine, the same messages, in turns
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 pub mod ceiling;
 pub mod cli;
+pub mod compare;
 pub mod crash;
 pub mod load;
 pub mod process;

@@ -37,6 +37,15 @@ impl Figures {
         self.0.push((name, value));
     }
 
+    /// The value of a figure, if it was taken.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, value)| *value)
+    }
+
     /// As a JSON object.
     #[must_use]
     pub fn to_json(&self) -> Value {
