@@ -31,6 +31,8 @@ pub enum Command {
     Crash(CrashArgs),
     /// Run other mail servers and this engine on the same messages, in turns
     Compare(crate::compare::CompareArgs),
+    /// How the cost of a message grows with queue, domains, connections, sizes, shards, files, deferrals
+    Scale(crate::scale::ScaleArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::ceiling::{self, Outcome};
 use crate::cli::{Pipeline, WorkloadArgs, seconds};
-use crate::load::LoadError;
+use crate::load;
 use crate::process::Watched;
 use crate::report::{self, Figures, Spread};
 use crate::workload::Workload;
@@ -93,7 +93,7 @@ pub fn run(args: &CompareArgs) -> Result<bool, Box<dyn Error>> {
     }
     let field = Field {
         args,
-        engine: engine_path(args)?,
+        engine: load::engine_path(args.engine.as_ref())?,
         packages,
         work,
     };
@@ -520,18 +520,6 @@ fn loopback(sink: &SinkHandle) -> SocketAddr {
 fn settled(group: &Group) -> Counters {
     std::thread::sleep(Duration::from_secs(1));
     group.counters()
-}
-
-fn engine_path(args: &CompareArgs) -> Result<PathBuf, Box<dyn Error>> {
-    let path = match &args.engine {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("hikyaku"),
-    };
-    if path.is_file() {
-        Ok(path)
-    } else {
-        Err(LoadError::NoEngine { path }.into())
-    }
 }
 
 fn monotonic_ns() -> u64 {

@@ -5,6 +5,7 @@
 //! hikyaku-bench load      workload -> drop directory -> hikyaku run -> sink, measured and verified
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench compare   other mail servers and this engine, the same messages, in turns
+//! hikyaku-bench scale     how the cost of a message grows with all that may grow
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod crash;
 pub mod load;
 pub mod process;
 pub mod report;
+pub mod scale;
 pub mod sink;
 
 pub use hikyaku::sink::workload;

@@ -55,7 +55,7 @@ pub enum LoadError {
 ///
 /// The engine is missing, a child failed, or the file system did.
 pub fn run(args: &LoadArgs) -> Result<bool, Box<dyn Error>> {
-    let engine = engine_path(args)?;
+    let engine = engine_path(args.engine.as_ref())?;
     let work = args.work.workload();
     let checksum = format!("{:016x}", work.checksum());
     if !args.json {
@@ -124,8 +124,13 @@ fn engine_arguments(args: &LoadArgs, dir: &Path, sink: SocketAddr) -> Vec<OsStri
     list
 }
 
-fn engine_path(args: &LoadArgs) -> Result<PathBuf, Box<dyn Error>> {
-    let path = match &args.engine {
+/// The program to measure: the one named, else `hikyaku` beside this one.
+///
+/// # Errors
+///
+/// There is none.
+pub fn engine_path(named: Option<&PathBuf>) -> Result<PathBuf, Box<dyn Error>> {
+    let path = match named {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("hikyaku"),
     };
@@ -134,6 +139,17 @@ fn engine_path(args: &LoadArgs) -> Result<PathBuf, Box<dyn Error>> {
     } else {
         Err(LoadError::NoEngine { path }.into())
     }
+}
+
+/// One run: its figures, and why it does not count.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn measure(args: &LoadArgs) -> Result<(Figures, Vec<String>), Box<dyn Error>> {
+    let engine = engine_path(args.engine.as_ref())?;
+    let run = one_run(args, &engine, &args.work.workload())?;
+    Ok((run.figures, run.faults))
 }
 
 struct Run {

@@ -145,6 +145,12 @@ impl Watched {
         self.usage.switches_involuntary = self.switches.values().map(|(_, i)| i).sum();
     }
 
+    /// Reads what the running child used so far: [`Self::usage`] has it then.
+    pub fn look(&mut self) {
+        self.sample();
+        self.sample_final();
+    }
+
     fn sample_final(&mut self) {
         if let Some((user, system)) = self.read("stat").as_deref().and_then(cpu_ticks) {
             let tick_us = 1_000_000 / rustix::param::clock_ticks_per_second().max(1);
