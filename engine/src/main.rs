@@ -28,5 +28,6 @@ fn main() -> ExitCode {
         Command::SinkForDemo(args) => commands::demo::serve(&args),
         Command::Drop(args) => commands::drop::drop(&args),
         Command::Spool(args) => commands::spool::spool(&args),
+        Command::Suppress(args) => commands::suppress::suppress(&args),
     }
 }

@@ -56,6 +56,7 @@ mod recover;
 mod replay;
 mod scan;
 mod segment;
+pub mod suppress;
 mod table;
 
 pub use directory::{Options, Spool};

@@ -1,7 +1,7 @@
 //! Memory maps: the only unsafe of the workspace.
 //!
 //! `ReadMap` shows a segment that is written by `pwrite`; `WordMap` is the small writable map of in-doubt slots, the one
-//! place where a store must survive `kill -9` without a system call.
+//! place where a store must survive `kill -9` without a system call; `open_environment` is the suppression list's database.
 //! A foreign program that truncates a mapped file cannot be stopped: the next access raises SIGBUS and ends the process,
 //! and recovery then meets a short file, which it handles. An unreadable disk block does the same.
 #![allow(unsafe_code)]
@@ -72,4 +72,15 @@ impl WordMap {
         // The pointer came from a mapping that is writable, so stores through the atomics are allowed.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), words) }
     }
+}
+
+/// Opens an LMDB environment, which lives in a map of its files.
+pub(crate) fn open_environment(
+    options: &heed::EnvOpenOptions<heed::WithoutTls>,
+    dir: &std::path::Path,
+) -> heed::Result<heed::Env<heed::WithoutTls>> {
+    // SAFETY: `open` asks that the files are changed through LMDB only and not truncated, and that no process has them open
+    // twice. The directory is the engine's own (0700), every program that opens it is this one, each does so once
+    // (`heed` keeps a table of environments that are open and refuses a second), and LMDB's lock file keeps them apart.
+    unsafe { options.open(dir) }
 }

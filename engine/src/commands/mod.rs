@@ -5,6 +5,7 @@
 //! | 0 | done; with `--once`: every recipient was delivered |
 //! | 1 | refused or failed; standard error says why in one sentence. `spool verify`: damage was found |
 //! | 2 | the command line is wrong |
+//! | 3 | `suppress check`: one of the addresses is suppressed |
 //! | 3 | with `--once` or `--wait`: done or out of time, and not every recipient was delivered |
 
 pub mod check;
@@ -12,6 +13,7 @@ pub mod demo;
 pub mod drop;
 pub mod run;
 pub mod spool;
+pub mod suppress;
 
 use std::process::ExitCode;
 
