@@ -469,11 +469,19 @@ fn named_holder(settings: &Settings, error: DropDirError) -> StartError {
 }
 
 fn spool_options(settings: &Settings) -> hikyaku_spool::Options {
-    hikyaku_spool::Options {
+    let options = hikyaku_spool::Options {
         // The envelope lies beside the content: 64 Ki recipients of 254 bytes at most.
         message_bytes_max: settings.engine.message_size_max + (20 << 20),
         allow_any_filesystem: settings.engine.development,
         ..hikyaku_spool::Options::default()
+    };
+    match settings.engine.segment_bytes {
+        None => options,
+        Some(segment_bytes) => hikyaku_spool::Options {
+            segment_bytes,
+            message_bytes_max: options.message_bytes_max.min(segment_bytes / 2),
+            ..options
+        },
     }
 }
 

@@ -32,10 +32,28 @@ use rustix::process::{Signal, getpid, kill_process};
 /// Every point that can be reached, in the order of a file's way through the engine, and when that is.
 pub const POINTS: &[(&str, &str)] = &[
     ("start.drop-opened", "the drop directory is open and locked"),
-    ("start.spool-opened", "the spool is locked"),
-    ("start.log-recovered", "one shard's log is recovered"),
+    ("start.spool-locked", "the spool's lock is taken"),
+    ("start.spool-opened", "the spool's format is read"),
+    ("start.doubts-read", "a log's in-doubt map is read"),
+    (
+        "start.files-read",
+        "a log's files are sorted out, blank ones are spares",
+    ),
+    (
+        "start.segment-scanned",
+        "a segment is scanned, a torn batch in it zeroed",
+    ),
+    (
+        "start.spares-filled",
+        "a log has the spares that it needs to begin",
+    ),
+    ("start.log-recovered", "a log is recovered"),
     ("start.attempts-log-opened", "the log of attempts is open"),
     ("start.restored", "a shard knows what waits in its logs"),
+    (
+        "start.doubt-settled",
+        "the mark of a doubt of the last run is appended",
+    ),
     (
         "start.doubts-logged",
         "possible duplicates stand in the log of attempts",
@@ -107,6 +125,31 @@ pub const POINTS: &[(&str, &str)] = &[
         "an attempt is judged, its mark not appended",
     ),
     ("shard.marked", "its mark is appended, not durable"),
+    (
+        "start.doubt-cleared",
+        "a slot of the last run is free, its mark durable",
+    ),
+    (
+        "slot.sent",
+        "a slot says that a final dot is about to be sent",
+    ),
+    ("slot.accepted", "a slot says that the reply was positive"),
+    ("slot.refused", "a slot says that the reply was negative"),
+    ("slot.freed", "a slot is free, the mark durable"),
+    ("spool.sealed", "the last record of a segment is appended"),
+    ("spool.renamed", "a spare has the name of a segment"),
+    ("spool.rolled", "a new segment takes records"),
+    (
+        "spool.moved",
+        "a message of the oldest segment is appended again",
+    ),
+    (
+        "spool.before-free",
+        "nothing in the oldest segment is needed any more",
+    ),
+    ("spool.blanked", "its header is blank"),
+    ("spool.recycled", "it has the name of a spare"),
+    ("spool.spare-made", "a new spare has its name"),
     ("drain.begun", "the engine was asked to end"),
     ("drain.shard-drained", "a shard has nothing in flight"),
     ("drain.ended", "all threads have ended"),

@@ -243,6 +243,7 @@ impl Shard {
                 verdict,
                 code,
             });
+            point("start.doubt-settled");
             if let (Ok(id), Verdict::Delivered) = (submission, verdict) {
                 let key =
                     self.submission(u16::try_from(index).unwrap_or(u16::MAX), SubmissionId(id));
