@@ -2,45 +2,72 @@
 //!
 //! A supervisor owns the truth: it made every message, and the sink (a process of its own, which
 //! outlives the engine) writes each recipient it accepts to a ledger before it says 250. The engine
-//! is killed with SIGKILL at random moments, most of them during delivery, and started again on the
-//! same spool; new files arrive all the time. At the end it runs undisturbed until it is done. Then:
+//! is killed with SIGKILL, at random moments, most of them during delivery, or by its own hand at
+//! named points of the protocol ([`hikyaku::io::faults`]), and started again on the same spool; new
+//! files arrive all the time. At the end of each epoch of some hundred kills it runs undisturbed
+//! until it is done, the account is settled and the next epoch begins on the same spool: what the
+//! supervisor must remember does not grow with the run. Then:
 //!
 //! | figure | must be |
 //! |---|---|
 //! | `lost`: recipients that a receiver would have taken, without a copy in the ledger | 0 |
 //! | `unlabelled`: copies beyond the first that no `possible_duplicate` line announced | 0 |
 //! | recipients named at a restart, beyond the SENT slots of the in-doubt maps at the kill before it | 0 |
+//! | files that are in neither `new/` nor `claimed/` at a kill and have no receipt | 0 |
 //! | `altered`: copies whose content is not what was dropped, octet for octet | 0 |
 //! | refused recipients in the ledger, recipients nobody dropped | 0 |
+//! | final states in the log that the ledger contradicts, or that are told twice | 0 |
 //! | receipts: one per file, final, with the counts that the ledger says | all |
-//! | files left in `new/` and `claimed/`, files in `quarantine/`, damaged places in the spool | 0 |
+//! | files left in `new/` and `claimed/`, unexpected ones in a quarantine, damaged places in the spool | 0 |
+//! | warnings and errors on standard error | 0 |
+//!
+//! A receipt that was seen means that every recipient of its file has a copy or its refusal in the
+//! end: `lost` counts the recipients of all files, so of these, too. `final_states_not_logged` is
+//! no fault: the log's last lines end with the process, the spool has what they said, and the
+//! receipts are made from it.
 //!
 //! The moments come from the seed; what the engine is doing then does not, so a seed narrows a
-//! failure down and does not replay it. The directory of a failed run is kept.
+//! failure down and does not replay it. The directory of a failed run is kept; the cycle and the
+//! point stand in its message.
+//!
+//! | file | |
+//! |---|---|
+//! | `cycle.rs` | start, feed, kill, look |
+//! | `during_recovery.rs` | the other kind of run: kills while a spool is being recovered |
+//! | `points.rs` | which point is next |
+//! | `stage.rs` | the processes and their directories |
+//! | `truth.rs` | what is dropped |
+//! | `watch.rs`, `tail.rs` | ledger, log, receipts, slots as they grow |
+//! | `settle.rs`, `account.rs` | the end of an epoch, the figures |
 
-mod account;
-mod children;
-mod random;
-mod settle;
-mod tail;
-mod truth;
+pub(crate) mod account;
+mod cycle;
+mod during_recovery;
+pub(crate) mod points;
+pub(crate) mod random;
+pub(crate) mod settle;
+pub(crate) mod stage;
+pub(crate) mod tail;
+pub(crate) mod truth;
+pub(crate) mod watch;
 
-use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::error::Error;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use account::Account;
-use children::lines;
+use points::Points;
 use random::{Random, any_seed};
-use tail::{Tail, sent_slots_in};
+use settle::{After, clear, settle};
+use stage::{Launch, Stage};
 use truth::Ground;
+use watch::Watch;
 
 use crate::cli::{CrashArgs, seconds};
 use crate::load::LoadError;
-use crate::report::Spread;
+use crate::process::Watched;
 
 /// Runs it and prints the account; `Ok(false)` when a promise was broken.
 ///
@@ -48,204 +75,215 @@ use crate::report::Spread;
 ///
 /// The engine is missing, a child failed, or the file system did.
 pub fn run(args: &CrashArgs) -> Result<bool, Box<dyn Error>> {
-    let seed = args.seed.unwrap_or_else(any_seed);
-    if args.json {
-        eprintln!("seed {seed}");
-    } else {
-        println!("seed {seed}");
-    }
-    let engine = match &args.engine {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("hikyaku"),
-    };
-    if !engine.is_file() {
-        return Err(LoadError::NoEngine { path: engine }.into());
-    }
+    let seed = say_seed(args.seed, args.json);
+    let engine = engine_program(args.engine.as_deref())?;
     let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut dir = tempfile::Builder::new()
         .prefix("hikyaku-crash-")
         .tempdir_in(base)?;
-    let account = Run::new(args, engine, dir.path(), seed)?.run()?;
+    let run = Run::new(args, engine, dir.path(), seed)?;
+    let account = match args.during_recovery {
+        Some(kills) => run.during_recovery(kills)?,
+        None => run.cycles()?,
+    };
     let clean = account.faults.is_empty();
     if args.keep || !clean {
         dir.disable_cleanup(true);
         eprintln!("kept: {}", dir.path().display());
     }
-    if args.json {
+    print_account(&account, seed, args.json);
+    Ok(clean)
+}
+
+/// The seed, said first.
+pub(crate) fn say_seed(given: Option<u64>, json: bool) -> u64 {
+    let seed = given.unwrap_or_else(any_seed);
+    if json {
+        eprintln!("seed {seed}");
+    } else {
+        println!("seed {seed}");
+    }
+    seed
+}
+
+/// The engine that is tested: the one beside this program unless another is given.
+///
+/// # Errors
+/// It is not there.
+pub(crate) fn engine_program(given: Option<&Path>) -> Result<PathBuf, Box<dyn Error>> {
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()?.with_file_name("hikyaku"),
+    };
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(LoadError::NoEngine { path }.into())
+    }
+}
+
+pub(crate) fn print_account(account: &Account, seed: u64, json: bool) {
+    if json {
         println!("{}", account.to_json(seed));
     } else {
         print!("{}", account.table());
     }
-    Ok(clean)
 }
 
 struct Run<'a> {
     args: &'a CrashArgs,
-    engine: PathBuf,
-    dir: PathBuf,
+    stage: Stage,
     random: Random,
-    ground: Ground,
-    ledger: Tail,
-    /// Recipients in the ledger so far.
-    seen: HashSet<String>,
-    log: Tail,
+    points: Points,
     account: Account,
-    /// How long it took from the start of the engine to the first delivery.
-    first_delivery: Vec<f64>,
+    /// How long it took from the start of the engine to the first delivery, lately.
+    first_delivery: VecDeque<f64>,
+    begun: Instant,
+    deadline: Instant,
+}
+
+/// What is remembered until the account is settled.
+struct Epoch {
+    ground: Ground,
+    watch: Watch,
+    sink: Watched,
+    address: SocketAddr,
 }
 
 impl<'a> Run<'a> {
-    fn new(args: &'a CrashArgs, engine: PathBuf, dir: &Path, seed: u64) -> std::io::Result<Self> {
-        for folder in ["drop", "drop/new", "drop/tmp", "spool", "log", "stderr"] {
-            fs::create_dir(dir.join(folder))?;
-        }
-        Ok(Self {
-            args,
+    fn new(
+        args: &'a CrashArgs,
+        engine: PathBuf,
+        dir: &Path,
+        seed: u64,
+    ) -> Result<Self, Box<dyn Error>> {
+        let stage = Stage {
             engine,
             dir: dir.to_owned(),
+            aside: dir.join("aside"),
+            connections: args.connections,
+            segment_bytes: args.segment_bytes,
+        };
+        stage.set()?;
+        let kills = args.during_recovery.unwrap_or(args.cycles);
+        let timeout = args.timeout.unwrap_or(f64::from(kills).max(600.0));
+        let begun = Instant::now();
+        Ok(Self {
+            args,
+            stage,
             random: Random(seed),
-            ground: Ground::default(),
-            ledger: Tail::new(dir.join("ledger")),
-            seen: HashSet::new(),
-            log: Tail::new(dir.join("log/hikyaku.jsonl")),
+            points: Points::new(&args.point)?,
             account: Account::default(),
-            first_delivery: Vec::new(),
+            first_delivery: VecDeque::new(),
+            begun,
+            deadline: begun + seconds(timeout),
         })
     }
 
-    fn run(mut self) -> Result<Account, Box<dyn Error>> {
-        let begun = Instant::now();
-        let deadline = begun + seconds(self.args.timeout);
-        let (mut sink, address) = self.start_sink()?;
-        let mut left = self.args.messages;
-        let mut sent_slots = None;
-        for cycle in 0..self.args.cycles {
-            if Instant::now() >= deadline {
-                self.fault(format!("out of time after {cycle} cycles"));
-                break;
-            }
-            let share = left / u64::from(self.args.cycles - cycle);
-            left -= share;
-            self.cycle(cycle, address, share)?;
-            self.check_named(cycle, sent_slots)?;
-            sent_slots = Some(sent_slots_in(&self.dir.join("spool"))?);
-            let sent = sent_slots.unwrap_or(0);
-            self.account.sent_at_kills += sent;
-            self.account.sent_at_kill_max = self.account.sent_at_kill_max.max(sent);
-            if sink.wait_until(Instant::now(), || true)?.is_some() {
-                return Err(LoadError::Child {
-                    who: "sink",
-                    what: "ended early".to_owned(),
+    fn begin_epoch(&self, ground: Ground) -> Result<Epoch, Box<dyn Error>> {
+        let ledger = self.stage.aside.join("ledger");
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let (sink, address) = self.stage.start_sink(&ledger, left)?;
+        Ok(Epoch {
+            ground,
+            watch: Watch::new(&self.stage, ledger),
+            sink,
+            address,
+        })
+    }
+
+    /// Kills, epoch by epoch.
+    fn cycles(mut self) -> Result<Account, Box<dyn Error>> {
+        let cycles = self.args.cycles;
+        let mut left = self
+            .args
+            .messages
+            .unwrap_or(u64::from(cycles).saturating_mul(20).max(20_000));
+        let mut ground = Ground::default();
+        let mut cycle = 0;
+        while cycle < cycles && self.account.faults.is_empty() {
+            let mut epoch = self.begin_epoch(ground)?;
+            let last = cycles.min(cycle + self.args.epoch);
+            while cycle < last && self.account.faults.is_empty() {
+                if Instant::now() >= self.deadline {
+                    self.account
+                        .fault(format!("out of time after {cycle} cycles"));
+                    break;
                 }
-                .into());
+                let share = left / u64::from(cycles - cycle);
+                left -= share;
+                let address = epoch.address;
+                self.cycle(&mut epoch, cycle, address, share)?;
+                if epoch.sink.child().try_wait()?.is_some() {
+                    return Err(LoadError::Child {
+                        who: "sink",
+                        what: "ended early".to_owned(),
+                    }
+                    .into());
+                }
+                cycle += 1;
             }
+            self.finish(&mut epoch, cycle)?;
+            ground = self.settle(epoch)?;
         }
-        self.finish(address, deadline)?;
-        self.check_named(self.args.cycles, sent_slots)?;
-        sink.terminate();
-        let _ = sink.wait_until(Instant::now() + Duration::from_secs(10), || false)?;
-        self.settle()?;
-        self.account.seconds = begun.elapsed().as_secs_f64();
+        self.account.points = self
+            .points
+            .tallies()
+            .filter(|(_, tally)| tally.tried > 0)
+            .collect();
+        self.account.seconds = self.begun.elapsed().as_secs_f64();
         Ok(self.account)
     }
 
-    /// Start, feed, kill.
-    fn cycle(&mut self, cycle: u32, address: SocketAddr, share: u64) -> Result<(), Box<dyn Error>> {
-        let mut files = self.make_files(share);
-        // Half of them lie there at the start; the others come while it runs.
-        let during = files.split_off(files.len() / 2);
-        for (name, bytes) in files {
-            self.drop_file(&name, &bytes)?;
-        }
-        let mut during = during.into_iter();
-        let delivered_before = self.delivered()?;
-        let started = Instant::now();
-        let (mut child, stderr) = self.start_engine(cycle, address, false)?;
-        let usual_ms =
-            Spread::of(self.first_delivery.iter().copied()).map_or(300.0, |spread| spread.median);
-        // Three of ten at any moment since the start: host check, recovery, ingest. The others some
-        // moments after the first delivery.
-        let early = self.random.below(10) < 3;
-        let blind = Duration::from_micros(self.random.below((usual_ms * 1500.0) as u64 + 1));
-        let after = Duration::from_micros(self.random.below(AFTER_FIRST_US));
-        let mut first = None;
-        loop {
-            if let Some((name, bytes)) = during.next() {
-                self.drop_file(&name, &bytes)?;
-            }
-            if first.is_none() && self.delivered()? > delivered_before {
-                first = Some(started.elapsed());
-            }
-            let elapsed = started.elapsed();
-            let due = if early {
-                elapsed >= blind
-            } else {
-                first.is_some_and(|first| elapsed >= first + after)
-            };
-            if due || elapsed >= IDLE_MAX {
-                break;
-            }
-            if let Some(status) = child.wait_until(Instant::now(), || true)? {
-                self.fault(format!(
-                    "cycle {cycle}: the engine ended by itself with {status}: {}",
-                    lines(&stderr)
-                ));
-                break;
-            }
-            let rest = if early {
-                blind.saturating_sub(elapsed)
-            } else {
-                POLL
-            };
-            std::thread::sleep(rest.clamp(Duration::from_micros(100), POLL));
-        }
-        let _ = child.child().kill(); // SIGKILL; it may have ended.
-        let _ = child.child().wait()?;
-        for (name, bytes) in during {
-            self.drop_file(&name, &bytes)?;
-        }
-        let delivered = self.delivered()?;
-        let expected = self
-            .ground
-            .recipients
-            .values()
-            .filter(|truth| truth.accepted)
-            .count();
-        if delivered == delivered_before {
-            self.account.kills_before_delivery += 1;
-        } else if self.seen.len() < expected {
-            self.account.kills_in_delivery += 1;
-        } else {
-            self.account.kills_idle += 1;
-        }
-        if let Some(first) = first {
-            self.first_delivery.push(first.as_secs_f64() * 1e3);
-        }
-        self.note_recovery(cycle, &stderr);
-        Ok(())
-    }
-
     /// Without kills to the end.
-    fn finish(&mut self, address: SocketAddr, deadline: Instant) -> Result<(), Box<dyn Error>> {
-        let (mut child, stderr) = self.start_engine(self.args.cycles, address, true)?;
-        let limit = deadline.max(Instant::now() + Duration::from_secs(60));
-        match child.wait_until(limit, || false)? {
+    fn finish(&mut self, epoch: &mut Epoch, cycle: u32) -> Result<(), Box<dyn Error>> {
+        let mut engine = self.stage.start_engine(&Launch {
+            address: epoch.address,
+            shards: u32::from(self.args.shards.max(1)),
+            once: true,
+            rate: "unlimited",
+            faults: None,
+        })?;
+        let limit = self.deadline.max(Instant::now() + Duration::from_secs(60));
+        match engine.wait(limit)? {
             // 3: some recipients bounced, as they should.
             Some(status) if matches!(status.code(), Some(0 | 3)) => {}
-            Some(status) => self.fault(format!(
-                "the last run ended with {status}: {}",
-                lines(&stderr)
-            )),
-            None => self.fault(format!("the last run did not end: {}", lines(&stderr))),
+            Some(status) => {
+                let words = engine.words();
+                self.account
+                    .fault(format!("the last run ended with {status}: {words}"));
+            }
+            None => {
+                engine.kill()?;
+                let words = engine.words();
+                self.account
+                    .fault(format!("the last run did not end: {words}"));
+            }
         }
-        drop(child);
-        self.note_recovery(self.args.cycles, &stderr);
+        let said = engine.said();
+        self.note_recovery(epoch, cycle, &said);
+        let kill = epoch.watch.at_kill(&self.stage, cycle)?;
+        self.account.note(kill);
         Ok(())
     }
-}
 
-/// Kills after the first delivery come within this time.
-const AFTER_FIRST_US: u64 = 60_000;
-/// An engine without anything to deliver is killed then.
-const IDLE_MAX: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(1);
+    /// Ends the sink and the epoch; answers with the ground of the next one.
+    fn settle(&mut self, mut epoch: Epoch) -> Result<Ground, Box<dyn Error>> {
+        epoch.sink.terminate();
+        let _ = epoch
+            .sink
+            .wait_until(Instant::now() + Duration::from_secs(10), || false)?;
+        settle(
+            &epoch.ground,
+            &epoch.watch,
+            &self.stage,
+            After::Kills,
+            &mut self.account,
+        )?;
+        self.account.epochs += 1;
+        if self.account.faults.is_empty() && !self.args.keep {
+            clear(&epoch.watch, &self.stage)?;
+        }
+        Ok(epoch.ground.next())
+    }
+}

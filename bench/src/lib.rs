@@ -5,6 +5,7 @@
 //! hikyaku-bench load      workload -> drop directory -> hikyaku run -> sink, measured and verified
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
+//! hikyaku-bench powercut  the same with power cuts, on a file system in an image (root only)
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -16,6 +17,7 @@ pub mod ceiling;
 pub mod cli;
 pub mod crash;
 pub mod load;
+pub mod powercut;
 pub mod process;
 pub mod report;
 pub mod sink;

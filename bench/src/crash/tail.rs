@@ -5,6 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Reads what was appended to a file since the last look, line by line.
+#[derive(Debug)]
 pub(crate) struct Tail {
     path: PathBuf,
     at: u64,
@@ -18,6 +19,12 @@ impl Tail {
             at: 0,
             lines: 0,
         }
+    }
+
+    /// The file may be shorter than what was read of it: what follows is new.
+    pub(crate) fn cut(&mut self) {
+        let length = fs::metadata(&self.path).map_or(0, |meta| meta.len());
+        self.at = self.at.min(length);
     }
 
     pub(crate) fn read(&mut self, mut each: impl FnMut(&str)) -> std::io::Result<()> {

@@ -68,6 +68,10 @@ pub const POINTS: &[(&str, &str)] = &[
         "a claimed file of an earlier run has a new submission",
     ),
     ("start.leftovers-synced", "those renames are durable"),
+    (
+        "start.receipts-written",
+        "what was accepted has a receipt again, where one was missing",
+    ),
     ("start.done", "the ingestion thread begins"),
     ("ingest.claimed", "a file is renamed into claimed/"),
     ("ingest.claims-synced", "claims are durable"),
