@@ -284,8 +284,8 @@ impl Run<'_> {
             }
             std::thread::sleep(POLL);
         }
-        self.disk.cut()?;
         let cut_at = engine.started.elapsed();
+        self.disk.cut()?;
         engine.kill()?;
         // The last acceptance by the sink may be of the time between the cut and the kill.
         self.cuts.push(unix_ns());

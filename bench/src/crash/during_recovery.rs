@@ -48,7 +48,7 @@ impl Run<'_> {
             if kill % 2 == 0 {
                 self.kill_after(&mut epoch, kill, whole)?;
             } else {
-                self.kill_at_point(&mut epoch, kill)?;
+                self.kill_at_point(&mut epoch, kill, 2 * whole + POINT_WAIT)?;
             }
             self.account.kills_before_delivery += 1;
             self.account
@@ -158,11 +158,16 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn kill_at_point(&mut self, epoch: &mut Epoch, kill: u32) -> Result<(), Box<dyn Error>> {
+    fn kill_at_point(
+        &mut self,
+        epoch: &mut Epoch,
+        kill: u32,
+        patience: Duration,
+    ) -> Result<(), Box<dyn Error>> {
         let (index, number) = self.points.turn(&mut self.random);
         let spec = format!("kill={}:{number}", POINTS[index].0);
         let mut engine = self.launch(epoch, SLOWLY, Some(&spec))?;
-        let status = engine.wait(Instant::now() + POINT_WAIT)?;
+        let status = engine.wait(Instant::now() + patience)?;
         engine.kill()?;
         let hit = status.is_some_and(|status| status.signal() == Some(9));
         if let Some(status) = status
@@ -183,5 +188,5 @@ impl Run<'_> {
 
 /// Rate that leaves most recipients waiting.
 const SLOWLY: &str = "20/s";
-/// A point that is not reached by then is not on the way of this recovery.
-const POINT_WAIT: Duration = Duration::from_millis(600);
+/// A point that is not reached so long after two recoveries' time is not on the way of this one.
+const POINT_WAIT: Duration = Duration::from_millis(300);
