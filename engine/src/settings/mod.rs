@@ -25,6 +25,7 @@ pub(crate) use render::toml_string;
 use crate::cli::RunArgs;
 use crate::connection::tls::TlsMode;
 use crate::signing::DkimKey;
+use hikyaku_tuning::Pipeline;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -45,6 +46,10 @@ pub struct Host {
 pub struct Settings {
     /// `[engine]`: where things lie, and on which cores they run.
     pub engine: Engine,
+    /// `[delivery]`: what travels behind what.
+    pub delivery: Delivery,
+    /// `[spool] durability`.
+    pub durability: Durability,
     /// `[retry]`: when a deferred recipient is tried again.
     pub retry: Retry,
     /// `[tls]`.
@@ -102,6 +107,29 @@ pub struct Engine {
     pub progress: bool,
     /// Whether the account is JSON.
     pub json: bool,
+}
+
+/// `[delivery]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// Where neither a profile nor a limit says anything else; `None`: the default profile's.
+    pub pipeline: Option<Pipeline>,
+    /// Transactions in flight on a connection that streams, 2 to 64.
+    pub stream_depth: u8,
+    /// Accepted messages after which a site is streamed to without being configured so.
+    pub stream_auto: Option<u32>,
+}
+
+/// When the spool knows of a message that is about to be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// In memory that outlives the process: after a power cut the list of possible duplicates may
+    /// lack those of the last batch.
+    #[default]
+    Relaxed,
+    /// On stable storage before the end of its content leaves: the list is complete after a power
+    /// cut, too, and each message waits for one batch.
+    Strict,
 }
 
 /// `[retry]`.

@@ -4,13 +4,16 @@
 //! mark that settles it is durable; in between, the process may die at any moment and the recipient
 //! is named.
 
+use std::collections::VecDeque;
+
 use hikyaku_spool::Slot;
+use hikyaku_tuning::Pipeline;
 
 use super::{ConnKey, Now, Shard};
 use crate::mail::envelope::EnvelopeView;
 use crate::outcome::{Event, Phase, Unsupported};
-use crate::queue::domain::Waiting;
-use crate::smtp::{self, Session, Unsendable};
+use crate::queue::domain::{SiteKey, Waiting};
+use crate::smtp::{self, Session, StreamDepth, Unsendable};
 use crate::time::Instant;
 
 /// One message on a connection.
@@ -19,15 +22,19 @@ pub(super) struct Transaction {
     /// Index of the store that holds the message.
     store: usize,
     pub(super) recipients: Vec<Recipient>,
-    pub(super) started: Instant,
-    /// Content size on the wire, for the log.
-    pub(super) size: u64,
+    started: Instant,
+    /// Content size on the wire, as far as it can be told beforehand.
+    size: u64,
     /// Header fields that go in front of the stored content: its signatures.
     prefix: Vec<u8>,
     /// How much of prefix and content was given to the session.
     sent: usize,
     /// In-doubt slots that were reserved and not claimed.
     reserved: u32,
+    /// Recipients without a verdict.
+    open: usize,
+    /// The first of its connection.
+    first: bool,
 }
 
 /// One recipient of a transaction.
@@ -48,6 +55,8 @@ impl Transaction {
             prefix: Vec::new(),
             sent: 0,
             reserved: 0,
+            open: 0,
+            first: false,
         };
         transaction.push(first);
         transaction
@@ -60,7 +69,16 @@ impl Transaction {
             settled: false,
         });
         self.reserved += 1;
+        self.open += 1;
     }
+}
+
+/// What the log says of the transaction that an attempt was part of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    pub(super) at: Instant,
+    /// The first of its connection: what the connection cost is told with it.
+    pub(super) first: bool,
 }
 
 impl Shard {
@@ -92,7 +110,8 @@ impl Shard {
             Ok(()) => {
                 conn.messages += 1;
                 conn.idle = false;
-                conn.transaction = Some(transaction);
+                transaction.first = conn.messages == 1;
+                conn.transactions.push_back(transaction);
                 true
             }
             Err((event, text)) => {
@@ -105,10 +124,11 @@ impl Shard {
         }
     }
 
-    /// The peer waits for content: give the session the next part of it.
+    /// The content of the transaction begun last is wanted: give the session the next part of it.
     pub(super) fn push_body(&mut self, now: Now, key: ConnKey) {
         let conn = &mut self.conns[key.index as usize];
-        let (Some(session), Some(transaction)) = (&mut conn.session, &mut conn.transaction) else {
+        let (Some(session), Some(transaction)) = (&mut conn.session, conn.transactions.back_mut())
+        else {
             return;
         };
         let message = &self.messages[transaction.recipients[0].entry.message.0 as usize];
@@ -161,10 +181,10 @@ impl Shard {
         }
     }
 
-    /// One recipient of the running transaction has its report.
-    pub(super) fn settle(&mut self, now: Now, key: ConnKey, index: u32, report: smtp::Report) {
+    /// One recipient of the oldest transaction has its report.
+    pub(super) fn settle(&mut self, now: Now, key: ConnKey, index: u32, report: &smtp::Report) {
         let conn = &mut self.conns[key.index as usize];
-        let Some(transaction) = &mut conn.transaction else {
+        let Some(transaction) = conn.transactions.front_mut() else {
             return;
         };
         let Some(recipient) = transaction.recipients.get_mut(index as usize) else {
@@ -173,18 +193,62 @@ impl Shard {
         if std::mem::replace(&mut recipient.settled, true) {
             return;
         }
-        let entry = recipient.entry;
-        let slot = recipient.slot.take();
-        self.settle_attempt(now, key, entry, slot, &report);
+        transaction.open -= 1;
+        let (entry, slot) = (recipient.entry, recipient.slot.take());
+        if report.is_untried() || report.is_out_of_step() {
+            // Nobody refused it and nobody can have it: this was no attempt.
+            if let Some(slot) = slot {
+                self.stores[transaction.store].log.in_doubt().free(slot);
+            }
+            self.put_back(now, entry);
+        } else {
+            let begun = Begun {
+                at: transaction.started,
+                first: transaction.first,
+            };
+            self.settle_attempt(now, key, entry, begun, slot, report);
+        }
+        let conn = &mut self.conns[key.index as usize];
+        if let Some(ended) = conn.transactions.pop_front_if(|front| front.open == 0) {
+            self.stores[ended.store].slots_reserved -= ended.reserved;
+        }
     }
 
-    /// Gives back what a finished transaction reserved.
-    pub(super) fn finish_transaction(&mut self, key: ConnKey) {
-        let conn = &mut self.conns[key.index as usize];
-        let Some(transaction) = conn.transaction.take() else {
+    /// Gives back what the transactions of a connection that ends have reserved.
+    pub(super) fn release_slots(&mut self, transactions: VecDeque<Transaction>) {
+        for transaction in transactions {
+            self.stores[transaction.store].slots_reserved -= transaction.reserved;
+        }
+    }
+
+    /// How many transactions a new session to `site` may keep in flight; `None`: one.
+    pub(super) fn stream_depth(&self, site: SiteKey) -> Option<StreamDepth> {
+        let site = &self.sites[site.0 as usize];
+        let earned = || {
+            let delivered_min = self.config.stream_auto?;
+            Some(site.delivered >= u64::from(delivered_min))
+        };
+        let streams = match site.limits.pipeline {
+            Pipeline::Stream => true,
+            Pipeline::Transaction => earned() == Some(true),
+            Pipeline::None => false,
+        };
+        (streams && !site.stream_broken).then_some(self.config.stream_depth)
+    }
+
+    /// Where this connection's peer showed that it does not cope with streaming, nobody streams to
+    /// its site any more.
+    pub(super) fn note_stream(&mut self, now: Now, key: ConnKey) {
+        let Some(conn) = self.conns.get(key.index as usize) else {
             return;
         };
-        self.stores[transaction.store].slots_reserved -= transaction.reserved;
+        let Some(why) = conn.session.as_ref().and_then(Session::stream_broken) else {
+            return;
+        };
+        let (site, source) = (conn.site, conn.source);
+        if !std::mem::replace(&mut self.sites[site.0 as usize].stream_broken, true) {
+            self.log_stream_broken(now, (site, source), why);
+        }
     }
 }
 
