@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::disk;
 use crate::error::SpoolError;
+use crate::faults::point;
 use crate::lock::Lock;
 use crate::log::{INFO_BYTES_MAX, Log, MESSAGE_OVERHEAD};
 use crate::pool::random_u128;
@@ -100,6 +101,7 @@ impl Spool {
         // A spool of a later release is not even locked.
         known_format(dir)?;
         let lock = Arc::new(Lock::take(dir, options.lock_wait)?);
+        point("start.spool-locked");
         let uuid = read_format(dir)?;
         make_dir(&dir.join("quarantine"))?;
         Ok(Spool {

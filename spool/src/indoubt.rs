@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::disk;
 use crate::error::SpoolError;
+use crate::faults::point;
 use crate::map::WordMap;
 use crate::record::u64_at;
 use crate::segment::{BLOCK, FORMAT_VERSION};
@@ -90,17 +91,20 @@ impl InDoubt {
             Ordering::Relaxed,
         );
         set_state(words, Doubt::Sent, 0);
+        point("slot.sent");
         Some(Slot(slot))
     }
 
     /// The reply was 2xx.
     pub fn set_accepted(&mut self, slot: Slot, code: u16) {
         set_state(self.slot_words(slot.0), Doubt::Accepted, code);
+        point("slot.accepted");
     }
 
     /// The reply was 4xx or 5xx.
     pub fn set_refused(&mut self, slot: Slot, code: u16) {
         set_state(self.slot_words(slot.0), Doubt::Refused, code);
+        point("slot.refused");
     }
 
     /// The mark is durable, or the dot was never sent.
@@ -108,6 +112,7 @@ impl InDoubt {
         let state = &self.slot_words(slot.0)[0];
         assert_ne!(state.load(Ordering::Relaxed), 0, "a slot is freed once");
         state.store(0, Ordering::Release);
+        point("slot.freed");
         self.free.push(slot.0);
     }
 
@@ -134,6 +139,7 @@ impl InDoubt {
         for slot in std::mem::take(&mut self.recovered) {
             self.slot_words(slot)[0].store(0, Ordering::Release);
             self.free.push(slot);
+            point("start.doubt-cleared");
         }
     }
 

@@ -4,6 +4,7 @@
 //! the first in the next segment.
 
 use crate::disk;
+use crate::faults::point;
 use crate::flush::BATCH_HEADER_BYTES;
 use crate::log::Log;
 use crate::mark::MARK_BYTES;
@@ -200,6 +201,7 @@ impl Log {
         }
         if let Some(active) = self.segments.back_mut() {
             active.sealed = true;
+            point("spool.sealed");
         }
         let first_seq = self.flush.next_seq;
         let name = self.dir.join(format!("seg-{first_seq:020}.log"));
@@ -209,6 +211,7 @@ impl Log {
         } else {
             path
         };
+        point("spool.renamed");
         let header = SegmentHeader {
             version: FORMAT_VERSION,
             uuid,
@@ -238,6 +241,7 @@ impl Log {
             account,
         });
         self.flush.start(id, 0, BLOCK as usize);
+        point("spool.rolled");
         self.top_up();
         true
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::Options;
 use crate::disk;
 use crate::error::SpoolError;
+use crate::faults::point;
 use crate::files::{Candidate, Files, keep};
 use crate::flush::Flush;
 use crate::indoubt::{InDoubt, InDoubtRecipient};
@@ -133,7 +134,9 @@ pub(crate) fn open_log(
         ..Report::default()
     };
 
+    point("start.doubts-read");
     let files = Files::read(site, &dir, id)?;
+    point("start.files-read");
     let headers = files.segments.iter().map(|(_, header, _)| header);
     let mut pass = Pass::new(headers, in_doubt.acked_seq());
     let mut segments = VecDeque::new();
@@ -162,6 +165,7 @@ pub(crate) fn open_log(
                 .extend(scanned.gaps.iter().map(|gap| damage(Some(*gap))));
         }
         zero(&candidate, scanned.tail, scanned.torn_bytes)?;
+        point("start.segment-scanned");
         // Only a healthy newest segment is written on.
         let whole = len as u64 == site.options.segment_bytes
             && header.segment_bytes == site.options.segment_bytes
@@ -210,6 +214,7 @@ pub(crate) fn open_log(
     )?;
     let active = segments.back().is_some_and(|last| !last.sealed);
     pool.fill_now(SPARES_MIN + usize::from(!active))?;
+    point("start.spares-filled");
     let submissions = submissions(&table);
     let mut log = Log::new(Parts {
         id,
