@@ -38,7 +38,7 @@ use crate::log::record::{EngineEvent, EngineRecord, LineWriter};
 use crate::mail::id::{ShardId, SubmissionId};
 use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
-use crate::settings::{Ehlo, Origin, Settings};
+use crate::settings::{Durability, Ehlo, Origin, Settings};
 use crate::shard::{ConnectionCap, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits};
 use crate::signing::{Signer, SigningError};
 use crate::smtp::StreamDepth;
@@ -635,6 +635,7 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
         signer,
         stream_depth: StreamDepth::new(settings.delivery.stream_depth),
         stream_auto: settings.delivery.stream_auto,
+        strict: settings.durability == Durability::Strict,
         classifier: Classifier::builtin(),
         connections: ConnectionCap::new(settings.engine.connections_max),
         log_attempts: true,

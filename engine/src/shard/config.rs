@@ -41,6 +41,8 @@ pub struct ShardConfig {
     /// Messages that a site must have accepted in this run before it is streamed to without being
     /// configured so; `None`: never.
     pub stream_auto: Option<u32>,
+    /// Whether the end of a message waits until the spool's stable storage knows of it.
+    pub strict: bool,
     /// Judges replies.
     pub classifier: Classifier,
     /// Connections of the whole process.

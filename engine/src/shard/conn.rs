@@ -66,6 +66,8 @@ pub(super) struct Conn {
     pub(super) deadline: Instant,
     pub(super) armed: Instant,
     pub(super) idle: bool,
+    /// The driver has a [`Step::Write`] in hand: it must not be woken, for that ends a write.
+    pub(super) writing: bool,
     idle_until: Instant,
     /// Transactions begun.
     pub(super) messages: u32,
@@ -106,6 +108,7 @@ impl Conn {
             deadline,
             armed: deadline,
             idle: false,
+            writing: false,
             idle_until: deadline,
             messages: 0,
             failover: Failover::None,
@@ -178,7 +181,9 @@ impl Shard {
 
     /// Everything of the last [`Step::Write`] is on the socket; `buffer` is kept for the next.
     pub fn on_written(&mut self, now: Now, key: ConnKey, mut buffer: Vec<u8>) {
-        let Some(session) = self.session(key) else {
+        let Some(conn) = self.conn(key) else { return };
+        conn.writing = false;
+        let Some(session) = &mut conn.session else {
             return;
         };
         buffer.clear();
@@ -211,11 +216,17 @@ impl Shard {
     /// What the driver of `key` does next.
     pub fn step(&mut self, now: Now, key: ConnKey) -> Step {
         loop {
-            let Some(session) = self.session(key) else {
+            let Some(conn) = self.conn(key) else {
+                return Step::Close;
+            };
+            let Some(session) = &mut conn.session else {
                 return Step::Close;
             };
             match session.poll() {
-                Action::Write => return Step::Write(std::mem::take(session.output())),
+                Action::Write => {
+                    conn.writing = true;
+                    return Step::Write(std::mem::take(session.output()));
+                }
                 Action::Body => self.push_body(now, key),
                 Action::StartTls => {
                     let host = Arc::clone(&self.conns[key.index as usize].candidate.host);

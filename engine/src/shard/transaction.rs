@@ -2,14 +2,16 @@
 //!
 //! A recipient's slot is claimed before a byte of the content's end can leave, and freed when the
 //! mark that settles it is durable; in between, the process may die at any moment and the recipient
-//! is named.
+//! is named. In strict mode the end waits for an intent on stable storage besides; what it costs is
+//! one batch of delay per message, and nothing in relaxed mode.
 
 use std::collections::VecDeque;
 
-use hikyaku_spool::Slot;
+use hikyaku_spool::{MessageRef, Slot};
 use hikyaku_tuning::Pipeline;
 
-use super::{ConnKey, Now, Shard};
+use super::commit::{OnDurable, Store};
+use super::{ConnKey, Effect, Now, Shard};
 use crate::mail::envelope::EnvelopeView;
 use crate::outcome::{Event, Phase, Unsupported};
 use crate::queue::domain::{SiteKey, Waiting};
@@ -29,6 +31,10 @@ pub(super) struct Transaction {
     prefix: Vec<u8>,
     /// How much of prefix and content was given to the session.
     sent: usize,
+    /// Content was asked for: it is signed, and its intents are in the log where there are any.
+    opened: bool,
+    /// The batch that holds its intents.
+    intent: Option<u64>,
     /// In-doubt slots that were reserved and not claimed.
     reserved: u32,
     /// Recipients without a verdict.
@@ -54,6 +60,8 @@ impl Transaction {
             size: 0,
             prefix: Vec::new(),
             sent: 0,
+            opened: false,
+            intent: None,
             reserved: 0,
             open: 0,
             first: false,
@@ -132,16 +140,16 @@ impl Shard {
             return;
         };
         let message = &self.messages[transaction.recipients[0].entry.message.0 as usize];
-        let store = &mut self.stores[usize::from(message.store)];
-        let Ok(view) = store.log.message_again(message.at) else {
+        let (index, at) = (usize::from(message.store), message.at);
+        let store = &mut self.stores[index];
+        let Ok(mut view) = store.log.message_again(at) else {
             // It was readable when the transaction began. Breaking off is the only honest end: the
             // peer discards what came so far, and the recipients are deferred.
             session.handle_closed(now.mono);
             return;
         };
-        if transaction.sent == 0
-            && let Some(signer) = &self.config.signer
-        {
+        let opens = !std::mem::replace(&mut transaction.opened, true);
+        if opens && let Some(signer) = &self.config.signer {
             let received = EnvelopeView::parse(view.envelope)
                 .map_or(0, |envelope| envelope.received.unix_seconds());
             if let Err(error) = signer.sign(view.content, received, &mut transaction.prefix) {
@@ -150,6 +158,21 @@ impl Shard {
             }
         }
         let total = transaction.prefix.len() + view.content.len();
+        let last = total - transaction.sent <= CHUNK;
+        let mut intended = false;
+        if self.config.strict && (opens || last) {
+            intended = store.intend(key, at, transaction);
+            if last && !store.is_intent_durable(transaction) {
+                if intended {
+                    self.commit_soon(index);
+                }
+                return;
+            }
+            match store.log.message_again(at) {
+                Ok(again) => view = again,
+                Err(_) => return session.handle_closed(now.mono),
+            }
+        }
         let mut room = CHUNK;
         if transaction.sent < transaction.prefix.len() {
             session.push_body(&transaction.prefix[transaction.sent..], false);
@@ -164,7 +187,6 @@ impl Shard {
         if last {
             // From here on the peer may accept the message without our hearing of it. Each
             // recipient it may accept for has a slot that says so, before a byte of the end moves.
-            let message = message.at;
             for recipient in transaction
                 .recipients
                 .iter_mut()
@@ -172,12 +194,26 @@ impl Shard {
             {
                 let entry = recipient.entry;
                 recipient.slot = store.log.in_doubt().claim(
-                    message,
+                    at,
                     entry.recipient,
                     entry.attempts.saturating_add(1),
                 );
             }
             store.slots_reserved -= std::mem::take(&mut transaction.reserved);
+        }
+        if intended {
+            self.commit_soon(index);
+        }
+    }
+
+    /// The batch with this connection's intents is durable: the end of its content may go.
+    pub(super) fn on_intent(&mut self, now: Now, key: ConnKey) {
+        let Some(conn) = self.conn(key) else { return };
+        // While its driver writes, whoever hears of the end of that goes on.
+        let wants = conn.session.as_ref().is_some_and(Session::wants_content);
+        if wants && !conn.writing {
+            self.push_body(now, key);
+            self.effects.push_back(Effect::Wake(key));
         }
     }
 
@@ -249,6 +285,31 @@ impl Shard {
         if !std::mem::replace(&mut self.sites[site.0 as usize].stream_broken, true) {
             self.log_stream_broken(now, (site, source), why);
         }
+    }
+}
+
+impl Store {
+    /// Strict mode: writes down that this message is about to be handed over. `true`: something was
+    /// appended. Where there is no room, the next batch asks again; should none come, the deadline for
+    /// content ends the wait and defers the recipients.
+    fn intend(&mut self, key: ConnKey, at: MessageRef, transaction: &mut Transaction) -> bool {
+        if transaction.intent.is_some() {
+            return false;
+        }
+        let waiting = transaction.recipients.iter().filter(|one| !one.settled);
+        let written = waiting.map(|one| one.entry).try_for_each(|entry| {
+            let attempt = entry.attempts.saturating_add(1);
+            self.log.append_intent(at, entry.recipient, attempt)
+        });
+        transaction.intent = written.is_ok().then(|| self.log.forming_seq());
+        self.when_durable(OnDurable::Intent(key));
+        written.is_ok()
+    }
+
+    fn is_intent_durable(&self, transaction: &Transaction) -> bool {
+        transaction
+            .intent
+            .is_some_and(|seq| self.log.durable_seq() >= seq)
     }
 }
 
