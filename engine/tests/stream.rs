@@ -237,11 +237,21 @@ fn a_421_between_transactions_costs_the_one_that_it_answers() {
         assert_done(&ended, 12, &case);
         assert_accounted(&bed, &names, &case);
         let deferrals = bed.log_of("deferral");
-        assert!(deferrals.len() <= 2, "{case}: {deferrals:?}");
-        assert!(
-            deferrals.iter().all(|line| line["code"] == 421),
-            "{case}: {deferrals:?}"
-        );
+        if chunking {
+            // Their content was out: a 421 in place of another reply does not say what became of it.
+            assert!(
+                deferrals
+                    .iter()
+                    .all(|line| line["possible_duplicate"] == true),
+                "{case}: {deferrals:?}"
+            );
+        } else {
+            assert!(deferrals.len() <= 2, "{case}: {deferrals:?}");
+            assert!(
+                deferrals.iter().all(|line| line["code"] == 421),
+                "{case}: {deferrals:?}"
+            );
+        }
         assert_eq!(stream_off(&bed), Vec::<String>::new(), "{case}");
         assert_eq!(sink.stop().expect("sink").counters.duplicates, 0);
     }
@@ -255,7 +265,8 @@ fn what_was_in_flight_when_the_connection_broke_is_in_doubt_each_by_name() {
         // Each second connection, so that the others make progress.
         let sink = sink(&bed, &format!("close={stage}/2"), chunking);
         bed.drop_bsmtp("a.bsmtp", &names);
-        let arguments = "--pipeline stream --limit *=connections=2 --stream-depth 4";
+        let arguments =
+            "--pipeline stream --stream-depth 4 --limit *=connections=2,messages-per-connection=5";
         let ended = bed.once(&format!("{} {arguments} {SOON}", all_to(&sink)));
         assert_done(&ended, 30, &case);
         assert_accounted(&bed, &names, &case);
