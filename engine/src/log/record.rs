@@ -176,6 +176,8 @@ pub enum SiteEvent {
     Slowed,
     /// Back at what is configured.
     Restored,
+    /// Not streamed to any more in this run: one transaction at a time.
+    StreamOff,
 }
 
 /// Something about the engine as a whole, or one shard of it.
@@ -323,6 +325,7 @@ impl LineWriter {
             SiteEvent::Resumed => "resumed",
             SiteEvent::Slowed => "slowed",
             SiteEvent::Restored => "restored",
+            SiteEvent::StreamOff => "stream_off",
         };
         let mut line = Object::begin(out);
         line.plain("type", b"site");

@@ -14,7 +14,7 @@ use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
 use crate::settings::Deadlines as DeadlineOverrides;
 use crate::signing::Signer;
-use crate::smtp::{Deadlines, SessionConfig, TlsPolicy};
+use crate::smtp::{Deadlines, SessionConfig, StreamDepth, TlsPolicy};
 
 /// All that a shard needs to know.
 #[derive(Debug)]
@@ -39,6 +39,13 @@ pub struct ShardConfig {
     pub deadlines: DeadlineOverrides,
     /// Signs messages of the domains that it has keys for.
     pub signer: Option<Signer>,
+    /// Transactions in flight on a connection whose site streams.
+    pub stream_depth: StreamDepth,
+    /// Messages that a site must have accepted in this run before it is streamed to without being
+    /// configured so; `None`: never.
+    pub stream_auto: Option<u32>,
+    /// Whether the end of a message waits until the spool's stable storage knows of it.
+    pub strict: bool,
     /// Judges replies.
     pub classifier: Classifier,
     /// Connections of the whole process.
