@@ -61,7 +61,9 @@ impl Shard {
             // What the peer said is known now; the mark below makes it durable.
             let slots = self.stores[store].log.in_doubt();
             match event {
-                Event::Reply(reply) if reply.is_positive() => slots.set_accepted(slot, reply.code),
+                Event::Reply(reply) if reply.is_positive() && phase == Phase::Dot => {
+                    slots.set_accepted(slot, reply.code);
+                }
                 Event::Reply(reply) => slots.set_refused(slot, reply.code),
                 _ => {}
             }
