@@ -190,8 +190,25 @@ fn delivery(
         number("--stream-auto", args.stream_auto),
         &integer(0..=1_000_000_000),
     )?;
+    let on_doubt = text("--on-doubt", args.on_doubt.as_ref());
+    let on_doubt = layers.optional(&mut section, "delivery.on_doubt", on_doubt, &|raw| {
+        let Raw::Text(text) = raw else {
+            return Err("must be \"retry\" or \"hold\"".into());
+        };
+        text.parse().map_err(String::from)
+    })?;
+    let crashes_max = number("--crashes-max", args.crashes_max);
+    let crashes_max = layers.optional(
+        &mut section,
+        "delivery.crashes_max",
+        crashes_max,
+        &integer(0..=15),
+    )?;
     section.finish()?;
     Ok(Delivery {
+        on_doubt: on_doubt.unwrap_or_default(),
+        // Once is an accident: a machine that was switched off ends what was active, too.
+        crashes_max: crashes_max.unwrap_or(2),
         pipeline,
         stream_depth: depth.unwrap_or(STREAM_DEPTH),
         stream_auto: auto.filter(|&messages| messages > 0),

@@ -24,6 +24,7 @@ pub(crate) use render::toml_string;
 
 use crate::cli::RunArgs;
 use crate::connection::tls::TlsMode;
+use crate::mail::envelope::OnDoubt;
 use crate::signing::DkimKey;
 use hikyaku_tuning::Pipeline;
 use std::collections::BTreeMap;
@@ -46,7 +47,7 @@ pub struct Host {
 pub struct Settings {
     /// `[engine]`: where things lie, and on which cores they run.
     pub engine: Engine,
-    /// `[delivery]`: what travels behind what.
+    /// `[delivery]`: what travels behind what, and what to do when it is not known whether it arrived.
     pub delivery: Delivery,
     /// `[spool] durability`.
     pub durability: Durability,
@@ -114,6 +115,11 @@ pub struct Engine {
 /// `[delivery]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
+    /// For submissions that say nothing of their own.
+    pub on_doubt: OnDoubt,
+    /// A recipient that was active when the process ended abnormally so many times in a row is held;
+    /// 0: never.
+    pub crashes_max: u8,
     /// Where neither a profile nor a limit says anything else; `None`: the default profile's.
     pub pipeline: Option<Pipeline>,
     /// Transactions in flight on a connection that streams, 2 to 64.

@@ -63,6 +63,14 @@ pub(super) fn render(settings: &Settings) -> String {
 
     page.table("[delivery]");
     let delivery = &settings.delivery;
+    page.key(
+        "delivery.on_doubt",
+        &toml_string(settings.delivery.on_doubt.as_str()),
+    );
+    page.key(
+        "delivery.crashes_max",
+        &settings.delivery.crashes_max.to_string(),
+    );
     if let Some(pipeline) = delivery.pipeline {
         let word = match pipeline {
             Pipeline::None => "none",

@@ -61,7 +61,9 @@ impl Shard {
             // What the peer said is known now; the mark below makes it durable.
             let slots = self.stores[store].log.in_doubt();
             match event {
-                Event::Reply(reply) if reply.is_positive() => slots.set_accepted(slot, reply.code),
+                Event::Reply(reply) if reply.is_positive() && phase == Phase::Dot => {
+                    slots.set_accepted(slot, reply.code);
+                }
                 Event::Reply(reply) => slots.set_refused(slot, reply.code),
                 _ => {}
             }
@@ -126,6 +128,7 @@ impl Shard {
         let verdict = match outcome.verdict {
             Verdict::Delivered => Final::Delivered,
             Verdict::Bounce => Final::Bounced,
+            Verdict::Deferral if self.holds_doubt(entry, &outcome) => Final::Held,
             Verdict::Deferral => {
                 let seed = self.random();
                 // A reply may ask for more patience than usual, not for more than the operator has.
@@ -151,6 +154,7 @@ impl Shard {
                 attempt: tried,
                 outcome: &outcome,
                 next: next_at,
+                held: verdict == Final::Held,
             },
         );
         self.mark(entry, attempt, verdict, code);
@@ -170,6 +174,7 @@ impl Shard {
                 );
             }
             (Final::Delivered, _) => gauge::add(&self.gauge.delivered, 1),
+            (Final::Held, _) => gauge::add(&self.gauge.held, 1),
             _ => gauge::add(&self.gauge.bounced, 1),
         }
         outcome
@@ -282,6 +287,7 @@ impl Shard {
         };
         tracing::error!(message = %id, recipient = entry.recipient, %error, "held: the message cannot be read");
         self.mark(entry, entry.attempts, Final::Held, 0);
+        gauge::add(&self.gauge.held, 1);
     }
 
     /// The peer ended a session with a reply that is no verdict on any recipient: it may still be

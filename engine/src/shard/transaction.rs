@@ -1,8 +1,8 @@
 //! One message on a connection: its envelope, its bytes, its in-doubt slots.
 //!
-//! A recipient's slot is claimed before a byte of the content's end can leave, and freed when the
-//! mark that settles it is durable; in between, the process may die at any moment and the recipient
-//! is named. In strict mode the end waits for an intent on stable storage besides; what it costs is
+//! A recipient's slot is claimed when the transaction begins, says that the end may be on its way
+//! before a byte of that can leave, and is freed when the mark that settles it is durable; in between,
+//! the process may die at any moment and the recipient is named. In strict mode the end waits for an intent on stable storage besides; what it costs is
 //! one batch of delay per message, and nothing in relaxed mode.
 
 use std::collections::VecDeque;
@@ -98,10 +98,13 @@ impl Shard {
         let Some(session) = &mut conn.session else {
             return false;
         };
+        // From here on bytes of others are at work, and an unreadable sector may answer with SIGBUS:
+        // should that end the process, it is known what it was about.
+        self.stores[store].claim_slots(at, &mut transaction);
         let view = match self.stores[store].log.message(at) {
             Ok(view) => view,
             Err(error) => {
-                self.stores[store].slots_reserved -= transaction.reserved;
+                self.stores[store].unclaim_slots(&mut transaction);
                 for recipient in transaction.recipients {
                     self.hold(recipient.entry, &error);
                 }
@@ -123,7 +126,7 @@ impl Shard {
                 true
             }
             Err((event, text)) => {
-                self.stores[store].slots_reserved -= transaction.reserved;
+                self.stores[store].unclaim_slots(&mut transaction);
                 for recipient in transaction.recipients {
                     self.fail_unsent(now, recipient.entry, Some(key), Phase::Mail, event, &text);
                 }
@@ -192,14 +195,10 @@ impl Shard {
                 .iter_mut()
                 .filter(|recipient| !recipient.settled)
             {
-                let entry = recipient.entry;
-                recipient.slot = store.log.in_doubt().claim(
-                    at,
-                    entry.recipient,
-                    entry.attempts.saturating_add(1),
-                );
+                if let Some(slot) = recipient.slot {
+                    store.log.in_doubt().set_sent(slot);
+                }
             }
-            store.slots_reserved -= std::mem::take(&mut transaction.reserved);
         }
         if intended {
             self.commit_soon(index);
@@ -252,8 +251,8 @@ impl Shard {
 
     /// Gives back what the transactions of a connection that ends have reserved.
     pub(super) fn release_slots(&mut self, transactions: VecDeque<Transaction>) {
-        for transaction in transactions {
-            self.stores[transaction.store].slots_reserved -= transaction.reserved;
+        for mut transaction in transactions {
+            self.stores[transaction.store].unclaim_slots(&mut transaction);
         }
     }
 
@@ -289,6 +288,25 @@ impl Shard {
 }
 
 impl Store {
+    /// Claims the slots that were reserved when the transaction was planned.
+    fn claim_slots(&mut self, at: MessageRef, transaction: &mut Transaction) {
+        self.slots_reserved -= std::mem::take(&mut transaction.reserved);
+        for one in &mut transaction.recipients {
+            let (recipient, attempt) = (one.entry.recipient, one.entry.attempts.saturating_add(1));
+            one.slot = self.log.in_doubt().claim_active(at, recipient, attempt);
+        }
+    }
+
+    /// Gives back what a transaction holds that sent nothing.
+    fn unclaim_slots(&mut self, transaction: &mut Transaction) {
+        self.slots_reserved -= std::mem::take(&mut transaction.reserved);
+        for one in &mut transaction.recipients {
+            if let Some(slot) = one.slot.take() {
+                self.log.in_doubt().free(slot);
+            }
+        }
+    }
+
     /// Strict mode: writes down that this message is about to be handed over. `true`: something was
     /// appended. Where there is no room, the next batch asks again; should none come, the deadline for
     /// content ends the wait and defers the recipients.
