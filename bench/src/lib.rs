@@ -7,6 +7,7 @@
 //! hikyaku-bench compare   other mail servers and this engine, the same messages, in turns
 //! hikyaku-bench scale     how the cost of a message grows with all that may grow
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
+//! hikyaku-bench powercut  the same with power cuts, on a file system in an image (root only)
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod compare;
 pub mod crash;
 pub mod load;
+pub mod powercut;
 pub mod process;
 pub mod report;
 pub mod scale;

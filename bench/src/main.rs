@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use hikyaku_bench::cli::{Cli, Command};
 use hikyaku_bench::{ceiling, compare, crash, load, scale, sink};
+use hikyaku_bench::{ceiling, crash, load, powercut, sink};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
         Command::Crash(args) => crash::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Scale(args) => scale::run(&args),
+        Command::Powercut(args) => powercut::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

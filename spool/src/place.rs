@@ -3,12 +3,14 @@
 //! Small records never fail. One that finds the active segment full and no spare ready waits in memory, in order, and is
 //! the first in the next segment.
 
+use crate::disk;
+use crate::faults::point;
 use crate::flush::BATCH_HEADER_BYTES;
 use crate::log::Log;
 use crate::mark::MARK_BYTES;
 use crate::pool::Spare;
 use crate::record::{self, Head, Kind};
-use crate::segment::{Account, BLOCK, Segment, SegmentHeader, seed};
+use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, SegmentHeader, seed};
 use crate::table::Spot;
 
 /// A small record that found no room because no spare was ready. Appended before anything else, once there is one.
@@ -199,16 +201,19 @@ impl Log {
         }
         if let Some(active) = self.segments.back_mut() {
             active.sealed = true;
+            point("spool.sealed");
         }
         let first_seq = self.flush.next_seq;
         let name = self.dir.join(format!("seg-{first_seq:020}.log"));
         // The name is for people: a spare's name with a segment's header is understood, too.
-        let path = if std::fs::rename(&path, &name).is_ok() {
+        let path = if disk::rename(&path, &name).is_ok() {
             name
         } else {
             path
         };
+        point("spool.renamed");
         let header = SegmentHeader {
+            version: FORMAT_VERSION,
             uuid,
             spool_uuid: self.spool_uuid,
             log_id: self.id,
@@ -236,6 +241,7 @@ impl Log {
             account,
         });
         self.flush.start(id, 0, BLOCK as usize);
+        point("spool.rolled");
         self.top_up();
         true
     }

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use hikyaku_spool::faults::point;
+
 use super::clock;
 use super::driver::Receipts;
 use super::dropdir::{
@@ -122,12 +124,20 @@ impl Ingest {
         let now = clock::wall();
         let mut claimed = VecDeque::new();
         for leftover in dir.claimed_leftovers(now)? {
-            if recovered.contains_key(&leftover.submission) {
+            if let Some(acceptance) = recovered.get(&leftover.submission) {
+                // Killed before its receipt: a file that is gone has one.
+                if !dir.has_receipt(&leftover.name, leftover.submission) {
+                    write_accepted(&dir, leftover.submission, acceptance);
+                }
                 dir.remove_leftover(&leftover)?;
+                point("start.leftover-removed");
                 continue;
             }
             match dir.reclaim(&leftover, fresh_id(), now) {
-                Ok(file) => claimed.push_back(file),
+                Ok(file) => {
+                    point("start.leftover-reclaimed");
+                    claimed.push_back(file);
+                }
                 Err(error) => {
                     tracing::warn!(file = leftover.name, %error, "a file of an earlier run stays in claimed/")
                 }
@@ -135,7 +145,15 @@ impl Ingest {
         }
         if !claimed.is_empty() {
             dir.sync_claimed()?;
+            point("start.leftovers-synced");
         }
+        // Receipts are not synced: a power cut may have taken one whose file's removal it left.
+        for (&id, acceptance) in recovered {
+            if !dir.has_some_receipt(&acceptance.file) {
+                write_accepted(&dir, id, acceptance);
+            }
+        }
+        point("start.receipts-written");
         let outlet_of_log = outlets
             .iter()
             .enumerate()
@@ -267,6 +285,7 @@ impl Ingest {
             }
             Step::Accepted(submission, acceptance) => {
                 self.state.accepted.fetch_add(1, Relaxed);
+                point("ingest.accepted");
                 // First the receipt, then the file: a producer that sees its file gone finds it.
                 self.write_receipt(
                     submission,
@@ -274,10 +293,14 @@ impl Ingest {
                     ReceiptState::Accepted,
                     Tally::default(),
                 );
-                if let Some(claimed) = self.files.remove(&submission)
-                    && let Err(error) = self.dir.done(&claimed)
-                {
-                    tracing::warn!(file = claimed.name, %error, "an accepted file stays in claimed/ until the next start");
+                if let Some(claimed) = self.files.remove(&submission) {
+                    point("ingest.before-unlink");
+                    match self.dir.done(&claimed) {
+                        Ok(()) => point("ingest.unlinked"),
+                        Err(error) => {
+                            tracing::warn!(file = claimed.name, %error, "an accepted file stays in claimed/ until the next start");
+                        }
+                    }
                 }
                 if let Some(step) = self.desk.final_now(submission) {
                     self.carry_out(step);
@@ -297,13 +320,7 @@ impl Ingest {
         state: ReceiptState,
         tally: Tally,
     ) {
-        let accepted = WallTime::from_unix_millis(acceptance.accepted_ms);
-        let summary = Summary {
-            messages: acceptance.messages,
-            recipients: acceptance.recipients,
-            bytes: 0,
-        };
-        let mut receipt = FileReceipt::accepted(&acceptance.file, submission, summary, accepted);
+        let mut receipt = accepted_receipt(submission, acceptance);
         if state == ReceiptState::Final {
             // After a crash between two logs' closing, those that are left know their part only.
             if tally.total() < acceptance.recipients
@@ -340,10 +357,12 @@ impl Ingest {
             tracing::error!(%error, "the drop directory cannot be synced: finished files are not forgotten yet");
             return;
         }
+        point("ingest.removals-synced");
         for submission in std::mem::take(&mut self.closing) {
             for log in self.desk.closed(submission) {
                 self.give(log, Command::Close { submission });
             }
+            point("ingest.closed");
         }
     }
 
@@ -449,6 +468,7 @@ impl Ingest {
             self.put_back();
             return Progress::None;
         }
+        point("ingest.claims-synced");
         Progress::Made
     }
 
@@ -584,10 +604,12 @@ impl Ingest {
                 accept: None,
             },
         );
+        point("ingest.staged");
     }
 
     /// The file was read to its end: give away what is left, and ask for its acceptance.
     fn finish(&mut self, mut reading: Reading, summary: &Summary) {
+        point("ingest.read");
         let submission = reading.claimed.submission;
         let acceptance = Acceptance {
             file: reading.claimed.name.clone(),
@@ -661,6 +683,24 @@ impl Ingest {
             }
         }
         self.candidates.clear();
+    }
+}
+
+fn accepted_receipt(submission: SubmissionId, acceptance: &Acceptance) -> FileReceipt {
+    let summary = Summary {
+        messages: acceptance.messages,
+        recipients: acceptance.recipients,
+        bytes: 0,
+    };
+    let at = WallTime::from_unix_millis(acceptance.accepted_ms);
+    FileReceipt::accepted(&acceptance.file, submission, summary, at)
+}
+
+/// The receipt that an earlier run did not come to write.
+fn write_accepted(dir: &DropDir, submission: SubmissionId, acceptance: &Acceptance) {
+    let receipt = accepted_receipt(submission, acceptance);
+    if let Err(error) = dir.write_receipt(&acceptance.file, &receipt) {
+        tracing::warn!(file = acceptance.file, %error, "the receipt of an earlier run cannot be written; deliveries go on");
     }
 }
 

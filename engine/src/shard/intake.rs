@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hikyaku_spool::{Doubt, LiveMessage, Log, Mark, MessageRef, Recovered, Verdict};
+use hikyaku_spool::faults::point;
+use hikyaku_spool::{LiveMessage, Log, MessageRef, Recovered, Verdict};
 
 use super::commit::{OnDurable, Store};
 use super::{Effect, Now, Shard, gauge};
@@ -44,6 +45,19 @@ pub(super) struct Submission {
     /// Recipients without a final state.
     left: u64,
     tally: Tally,
+}
+
+impl Submission {
+    pub(super) fn count(&mut self, verdict: Verdict) {
+        let tally = &mut self.tally;
+        match verdict {
+            Verdict::Delivered => tally.delivered += 1,
+            Verdict::Bounced => tally.bounced += 1,
+            Verdict::Expired => tally.expired += 1,
+            Verdict::Held | Verdict::Cancelled => tally.held += 1,
+            Verdict::Deferred { .. } => {}
+        }
+    }
 }
 
 /// One log with what its recovery found, and which submissions any log has accepted.
@@ -139,6 +153,7 @@ impl Shard {
                 messages.drain(..index);
                 return Err(messages);
             };
+            point("shard.staged");
             let domain =
                 self.common_domain(message.envelope.recipients.iter().map(|r| domain_of(r)));
             if let Some(domain) = domain {
@@ -214,46 +229,6 @@ impl Shard {
         self.commit_soon(index);
     }
 
-    /// What was between the final dot and a durable mark when the process ended.
-    fn restore_doubts(&mut self, now: Now, index: usize, recovered: &Recovered) {
-        for doubt in &recovered.in_doubt {
-            let (verdict, code) = match doubt.state {
-                Doubt::Accepted => (Verdict::Delivered, doubt.code),
-                // A refusal's text is gone with the process: the peer will repeat it.
-                Doubt::Refused => continue,
-                // Counted as an attempt, or a message that ends the process would be tried for ever.
-                Doubt::Sent => {
-                    gauge::add(&self.gauge.possible_duplicates, 1);
-                    self.log_doubt(now, index, doubt);
-                    let due_wall_ms = now.wall.unix_millis();
-                    (Verdict::Deferred { due_wall_ms }, 0)
-                }
-            };
-            let (message, recipient, attempts) = (doubt.message, doubt.recipient, doubt.attempt);
-            let submission = self.stores[index]
-                .log
-                .message(message)
-                .map(|view| view.submission);
-            self.stores[index].log.append_mark(Mark {
-                message,
-                recipient,
-                attempts,
-                verdict,
-                code,
-            });
-            if let (Ok(id), Verdict::Delivered) = (submission, verdict) {
-                let key =
-                    self.submission(u16::try_from(index).unwrap_or(u16::MAX), SubmissionId(id));
-                self.submissions[key as usize].tally.delivered += 1;
-            }
-        }
-        if !recovered.in_doubt.is_empty() {
-            // Not with the first delivery's mark but now: a crash before it would name them again.
-            self.stores[index].log.append_nothing();
-        }
-        self.stores[index].when_durable(OnDurable::ClearDoubts);
-    }
-
     /// Every recipient without a final mark waits again: at once, or when its retry is due. One
     /// message at a time, since there may be millions.
     fn restore_waiting(&mut self, now: Now, index: usize) {
@@ -327,6 +302,7 @@ impl Shard {
             .log
             .append_accept(id.0, &info)
             .map_err(drop)?;
+        point("shard.accept-appended");
         self.submissions[key as usize].acceptance = Some(Arc::clone(acceptance));
         self.stores[0].when_durable(OnDurable::Activate(key));
         Ok(())
@@ -460,7 +436,7 @@ impl Shard {
         }
     }
 
-    fn submission(&mut self, store: u16, id: SubmissionId) -> u32 {
+    pub(super) fn submission(&mut self, store: u16, id: SubmissionId) -> u32 {
         let log = self.stores[usize::from(store)].log.id();
         *self.by_submission.entry((log, id)).or_insert_with(|| {
             let key = self.submissions.insert(Submission {
@@ -478,15 +454,11 @@ impl Shard {
 
     /// One recipient of `submission` has its final state.
     pub(super) fn count_final(&mut self, key: u32, verdict: Verdict) {
-        let submission = &mut self.submissions[key as usize];
-        let tally = &mut submission.tally;
-        match verdict {
-            Verdict::Delivered => tally.delivered += 1,
-            Verdict::Bounced => tally.bounced += 1,
-            Verdict::Expired => tally.expired += 1,
-            Verdict::Held | Verdict::Cancelled => tally.held += 1,
-            Verdict::Deferred { .. } => return,
+        if matches!(verdict, Verdict::Deferred { .. }) {
+            return;
         }
+        let submission = &mut self.submissions[key as usize];
+        submission.count(verdict);
         submission.left -= 1;
         self.report_if_final(key);
     }

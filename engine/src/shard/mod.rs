@@ -17,19 +17,24 @@
 //! | `routing.rs` | a domain's lookup ends: site, back-off or bounce |
 //! | `dispatch.rs` | who sends next, on which connection, and when not |
 //! | `conn.rs` | one connection's session, turned into steps for the driver |
+//! | `transaction.rs` | one message on a connection: envelope, bytes, in-doubt slots |
+//! | `closing.rs` | a connection's end, and who gets its permit |
 //! | `settle.rs` | a report becomes verdict, mark, next attempt |
 //! | `report.rs` | log lines |
 
+mod closing;
 mod commit;
 mod config;
 mod conn;
 mod dispatch;
+mod doubt;
 mod gauge;
 mod intake;
 mod report;
 mod routing;
 mod settle;
 mod timers;
+mod transaction;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -40,6 +45,7 @@ use slab::Slab;
 
 pub use config::{ConnectionCap, EgressSource, ShardConfig, SiteLimits};
 pub use conn::{ConnectFailure, Step};
+pub use doubt::{Decision, DoubtPolicy, HoldReason, decide, on_doubt_of};
 pub use gauge::Gauge;
 pub use intake::Recovery;
 
