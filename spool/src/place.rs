@@ -58,11 +58,13 @@ impl Log {
             .spares
             .saturating_add(usize::try_from(for_marks).unwrap_or(usize::MAX));
         let segments_max = self.options.log_bytes_max / self.options.segment_bytes;
-        wanted.min(
+        let wanted = wanted.min(
             usize::try_from(segments_max)
                 .unwrap_or(usize::MAX)
                 .saturating_sub(self.segments.len()),
-        )
+        );
+        // Marks that came one by one took a block each, far more than was reserved: the bound does not hold them back.
+        wanted.max(usize::from(!self.overflow.is_empty()))
     }
 
     pub(crate) fn top_up(&mut self) {
@@ -180,15 +182,18 @@ impl Log {
 
     /// Seals the active segment and opens the first batch of the next one.
     fn roll(&mut self) -> bool {
+        let spare = self.pool.take().or_else(|| {
+            self.top_up();
+            self.pool.take()
+        });
         let Some(Spare {
             path,
             file,
             map,
             uuid,
             recycled,
-        }) = self.pool.take()
+        }) = spare
         else {
-            self.top_up();
             return false;
         };
         self.seal();
