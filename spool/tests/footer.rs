@@ -56,10 +56,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Submission, recipients, accepted, who waits, envelope, content.
+type Message = (u128, u32, bool, Vec<Waiting>, Vec<u8>, Vec<u8>);
+
 /// All that can be asked of a log.
 #[derive(Debug, PartialEq)]
 struct Seen {
-    messages: BTreeMap<u64, (u128, u32, bool, Vec<Waiting>, Vec<u8>, Vec<u8>)>,
+    messages: BTreeMap<u64, Message>,
     submissions: BTreeMap<u128, (RecoveredSubmission, Option<Vec<u8>>)>,
     left: u64,
     durable_seq: u64,
