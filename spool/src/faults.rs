@@ -109,6 +109,13 @@ pub fn before(call: Call<'_>) -> io::Result<()> {
     }
 }
 
+/// Whether anybody listens: for callers whose announcement costs something to prepare.
+#[inline]
+#[must_use]
+pub fn is_armed() -> bool {
+    ARMED.load(Relaxed)
+}
+
 /// Announces a moment at which a test may end the process.
 #[inline]
 pub fn point(name: &'static str) {

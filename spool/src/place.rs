@@ -4,13 +4,14 @@
 //! the first in the next segment.
 
 use crate::disk;
+use crate::faults::point;
 use crate::flush::BATCH_HEADER_BYTES;
 use crate::footer::{Footer, seal_bytes_max};
 use crate::log::Log;
 use crate::mark::MARK_BYTES;
 use crate::pool::Spare;
 use crate::record::{self, Head, Kind};
-use crate::segment::{Account, BLOCK, Segment, SegmentHeader, seed};
+use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, SegmentHeader, seed};
 use crate::table::Spot;
 
 /// A small record that found no room because no spare was ready. Appended before anything else, once there is one.
@@ -209,7 +210,9 @@ impl Log {
         } else {
             path
         };
+        point("spool.renamed");
         let header = SegmentHeader {
+            version: FORMAT_VERSION,
             uuid,
             spool_uuid: self.spool_uuid,
             log_id: self.id,
@@ -240,6 +243,7 @@ impl Log {
             account,
         });
         self.flush.start(id, 0, BLOCK as usize);
+        point("spool.rolled");
         self.top_up();
         true
     }
@@ -267,5 +271,6 @@ impl Log {
         self.flush
             .append(active.seed, Head::new(Kind::Seal), &[&payload], &[]);
         self.close_open();
+        point("spool.sealed");
     }
 }

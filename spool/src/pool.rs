@@ -22,7 +22,7 @@ use rustix::fs::Advice;
 
 use crate::disk;
 use crate::error::SpoolError;
-use crate::faults;
+use crate::faults::{self, point};
 use crate::lock::lock_segment;
 use crate::map::ReadMap;
 use crate::segment::BLOCK;
@@ -332,6 +332,7 @@ impl Maker {
         let file = made?;
         let mut path = tmp;
         self.publish(&mut path)?;
+        point("spool.spare-made");
         self.spare(path, file, false)
     }
 
@@ -374,8 +375,10 @@ impl Maker {
 
     fn recycle(&mut self, path: &mut PathBuf, file: &File) -> io::Result<Spare> {
         blank_header(file, path)?;
+        point("spool.blanked");
         let file = file.try_clone()?;
         self.publish(path)?;
+        point("spool.recycled");
         self.spare(path.clone(), file, true)
     }
 

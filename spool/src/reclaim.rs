@@ -5,6 +5,7 @@
 //! the segment is restated with its tally. The order is: append the copies, wait until they are durable, free.
 //! A crash in between leaves a message twice; both copies have one sequence number, and recovery takes the later.
 
+use crate::faults::point;
 use crate::log::{Log, Move, Moved};
 use crate::mark::Tally;
 use crate::record::{self, FLAG_ACCEPTED, FLAG_RESTATED, Head, Kind, MessageHead};
@@ -174,12 +175,18 @@ impl Log {
                 &[],
             )?;
         }
-        let batch_seq = self.flush.newest_seq();
+        // Behind the copy, as it was behind the message: what is in the segments between may be freed before it.
+        let intents: Vec<(u32, u16)> = self.table.intents_of(at).collect();
+        for (recipient, attempt) in intents {
+            self.put_intent(at.seq(), recipient, attempt);
+        }
+        let batch_seq = self.forming_seq();
         self.moves.push_back(Move {
             batch_seq,
             what: Moved::Message(at),
             spot,
         });
+        point("spool.moved");
         Some(true)
     }
 
@@ -245,6 +252,7 @@ impl Log {
             path, file, map, ..
         }) = self.segments.pop_front()
         {
+            point("spool.before-free");
             let usable = map.bytes().len() as u64 == self.options.segment_bytes;
             drop(map);
             let wanted = self.spares_wanted();

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::Options;
 use crate::disk;
 use crate::error::SpoolError;
+use crate::faults::point;
 use crate::files::{Candidate, Files, keep};
 use crate::flush::Flush;
 use crate::footer::{Footer, seal_bytes_max};
@@ -26,7 +27,7 @@ use crate::pass::Pass;
 use crate::pool::Pool;
 use crate::replay::Replay;
 use crate::scan::{Gap, Verdict};
-use crate::segment::{Account, BLOCK, Segment, SegmentHeader, seed};
+use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, SegmentHeader, seed};
 use crate::table::{Submission, Table};
 
 /// Spares that must exist before a log takes messages: the headroom of two segments.
@@ -137,7 +138,9 @@ pub(crate) fn open_log(
         ..Report::default()
     };
 
+    point("start.doubts-read");
     let files = Files::read(site, &dir, id)?;
+    point("start.files-read");
     let headers = files.segments.iter().map(|(_, header, _)| header);
     let mut pass = Pass::new(headers, in_doubt.acked_seq());
     let mut segments = VecDeque::new();
@@ -190,9 +193,11 @@ pub(crate) fn open_log(
                 .extend(scanned.gaps.iter().map(|gap| damage(Some(*gap))));
         }
         zero(&candidate, scanned.tail, scanned.torn_bytes)?;
+        point("start.segment-scanned");
         // Only a healthy newest segment is written on.
         let whole = len as u64 == site.options.segment_bytes
-            && header.segment_bytes == site.options.segment_bytes;
+            && header.segment_bytes == site.options.segment_bytes
+            && header.version == FORMAT_VERSION;
         let healthy = scanned.gaps.is_empty() && !rebuilt && whole;
         segments.push_back(Segment {
             id: index as u32,
@@ -213,7 +218,7 @@ pub(crate) fn open_log(
     report.clock_behind_ms = u64::saturating_sub(pass.newest_wall_ms, wall_ms);
 
     let (chain, replay) = (pass.chain(), pass.replay);
-    let doubts = replay.resolve(&found);
+    let doubts = replay.in_doubt(&found);
     let Replay {
         table,
         accounts,
@@ -239,6 +244,7 @@ pub(crate) fn open_log(
     )?;
     let active = segments.back().is_some_and(|last| !last.sealed);
     pool.fill_now(SPARES_MIN + usize::from(!active))?;
+    point("start.spares-filled");
     let submissions = submissions(&table);
     let mut log = Log::new(Parts {
         id,
