@@ -15,7 +15,9 @@ use std::thread::{self, JoinHandle};
 use crossbeam::queue::SegQueue;
 use hikyaku_spool::faults::point;
 use hikyaku_spool::{Log, Recovered, Spool, SpoolError};
-use hikyaku_tuning::{HostCheck, HostNeeds, LimitRule, LimitRules, Profiles, TuningError};
+use hikyaku_tuning::{
+    HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
+};
 
 use crate::connection::tls::{TlsConfigError, TlsMode, TlsPolicy};
 use crate::dns::route::RouteError;
@@ -36,9 +38,12 @@ use crate::log::record::{EngineEvent, EngineRecord, LineWriter};
 use crate::mail::id::{ShardId, SubmissionId};
 use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
-use crate::settings::{Ehlo, Origin, Settings};
-use crate::shard::{ConnectionCap, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits};
+use crate::settings::{Durability, Ehlo, Origin, Settings};
+use crate::shard::{
+    ConnectionCap, DoubtPolicy, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits,
+};
 use crate::signing::{Signer, SigningError};
+use crate::smtp::StreamDepth;
 use crate::throttle::Registry;
 
 /// Why the engine does not start.
@@ -378,6 +383,7 @@ impl Engine {
                 delivered: sum(|gauge| gauge.delivered.load(Relaxed)),
                 bounced: sum(|gauge| gauge.bounced.load(Relaxed)),
                 expired: sum(|gauge| gauge.expired.load(Relaxed)),
+                held: sum(|gauge| gauge.held.load(Relaxed)),
                 deferred_attempts: sum(|gauge| gauge.deferred.load(Relaxed)),
                 possible_duplicates: sum(|gauge| gauge.possible_duplicates.load(Relaxed)),
                 delivered_bytes: sum(|gauge| gauge.delivered_bytes.load(Relaxed)),
@@ -562,8 +568,18 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
         None => Profiles::builtin(),
     };
     let mut rules = Vec::new();
+    // Between the default profile and the others, where a limit for `*` lies as well.
+    let pipeline = settings.delivery.pipeline.map(|pipeline| match pipeline {
+        Pipeline::None => "pipeline=none",
+        Pipeline::Transaction => "pipeline=transaction",
+        Pipeline::Stream => "pipeline=stream",
+    });
+    let mut general = false;
     for limit in &settings.limits {
-        let rule: LimitRule = limit.text.parse().map_err(|error: TuningError| {
+        let text = with_pipeline(&limit.text, pipeline);
+        general |= text.is_some();
+        let text = text.as_deref().unwrap_or(&limit.text);
+        let rule: LimitRule = text.parse().map_err(|error: TuningError| {
             // The sentence names the flag; a limit from a file is better named by its place.
             let sentence = error.to_string();
             StartError::Limit(match &limit.origin {
@@ -575,6 +591,9 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
             })
         })?;
         rules.push(rule);
+    }
+    if let Some(pipeline) = pipeline.filter(|_| !general) {
+        rules.push(format!("*={pipeline}").parse()?);
     }
     let rules = LimitRules::new(rules, &profiles)?;
     let routes: Vec<(String, String)> = settings
@@ -606,6 +625,10 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
             expires_after: settings.retry.expire,
             ..RetryPolicy::default()
         },
+        doubt: DoubtPolicy {
+            on_doubt: settings.delivery.on_doubt,
+            crashes_max: settings.delivery.crashes_max,
+        },
         backoff: SiteBackoff {
             max: SiteBackoff::default().max.min(settings.retry.max),
             ..SiteBackoff::default()
@@ -617,10 +640,27 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
         },
         deadlines: settings.deadlines,
         signer,
+        stream_depth: StreamDepth::new(settings.delivery.stream_depth),
+        stream_auto: settings.delivery.stream_auto,
+        strict: settings.durability == Durability::Strict,
         classifier: Classifier::builtin(),
         connections: ConnectionCap::new(settings.engine.connections_max),
         log_attempts: true,
     })
+}
+
+/// The limit for `*`, which may stand only once, with `pipeline` where it has none of its own.
+/// `None`: a limit for others.
+fn with_pipeline(limit: &str, pipeline: Option<&str>) -> Option<String> {
+    let (pattern, limits) = limit.split_once('=')?;
+    if pattern.trim() != "*" {
+        return None;
+    }
+    let has_own = limits
+        .split(',')
+        .any(|limit| limit.trim_start().starts_with("pipeline"));
+    let pipeline = pipeline.filter(|_| !has_own);
+    Some(pipeline.map_or_else(|| limit.to_owned(), |more| format!("{limit},{more}")))
 }
 
 /// The name for EHLO. A literal of an address that the kernel chooses is not known before the

@@ -56,6 +56,19 @@ impl Shard {
         }
     }
 
+    /// Puts a recipient back in front, as if its turn had not come.
+    pub(super) fn put_back(&mut self, now: Now, entry: Waiting) {
+        let domain = self.domains.get_mut(entry.domain);
+        domain.ready.push_front(entry);
+        match domain.routing {
+            Routing::Site(site, _) if domain.in_round => {
+                self.sites[site.0 as usize].ready += 1;
+                self.arm_site(site, now.mono);
+            }
+            _ => self.route(now, entry.domain),
+        }
+    }
+
     /// Puts a recipient off for `wait`.
     pub(super) fn defer(&mut self, now: Now, entry: Waiting, wait: Duration) {
         let tick = self.tick(now.mono.after(wait)).saturating_add(1);
@@ -334,7 +347,8 @@ impl Shard {
     }
 
     /// Starts the next transaction of `conn`'s site on it. `false`: nothing may be sent now; the
-    /// connection is idle or on its way out, and somebody looks again when it is time.
+    /// connection is idle, on its way out or has transactions in flight, and somebody looks again
+    /// when it is time.
     pub(super) fn begin_next(&mut self, now: Now, conn: ConnKey) -> bool {
         let key = self.conns[conn.index as usize].site;
         loop {
