@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -434,22 +435,22 @@ fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
     let mut logs = Vec::new();
     let mut open = Open::new();
     let mut summary = RecoverySummary::default();
-    for id in ids {
-        let (log, recovered) = spool.open_log(id, clock::wall().unix_millis())?;
-        point("start.log-recovered");
+    for (id, opened) in ids.iter().zip(open_each(&spool, &ids)) {
+        let (log, recovered) = opened?;
         for submission in recovered
             .submissions
             .iter()
             .filter(|submission| !submission.closed)
         {
             let (logs, acceptance) = open.entry(SubmissionId(submission.id)).or_default();
-            logs.push(id);
+            logs.push(*id);
             if submission.accepted
                 && let Some(info) = log.submission_info(submission.id)?
             {
                 *acceptance = acceptance.take().or_else(|| Acceptance::decode(info));
             }
         }
+        summary.messages += log.messages_left();
         summary.waiting += log.recipients_left();
         summary.in_doubt += recovered
             .in_doubt
@@ -461,6 +462,29 @@ fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
         logs.push((log, recovered));
     }
     Ok((logs, accepted_of(open), summary))
+}
+
+/// Opens every log, each on a thread of its own when there are several: what bounds it is the replay.
+fn open_each(spool: &Spool, ids: &[u16]) -> Vec<Result<(Log, Recovered), SpoolError>> {
+    let open = |id| {
+        let opened = spool.open_log(id, clock::wall().unix_millis());
+        point("start.log-recovered");
+        opened
+    };
+    let [first, others @ ..] = ids else {
+        return Vec::new();
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = others
+            .iter()
+            .map(|&id| scope.spawn(move || open(id)))
+            .collect();
+        let first = open(*first);
+        let others = others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        std::iter::once(first).chain(others).collect()
+    })
 }
 
 /// The drop directory's lock knows no names; the spool's does, when the same engine holds both.

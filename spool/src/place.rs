@@ -3,6 +3,8 @@
 //! Small records never fail. One that finds the active segment full and no spare ready waits in memory, in order, and is
 //! the first in the next segment.
 
+use std::cell::Cell;
+
 use crate::disk;
 use crate::faults::point;
 use crate::flush::BATCH_HEADER_BYTES;
@@ -239,6 +241,7 @@ impl Log {
             tail: 0,
             sealed: false,
             seal_at: 0,
+            damaged: Cell::new(false),
             footer: Footer::new(self.options.segment_bytes),
             account,
         });

@@ -7,6 +7,7 @@
 //! intact is used, what is missing is named in the report. Opening twice in a row, or being killed meanwhile, changes
 //! nothing more.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -209,6 +210,7 @@ pub(crate) fn open_log(
             tail: scanned.tail,
             sealed: scanned.sealed || !healthy || index + 1 < last,
             seal_at: pass.seal_at,
+            damaged: Cell::new(false), // what is known already was copied above
             footer: std::mem::replace(&mut pass.footer, Footer::given_up()),
             account: Account::default(),
         });

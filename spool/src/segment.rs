@@ -8,6 +8,7 @@
 //! A segment keeps its length and its blocks for life; a recycled one gets a new uuid, by which everything that its
 //! former life left behind fails every check.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -172,6 +173,8 @@ pub(crate) struct Segment {
     pub(crate) seal_at: u64,
     /// The footer as far as it was made; given up in sealed segments.
     pub(crate) footer: Footer,
+    /// Something in it could not be used: a copy goes to quarantine before it is freed.
+    pub(crate) damaged: Cell<bool>,
     pub(crate) account: Account,
 }
 

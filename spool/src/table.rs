@@ -442,6 +442,11 @@ impl Table {
         Some(out)
     }
 
+    /// How many messages are alive.
+    pub(crate) fn messages(&self) -> u64 {
+        (self.entries.len() - self.entries_free.len()) as u64
+    }
+
     /// The submission's slot, made if need be.
     pub(crate) fn submission_slot(&mut self, id: u128) -> u32 {
         if let Some(slot) = self.by_id.get(&id) {

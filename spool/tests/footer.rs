@@ -334,6 +334,45 @@ fn damage_that_a_start_does_not_read_is_met_before_use() {
 }
 
 #[test]
+fn a_segment_found_damaged_is_kept_before_it_is_freed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    drop(four_segments(dir.path()));
+    let first = segments(dir.path()).remove(0);
+    let bytes = std::fs::read(&first).expect("read");
+    let header = SegmentHeader::decode(&bytes).expect("header");
+    let batch = BatchView::at(&bytes, BLOCK, header.uuid, 0).expect("whole");
+    let (offset, _) = batch.records().next().expect("a message");
+    let at = offset + 10_000;
+    let file = OpenOptions::new().write(true).open(&first).expect("opens");
+    file.write_all_at(&[!bytes[at as usize]], at)
+        .expect("written");
+    let (mut log, _) = open(dir.path(), &inline());
+    let all = live(&log);
+    for message in &all {
+        let verdict = match log.message(*message) {
+            Ok(_) => Verdict::Delivered,
+            Err(_) => Verdict::Held,
+        };
+        (0..2).for_each(|recipient| {
+            log.append_mark(mark(*message, recipient, verdict));
+        });
+    }
+    for _ in 0..10 {
+        pump(&mut log);
+        log.reclaim();
+    }
+    assert_eq!((log.tally(0).held, log.segments()), (2, 1));
+    let kept: Vec<_> = std::fs::read_dir(dir.path().join("quarantine"))
+        .expect("list")
+        .map(|entry| entry.expect("entry").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "log"))
+        .collect();
+    assert_eq!(kept.len(), 1, "only the damaged one");
+    let kept = std::fs::read(&kept[0]).expect("read");
+    assert!(kept[offset as usize..at as usize] == bytes[offset as usize..at as usize]);
+}
+
+#[test]
 fn a_segment_pinned_by_one_deferred_recipient_is_released() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let mut log = four_segments(dir.path());
