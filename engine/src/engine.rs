@@ -6,6 +6,7 @@
 //! Everything that can be refused is refused before the first shard starts, in one sentence.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -422,9 +423,6 @@ type OpenedLogs = (
     RecoverySummary,
 );
 
-/// What one log says of a submission, and what the acceptance in any of them says.
-type Open = HashMap<SubmissionId, (Vec<u16>, Option<Acceptance>)>;
-
 fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
     let spool = Spool::open(&settings.engine.spool, &spool_options(settings))?;
     point("start.spool-opened");
@@ -433,21 +431,17 @@ fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
     ids.sort_unstable();
     ids.dedup();
     let mut logs = Vec::new();
-    let mut open = Open::new();
+    let mut accepted: HashMap<SubmissionId, Arc<Acceptance>> = HashMap::new();
     let mut summary = RecoverySummary::default();
-    for (id, opened) in ids.iter().zip(open_each(&spool, &ids)) {
+    for opened in open_each(&spool, &ids) {
         let (log, recovered) = opened?;
-        for submission in recovered
-            .submissions
-            .iter()
-            .filter(|submission| !submission.closed)
-        {
-            let (logs, acceptance) = open.entry(SubmissionId(submission.id)).or_default();
-            logs.push(*id);
-            if submission.accepted
+        let open = recovered.submissions.iter();
+        for submission in open.filter(|submission| submission.accepted && !submission.closed) {
+            if let Entry::Vacant(vacant) = accepted.entry(SubmissionId(submission.id))
                 && let Some(info) = log.submission_info(submission.id)?
+                && let Some(acceptance) = Acceptance::decode(info)
             {
-                *acceptance = acceptance.take().or_else(|| Acceptance::decode(info));
+                vacant.insert(Arc::new(acceptance));
             }
         }
         summary.messages += log.messages_left();
@@ -461,7 +455,15 @@ fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
         summary.damaged += recovered.report.damage.len() as u64;
         logs.push((log, recovered));
     }
-    Ok((logs, accepted_of(open), summary))
+    // A log that has closed its part says nothing of it any more, and the final receipt is written:
+    // only the others are waited for.
+    for (id, acceptance) in &mut accepted {
+        let open = |of: &u16| logs.iter().any(|(log, _)| log.id() == *of && log.is_open(id.0));
+        if !acceptance.logs.iter().all(open) {
+            Arc::make_mut(acceptance).logs.retain(open);
+        }
+    }
+    Ok((logs, accepted, summary))
 }
 
 /// Opens every log, each on a thread of its own when there are several: what bounds it is the replay.
@@ -513,17 +515,6 @@ fn spool_options(settings: &Settings) -> hikyaku_spool::Options {
             ..options
         },
     }
-}
-
-/// The accepted ones. A log that has closed its part says nothing of it any more, and the final
-/// receipt is written: only the others are waited for.
-fn accepted_of(open: Open) -> HashMap<SubmissionId, Arc<Acceptance>> {
-    let accepted = open.into_iter().filter_map(|(id, (logs, acceptance))| {
-        let mut acceptance = acceptance?;
-        acceptance.logs.retain(|log| logs.contains(log));
-        Some((id, Arc::new(acceptance)))
-    });
-    accepted.collect()
 }
 
 fn check_host(settings: &Settings) -> Result<(), StartError> {
