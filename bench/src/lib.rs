@@ -8,6 +8,7 @@
 //! hikyaku-bench scale     how the cost of a message grows with all that may grow
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! hikyaku-bench powercut  the same with power cuts, on a file system in an image (root only)
+//! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -22,6 +23,7 @@ pub mod crash;
 pub mod load;
 pub mod powercut;
 pub mod process;
+pub mod recover;
 pub mod report;
 pub mod scale;
 pub mod sink;

@@ -7,6 +7,7 @@ use clap::Parser as _;
 use hikyaku_bench::cli::{Cli, Command};
 use hikyaku_bench::{ceiling, compare, crash, load, scale, sink};
 use hikyaku_bench::{ceiling, crash, load, powercut, sink};
+use hikyaku_bench::{ceiling, crash, load, recover, sink};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Powercut(args) => powercut::run(&args),
+        Command::Recover(args) => recover::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -7,8 +7,10 @@
 pub mod report;
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 
 use hikyaku_spool::faults::point;
 use hikyaku_spool::{Doubt, LastStop, Log, Options, Recovered, Spool, SpoolError, StopNote};
@@ -18,6 +20,7 @@ use crate::io::clock;
 use crate::mail::id::SubmissionId;
 use crate::settings::Settings;
 use crate::shard::DoubtPolicy;
+use crate::time::WallTime;
 
 /// What lay in the spool at the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,13 +64,12 @@ pub(crate) fn open_spool(settings: &Settings) -> Result<OpenedSpool, SpoolError>
     ids.sort_unstable();
     ids.dedup();
     let mut logs = Vec::new();
-    let mut open = Open::new();
+    let mut accepted = Accepted::new();
     let mut summary = RecoverySummary::default();
-    for id in ids {
-        let (log, recovered) = spool.open_log(id, now.unix_millis())?;
-        point("start.log-recovered");
-        collect(&mut open, &log, &recovered)?;
-        summary.messages += log.live_messages().count() as u64;
+    for opened in open_each(&spool, &ids, now) {
+        let (log, recovered) = opened?;
+        collect(&mut accepted, &log, &recovered)?;
+        summary.messages += log.messages_left();
         summary.waiting += log.recipients_left();
         summary.in_doubt += if recovered.report.in_doubt_lost {
             log.recipients_left()
@@ -79,7 +81,8 @@ pub(crate) fn open_spool(settings: &Settings) -> Result<OpenedSpool, SpoolError>
         summary.damaged += recovered.report.damage.len() as u64;
         logs.push((log, recovered));
     }
-    let accepted = accepted_of(open);
+    let ids: Vec<u16> = logs.iter().map(|(log, _)| log.id()).collect();
+    keep_open(&mut accepted, &ids, |at, id| logs[at].0.is_open(id.0));
     let signs = summary.in_doubt + summary.torn_bytes + summary.damaged > 0;
     if signs || matches!(spool.last_stop(), LastStop::Unclean { .. }) {
         let found = report::Found {
@@ -120,61 +123,97 @@ pub(crate) fn spool_options(settings: &Settings) -> Options {
     }
 }
 
-/// What is known of a submission.
-#[derive(Debug, Default)]
-struct Known {
-    /// The logs that still say something of it.
-    logs: Vec<u16>,
-    /// One of them says that it was accepted.
-    accepted: bool,
-    /// What the acceptance in any of them says.
-    acceptance: Option<Acceptance>,
+/// Opens every log, each on a thread of its own when there are several: what bounds it is the replay.
+fn open_each(
+    spool: &Spool,
+    ids: &[u16],
+    now: WallTime,
+) -> Vec<Result<(Log, Recovered), SpoolError>> {
+    let open = |id| {
+        let opened = spool.open_log(id, now.unix_millis());
+        point("start.log-recovered");
+        opened
+    };
+    let [first, others @ ..] = ids else {
+        return Vec::new();
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = others
+            .iter()
+            .map(|&id| scope.spawn(move || open(id)))
+            .collect();
+        let first = open(*first);
+        let others = others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        std::iter::once(first).chain(others).collect()
+    })
 }
 
-type Open = HashMap<SubmissionId, Known>;
+/// The submissions that some log says were accepted, each once, however many there are.
+type Accepted = HashMap<SubmissionId, Arc<Acceptance>>;
 
-fn collect(open: &mut Open, log: &Log, recovered: &Recovered) -> Result<(), SpoolError> {
+fn collect(accepted: &mut Accepted, log: &Log, recovered: &Recovered) -> Result<(), SpoolError> {
     let submissions = recovered.submissions.iter();
-    for submission in submissions.filter(|submission| !submission.closed) {
-        let known = open.entry(SubmissionId(submission.id)).or_default();
-        known.logs.push(log.id());
-        known.accepted |= submission.accepted;
-        if !submission.accepted || known.acceptance.is_some() {
+    for submission in submissions.filter(|found| found.accepted && !found.closed) {
+        let id = SubmissionId(submission.id);
+        if accepted.get(&id).is_some_and(|known| is_readable(known)) {
             continue;
         }
-        known.acceptance = match log.submission_info(submission.id) {
+        let acceptance = match log.submission_info(submission.id) {
             Ok(info) => info.and_then(Acceptance::decode),
             // That it was accepted is known; what else stood there is gone.
             Err(SpoolError::Corrupt { .. }) => None,
             Err(error) => return Err(error),
         };
+        note(accepted, id, acceptance);
     }
     Ok(())
 }
 
-/// The accepted ones. A log that has closed its part says nothing of it any more, and the final
-/// receipt is written: only the others are waited for.
-fn accepted_of(open: Open) -> HashMap<SubmissionId, Arc<Acceptance>> {
-    let accepted = open.into_iter().filter_map(|(id, known)| {
-        let acceptance = match known.acceptance {
-            Some(mut acceptance) => {
-                acceptance.logs.retain(|log| known.logs.contains(log));
-                acceptance
-            }
-            // An accepted submission is never given up because the words beside its acceptance
-            // cannot be read: its receipt names it by its number then.
-            None if known.accepted => Acceptance {
-                file: format!("{id}.unreadable"),
-                accepted_ms: 0,
-                messages: 0,
-                recipients: 0,
-                logs: known.logs,
-            },
-            None => return None,
+/// An accepted submission is never given up because the words beside its acceptance cannot be read:
+/// its receipt names it by its number then.
+fn note(accepted: &mut Accepted, id: SubmissionId, acceptance: Option<Acceptance>) {
+    match acceptance {
+        Some(acceptance) => {
+            accepted.insert(id, Arc::new(acceptance));
+        }
+        None => {
+            accepted.entry(id).or_insert_with(|| {
+                Arc::new(Acceptance {
+                    file: format!("{id}{UNREADABLE}"),
+                    accepted_ms: 0,
+                    messages: 0,
+                    recipients: 0,
+                    logs: Vec::new(),
+                })
+            });
+        }
+    }
+}
+
+fn is_readable(acceptance: &Acceptance) -> bool {
+    !acceptance.file.ends_with(UNREADABLE)
+}
+
+/// Ends no name that a drop file can have.
+const UNREADABLE: &str = ".unreadable";
+
+/// A log that has closed its part says nothing of it any more, and the final receipt is written:
+/// only the others are waited for. `is_open` is told the place of a log in `ids`.
+fn keep_open(accepted: &mut Accepted, ids: &[u16], is_open: impl Fn(usize, SubmissionId) -> bool) {
+    for (id, acceptance) in accepted {
+        let open = |log: &u16| {
+            let at = ids.iter().position(|known| known == log);
+            at.is_some_and(|at| is_open(at, *id))
         };
-        Some((id, Arc::new(acceptance)))
-    });
-    accepted.collect()
+        if !is_readable(acceptance) {
+            let logs = ids.iter().copied().filter(|log| open(log)).collect();
+            Arc::make_mut(acceptance).logs = logs;
+        } else if !acceptance.logs.iter().all(open) {
+            Arc::make_mut(acceptance).logs.retain(open);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -183,24 +222,19 @@ mod tests {
 
     #[test]
     fn an_accepted_submission_is_kept_though_its_words_are_lost() {
-        let known = |logs: &[u16], accepted, acceptance: Option<&[u16]>| Known {
+        let told = |logs: &[u16]| Acceptance {
+            file: "news.eml".into(),
+            accepted_ms: 5,
+            messages: 1,
+            recipients: 2,
             logs: logs.to_vec(),
-            accepted,
-            acceptance: acceptance.map(|logs| Acceptance {
-                file: "news.eml".into(),
-                accepted_ms: 5,
-                messages: 1,
-                recipients: 2,
-                logs: logs.to_vec(),
-            }),
         };
-        let open = Open::from([
-            (SubmissionId(1), known(&[0, 2], true, Some(&[0, 1, 2]))),
-            (SubmissionId(2), known(&[1], true, None)),
-            (SubmissionId(3), known(&[1], false, None)),
-        ]);
-        let accepted = accepted_of(open);
-        assert_eq!(accepted.len(), 2, "what is only staged is not accepted");
+        let mut accepted = Accepted::new();
+        note(&mut accepted, SubmissionId(1), None);
+        note(&mut accepted, SubmissionId(1), Some(told(&[0, 1, 2])));
+        note(&mut accepted, SubmissionId(2), None);
+        // Log 1 has closed its part of the first one, and knows the second.
+        keep_open(&mut accepted, &[0, 1, 2], |at, id| (at == 1) == (id.0 == 2));
         assert_eq!(accepted[&SubmissionId(1)].logs, [0, 2]);
         assert_eq!(accepted[&SubmissionId(1)].file, "news.eml");
         assert_eq!(accepted[&SubmissionId(2)].logs, [1]);
