@@ -279,17 +279,7 @@ impl Driver {
                 self.room.wait().await;
                 continue;
             }
-            ring.bell().sleeps();
-            poll_fn(|cx| {
-                waker.register(cx.waker());
-                if ring.is_empty() {
-                    Poll::Pending
-                } else {
-                    Poll::Ready(())
-                }
-            })
-            .await;
-            ring.bell().awake();
+            poll_fn(|cx| ring.poll_filled(&waker, cx.waker())).await;
         }
     }
 
