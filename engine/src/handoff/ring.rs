@@ -58,7 +58,13 @@ impl Doorbell {
     /// The producer has put something where the consumer will look.
     pub fn ring(&self) {
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
+        // Not a swap: it would write, too, when the consumer was faster.
+        if self.sleeping.load(Ordering::Relaxed)
+            && self
+                .sleeping
+                .compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
             (self.wake)();
         }
     }
