@@ -66,6 +66,8 @@ pub struct InDoubt {
     free: Vec<u32>,
     recovered: Vec<u32>,
     slots: u32,
+    /// Of its format.
+    version: u32,
 }
 
 /// A slot as found: sequence number instead of a reference.
@@ -155,7 +157,9 @@ impl InDoubt {
         let mut acked = 0;
         match disk::open(&path) {
             Ok(file) => match InDoubt::use_file(&file, log_id, spool_uuid) {
-                Ok(Some((map, found))) if found.is_empty() && map.slots != slots => {
+                Ok(Some((map, found)))
+                    if found.is_empty() && (map.slots, map.version) != (slots, FORMAT_VERSION) =>
+                {
                     acked = map.acked_seq()
                 }
                 Ok(Some((map, found))) => return Ok((map, found, false)),
@@ -195,11 +199,13 @@ impl InDoubt {
         let Some(slots) = slots_said(std::array::from_fn(word), bytes, log_id, spool_uuid) else {
             return Ok(None);
         };
+        let version = word(1) as u32;
         let mut map = InDoubt {
             map,
             free: Vec::new(),
             recovered: Vec::new(),
             slots,
+            version,
         };
         let mut found = Vec::new();
         for slot in (0..slots).rev() {
@@ -251,10 +257,11 @@ pub(crate) fn read_map(
 
 /// The number of slots, if these are the first words of a map of this log and of this length.
 fn slots_said(words: [u64; 7], bytes: u64, log_id: u16, spool_uuid: u128) -> Option<u32> {
-    let slots = (words[1] >> 32) as u32;
-    let mut fresh = header(slots, log_id, spool_uuid);
+    let (slots, version) = ((words[1] >> 32) as u32, words[1] as u32);
+    let mut fresh = header(version, slots, log_id, spool_uuid);
     fresh[ACKED] = words[ACKED];
-    (words == fresh && bytes == file_bytes(slots)).then_some(slots)
+    let known = (1..=FORMAT_VERSION).contains(&version);
+    (known && words == fresh && bytes == file_bytes(slots)).then_some(slots)
 }
 
 fn read_slot(words: &[AtomicU64]) -> Option<Option<Found>> {
@@ -316,10 +323,10 @@ fn file_bytes(slots: u32) -> u64 {
     BLOCK + u64::from(slots) * 64
 }
 
-fn header(slots: u32, log_id: u16, spool_uuid: u128) -> [u64; 7] {
+fn header(version: u32, slots: u32, log_id: u16, spool_uuid: u128) -> [u64; 7] {
     let mut words = [
         MAGIC,
-        u64::from(slots) << 32 | u64::from(FORMAT_VERSION),
+        u64::from(slots) << 32 | u64::from(version),
         0,
         u64::from(log_id),
         spool_uuid as u64,
@@ -336,7 +343,7 @@ fn make(path: &Path, slots: u32, log_id: u16, spool_uuid: u128, acked: u64) -> i
     let _ = disk::remove(&tmp);
     let file = disk::create(&tmp)?;
     let mut block = [0; BLOCK as usize];
-    let mut words = header(slots, log_id, spool_uuid);
+    let mut words = header(FORMAT_VERSION, slots, log_id, spool_uuid);
     words[ACKED] = acked;
     for (to, word) in block.chunks_exact_mut(8).zip(words) {
         to.copy_from_slice(&word.to_le_bytes());

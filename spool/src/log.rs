@@ -16,7 +16,7 @@ use crate::error::{Full, SpoolError};
 use crate::flush::{BATCH_HEADER_BYTES, Batch, Flush};
 use crate::indoubt::InDoubt;
 use crate::lock::Lock;
-use crate::mark::{Deferral, FinalMark, MARK_BYTES, Mark, Tally, Verdict};
+use crate::mark::{Deferral, FinalMark, Intent, MARK_BYTES, Mark, Tally, Verdict};
 use crate::place::Overflow;
 use crate::pool::Pool;
 use crate::record::{self, FLAG_ACCEPTED, Head, Kind, MessageHead};
@@ -346,6 +346,36 @@ impl Log {
         };
         self.segment_mut(spot.segment).account.remove(spot);
         true
+    }
+
+    /// Notes that the recipient's final dot is about to be sent: once this is durable, a restart after any crash, a power
+    /// cut too, calls it in doubt until a mark for it follows. `attempt` is as for `InDoubt::claim`.
+    ///
+    /// # Errors
+    /// [`Full::Space`]: what is left is for final marks. Do not send; try again after `reclaim`.
+    pub fn append_intent(
+        &mut self,
+        message: MessageRef,
+        recipient: u32,
+        attempt: u16,
+    ) -> Result<(), Full> {
+        if self.slack() < -i128::from(self.usable()) {
+            return Err(Full::Space);
+        }
+        if self.table.intend(message, recipient, attempt) {
+            self.put_intent(message.seq(), recipient, attempt);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn put_intent(&mut self, seq: u64, recipient: u32, attempt: u16) {
+        let (head, payload) = Intent {
+            seq,
+            recipient,
+            attempt,
+        }
+        .encode();
+        self.put_always(head, &payload, None);
     }
 
     /// Losing a deferral costs an early attempt after a restart, so it yields to what was promised space.

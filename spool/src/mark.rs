@@ -215,3 +215,30 @@ impl Deferral {
         })
     }
 }
+
+/// A dot that is about to be sent, on disk: 32 bytes with its header. Any later mark for the recipient takes its place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Intent {
+    pub(crate) seq: u64,
+    pub(crate) recipient: u32,
+    pub(crate) attempt: u16,
+}
+
+impl Intent {
+    pub(crate) fn encode(self) -> (Head, [u8; 16]) {
+        let mut out = [0; 16];
+        out[0..8].copy_from_slice(&self.seq.to_le_bytes());
+        out[8..12].copy_from_slice(&self.recipient.to_le_bytes());
+        out[12..14].copy_from_slice(&self.attempt.to_le_bytes());
+        (Head::new(Kind::Intent), out)
+    }
+
+    pub(crate) fn decode(record: &Record<'_>) -> Option<Intent> {
+        let bytes = record.payload.first_chunk::<16>()?;
+        Some(Intent {
+            seq: u64_at(bytes, 0),
+            recipient: u32_at(bytes, 8),
+            attempt: u16_at(bytes, 12),
+        })
+    }
+}

@@ -111,6 +111,9 @@ pub(crate) struct Table {
     submissions: Vec<Submission>,
     submissions_free: Vec<u32>,
     by_id: HashMap<u128, u32>,
+    /// Attempts whose dot may have been sent and that no mark followed yet, by slot and recipient: never more than there
+    /// are connections, and none unless intents are written.
+    intents: BTreeMap<(u32, u32), u16>,
     /// Recipients that are not final, of all messages.
     pub(crate) recipients_left: u64,
 }
@@ -220,6 +223,7 @@ impl Table {
             several.done[recipient as usize / 64] |= 1 << (recipient % 64);
             several.deferred.remove(&recipient);
         }
+        self.intents.remove(&(at.slot, recipient));
         self.recipients_left -= 1;
         let entry = &mut self.entries[at.slot as usize];
         entry.left -= 1;
@@ -244,6 +248,9 @@ impl Table {
     fn release(&mut self, slot: u32) {
         let submission = self.entries[slot as usize].submission;
         self.several.remove(&slot);
+        while let Some((&of, _)) = self.intents.range((slot, 0)..=(slot, u32::MAX)).next() {
+            self.intents.remove(&of);
+        }
         self.entries_free.push(slot);
         let of = &mut self.submissions[submission as usize];
         of.live -= 1;
@@ -252,7 +259,19 @@ impl Table {
         }
     }
 
+    /// The recipient waits, and what was intended for it is over.
     pub(crate) fn defer(&mut self, at: MessageRef, recipient: u32, deferred: Deferred) -> bool {
+        self.intents.remove(&(at.slot, recipient));
+        self.restate_deferral(at, recipient, deferred)
+    }
+
+    /// The recipient's deferral, told once more: an intent may have followed it.
+    pub(crate) fn restate_deferral(
+        &mut self,
+        at: MessageRef,
+        recipient: u32,
+        deferred: Deferred,
+    ) -> bool {
         if self.is_done(at, recipient) {
             return false;
         }
@@ -261,6 +280,29 @@ impl Table {
             None => self.entries[at.slot as usize].deferred = deferred,
         }
         true
+    }
+
+    /// The recipient's dot may be sent from now on. False when it is final.
+    pub(crate) fn intend(&mut self, at: MessageRef, recipient: u32, attempt: u16) -> bool {
+        let alive = !self.is_done(at, recipient);
+        if alive {
+            self.intents.insert((at.slot, recipient), attempt);
+        }
+        alive
+    }
+
+    /// Attempts at recipients of the message whose dot may have been sent.
+    pub(crate) fn intents_of(&self, at: MessageRef) -> impl Iterator<Item = (u32, u16)> {
+        let of = self.intents.range((at.slot, 0)..=(at.slot, u32::MAX));
+        of.map(|(&(_, recipient), &attempt)| (recipient, attempt))
+    }
+
+    /// All of them.
+    pub(crate) fn intents(&self) -> impl Iterator<Item = (MessageRef, u32, u16)> {
+        let all = self.intents.iter();
+        all.filter_map(|(&(slot, recipient), &attempt)| {
+            Some((self.in_slot(slot)?.0, recipient, attempt))
+        })
     }
 
     /// Recipients of the message in `slot` that are not final, with their deferral.
@@ -460,6 +502,22 @@ mod tests {
         );
         assert_eq!(table.kill(at), Some(SPOT));
         assert_eq!((table.submissions().count(), table.recipients_left), (0, 0));
+    }
+
+    #[test]
+    fn an_intent_lasts_until_the_next_mark() {
+        let mut table = Table::default();
+        let submission = table.submission_slot(7);
+        let at = table.insert(1, submission, 3, SPOT);
+        (0..3).for_each(|recipient| assert!(table.intend(at, recipient, 2)));
+        table.restate_deferral(at, 0, Deferred::new(1, 5));
+        assert_eq!(table.intents().count(), 3, "it came after that deferral");
+        table.defer(at, 0, Deferred::new(2, 9));
+        table.finish(at, 1);
+        assert!(!table.intend(at, 1, 3), "final is final");
+        assert_eq!(table.intents_of(at).collect::<Vec<_>>(), [(2, 2)]);
+        table.kill(at);
+        assert_eq!(table.intents().count(), 0);
     }
 
     #[test]

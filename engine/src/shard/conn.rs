@@ -1,20 +1,19 @@
 //! One connection: its session's actions, turned into steps that a driver can carry out.
 //!
 //! The driver knows sockets and nothing of SMTP; the session knows SMTP and nothing of the spool.
-//! What stands between them is here: which message comes next, its bytes, its in-doubt slots.
+//! What stands between them is here and in `transaction.rs`; how a connection ends is in `closing.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hikyaku_spool::Slot;
-
+use super::closing::Failover;
 use super::timers::Timer;
-use super::{ConnKey, Now, Shard, gauge};
+use super::transaction::Transaction;
+use super::{ConnKey, Now, Shard};
 use crate::connection::plan::{Candidate, Plan};
-use crate::mail::envelope::EnvelopeView;
-use crate::outcome::{Event, Phase, Unsupported};
-use crate::queue::domain::{SiteKey, Waiting};
-use crate::smtp::{self, Action, Session, TlsInfo, TlsPolicy, Unsendable};
+use crate::outcome::{Event, Phase};
+use crate::queue::domain::SiteKey;
+use crate::smtp::{self, Action, Session, TlsInfo};
 use crate::throttle::Permit;
 use crate::time::Instant;
 
@@ -55,85 +54,24 @@ pub(super) struct Conn {
     pub(super) source: usize,
     pub(super) permit: Permit,
     pub(super) candidate: Candidate,
-    plan: Plan,
+    pub(super) plan: Plan,
     /// No TLS on this one: the handshake failed a moment ago, or the site is remembered so.
-    clear: bool,
-    session: Option<Session>,
+    pub(super) clear: bool,
+    pub(super) session: Option<Session>,
     pub(super) tls: Option<TlsInfo>,
     pub(super) transaction: Option<Transaction>,
     /// When somebody must look at it at the latest, and when a timer will.
     pub(super) deadline: Instant,
     pub(super) armed: Instant,
-    idle: bool,
+    pub(super) idle: bool,
     idle_until: Instant,
     /// Transactions begun.
     pub(super) messages: u32,
-    failover: Failover,
+    pub(super) failover: Failover,
     opened: Instant,
     connected: Instant,
     /// First ready for a transaction.
     ready: Option<Instant>,
-}
-
-/// What becomes of a connection's permit when it closes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Failover {
-    /// Given back.
-    None,
-    /// The next host or address of the plan has it.
-    Next,
-    /// The same address has it, without TLS.
-    Clear,
-}
-
-/// One message on a connection.
-#[derive(Debug)]
-pub(super) struct Transaction {
-    /// Index of the store that holds the message.
-    store: usize,
-    pub(super) recipients: Vec<Recipient>,
-    pub(super) started: Instant,
-    /// Content size on the wire, for the log.
-    pub(super) size: u64,
-    /// Header fields that go in front of the stored content: its signatures.
-    prefix: Vec<u8>,
-    /// How much of prefix and content was given to the session.
-    sent: usize,
-    /// In-doubt slots that were reserved and not claimed.
-    reserved: u32,
-}
-
-/// One recipient of a transaction.
-#[derive(Debug)]
-pub(super) struct Recipient {
-    pub(super) entry: Waiting,
-    pub(super) slot: Option<Slot>,
-    settled: bool,
-}
-
-impl Transaction {
-    pub(super) fn new(store: usize, first: Waiting, now: Now) -> Self {
-        let mut transaction = Self {
-            store,
-            recipients: Vec::new(),
-            started: now.mono,
-            size: 0,
-            prefix: Vec::new(),
-            sent: 0,
-            reserved: 0,
-        };
-        transaction.push(first);
-        transaction
-    }
-
-    pub(super) fn push(&mut self, entry: Waiting) {
-        self.recipients.push(Recipient {
-            entry,
-            slot: None,
-            settled: false,
-        });
-        self.reserved += 1;
-    }
 }
 
 impl Conn {
@@ -412,255 +350,7 @@ impl Shard {
         wanted && self.sites[conn.site.0 as usize].round.is_empty()
     }
 
-    /// Starts `transaction` on `key`. `false`: it was settled without being sent.
-    pub(super) fn begin(&mut self, now: Now, key: ConnKey, mut transaction: Transaction) -> bool {
-        let at = self.messages[transaction.recipients[0].entry.message.0 as usize].at;
-        let store = transaction.store;
-        let refused =
-            {
-                let conn = &mut self.conns[key.index as usize];
-                let Some(session) = &mut conn.session else {
-                    return false;
-                };
-                match self.stores[store].log.message(at) {
-                    Err(error) => {
-                        self.stores[store].slots_reserved -= transaction.reserved;
-                        for recipient in transaction.recipients {
-                            self.hold(recipient.entry, &error);
-                        }
-                        return false;
-                    }
-                    Ok(view) => match EnvelopeView::parse(view.envelope) {
-                        // Its checksum is right, so it was written so: a bug, and no reason to lose anybody.
-                        None => Some((
-                            Event::Protocol("unreadable envelope"),
-                            "unreadable envelope".to_owned(),
-                        )),
-                        Some(envelope) => {
-                            let signatures = if self.config.signer.is_some() {
-                                SIGNATURES_SIZE
-                            } else {
-                                0
-                            };
-                            transaction.size = view.content.len() as u64 + signatures;
-                            let recipients = transaction.recipients.iter().enumerate().map(
-                                |(index, recipient)| {
-                                    let address = envelope
-                                        .recipient(recipient.entry.recipient)
-                                        .unwrap_or_default();
-                                    (u32::try_from(index).unwrap_or(u32::MAX), address)
-                                },
-                            );
-                            let begun = session.begin(
-                                now.mono,
-                                smtp::Transaction {
-                                    reverse_path: envelope.reverse_path,
-                                    recipients,
-                                    size: transaction.size,
-                                    needs: envelope.needs,
-                                },
-                            );
-                            match begun {
-                                Ok(()) => None,
-                                Err(Unsendable::TooBig(_)) => {
-                                    Some((Event::Unsupported(Unsupported::Size), String::new()))
-                                }
-                                Err(Unsendable::NeedsSmtputf8) => {
-                                    Some((Event::Unsupported(Unsupported::Smtputf8), String::new()))
-                                }
-                                Err(Unsendable::NeedsEightBit) => {
-                                    Some((Event::Unsupported(Unsupported::EightBit), String::new()))
-                                }
-                                Err(error @ (Unsendable::BadEnvelope | Unsendable::NotReady)) => {
-                                    Some((
-                                        Event::Protocol("the message could not be begun"),
-                                        error.to_string(),
-                                    ))
-                                }
-                            }
-                        }
-                    },
-                }
-            };
-        let conn = &mut self.conns[key.index as usize];
-        if let Some((event, text)) = refused {
-            let entries: Vec<Waiting> = transaction
-                .recipients
-                .iter()
-                .map(|recipient| recipient.entry)
-                .collect();
-            self.stores[store].slots_reserved -= transaction.reserved;
-            for entry in entries {
-                self.fail_unsent(now, entry, Some(key), Phase::Mail, event, &text);
-            }
-            return false;
-        }
-        conn.messages += 1;
-        conn.idle = false;
-        conn.transaction = Some(transaction);
-        true
-    }
-
-    /// The peer waits for content: give the session the next part of it.
-    fn push_body(&mut self, now: Now, key: ConnKey) {
-        let conn = &mut self.conns[key.index as usize];
-        let (Some(session), Some(transaction)) = (&mut conn.session, &mut conn.transaction) else {
-            return;
-        };
-        let message = &self.messages[transaction.recipients[0].entry.message.0 as usize];
-        let store = &mut self.stores[usize::from(message.store)];
-        let Ok(view) = store.log.message_again(message.at) else {
-            // It was readable when the transaction began. Breaking off is the only honest end: the
-            // peer discards what came so far, and the recipients are deferred.
-            session.handle_closed(now.mono);
-            return;
-        };
-        if transaction.sent == 0
-            && let Some(signer) = &self.config.signer
-        {
-            let received = EnvelopeView::parse(view.envelope)
-                .map_or(0, |envelope| envelope.received.unix_seconds());
-            if let Err(error) = signer.sign(view.content, received, &mut transaction.prefix) {
-                tracing::warn!(%error, "message goes out unsigned");
-                transaction.prefix.clear();
-            }
-        }
-        let total = transaction.prefix.len() + view.content.len();
-        let mut room = CHUNK;
-        if transaction.sent < transaction.prefix.len() {
-            session.push_body(&transaction.prefix[transaction.sent..], false);
-            room = room.saturating_sub(transaction.prefix.len() - transaction.sent);
-            transaction.sent = transaction.prefix.len();
-        }
-        let from = transaction.sent - transaction.prefix.len();
-        let to = view.content.len().min(from + room);
-        transaction.sent = transaction.prefix.len() + to;
-        let last = transaction.sent == total;
-        session.push_body(&view.content[from..to], last);
-        if last {
-            // From here on the peer may accept the message without our hearing of it. Each
-            // recipient it may accept for has a slot that says so, before a byte of the end moves.
-            let message = message.at;
-            for recipient in transaction
-                .recipients
-                .iter_mut()
-                .filter(|recipient| !recipient.settled)
-            {
-                let entry = recipient.entry;
-                recipient.slot = store.log.in_doubt().claim(
-                    message,
-                    entry.recipient,
-                    entry.attempts.saturating_add(1),
-                );
-            }
-            store.slots_reserved -= std::mem::take(&mut transaction.reserved);
-        }
-    }
-
-    /// One recipient of the running transaction has its report.
-    fn settle(&mut self, now: Now, key: ConnKey, index: u32, report: smtp::Report) {
-        let conn = &mut self.conns[key.index as usize];
-        let Some(transaction) = &mut conn.transaction else {
-            return;
-        };
-        let Some(recipient) = transaction.recipients.get_mut(index as usize) else {
-            return;
-        };
-        if std::mem::replace(&mut recipient.settled, true) {
-            return;
-        }
-        let entry = recipient.entry;
-        let slot = recipient.slot.take();
-        self.settle_attempt(now, key, entry, slot, &report);
-    }
-
-    /// Gives back what a finished transaction reserved.
-    fn finish_transaction(&mut self, key: ConnKey) {
-        let conn = &mut self.conns[key.index as usize];
-        let Some(transaction) = conn.transaction.take() else {
-            return;
-        };
-        self.stores[transaction.store].slots_reserved -= transaction.reserved;
-    }
-
-    /// The session ended without a transaction to blame.
-    fn session_failed(&mut self, now: Now, key: ConnKey, report: &smtp::Report) {
-        let conn = &self.conns[key.index as usize];
-        if conn.messages > 0 {
-            // It had its use; peers close idle connections, and some after a number of messages.
-            return;
-        }
-        let tls_failed = report.event == smtp::Event::TlsFailed;
-        if tls_failed && !conn.clear && self.config.tls == TlsPolicy::Opportunistic {
-            let site = conn.site;
-            self.sites[site.0 as usize].clear_until = now.mono.after(CLEAR_FOR);
-            self.conns[key.index as usize].failover = Failover::Clear;
-            return;
-        }
-        let text = report.to_string();
-        let (phase, event) = super::settle::judge(report);
-        self.candidate_failed(now, key, phase, event, &text);
-    }
-
-    /// One address of the plan was of no use: the next one gets the permit, or the site has failed.
-    fn candidate_failed(
-        &mut self,
-        now: Now,
-        key: ConnKey,
-        phase: Phase,
-        event: Event<'_>,
-        text: &str,
-    ) {
-        let conn = &mut self.conns[key.index as usize];
-        let site = conn.site;
-        conn.failover = Failover::Next;
-        conn.plan.left(&conn.candidate, text.to_owned());
-        let address = conn.candidate.address.ip();
-        let exhausted = conn.plan.is_exhausted();
-        if phase == Phase::Connect {
-            self.bad.insert(now.mono, address, BAD_FOR);
-        }
-        if exhausted {
-            let conn = &mut self.conns[key.index as usize];
-            conn.failover = Failover::None;
-            let _ = conn.permit.path().connection_failed(now.mono);
-            let summary = conn.plan.summary();
-            self.site_failed(now, site, phase, event, &summary);
-        }
-    }
-
-    /// Forgets a connection and passes its permit on.
-    fn close_conn(&mut self, now: Now, key: ConnKey) {
-        if self.conn(key).is_none() {
-            return;
-        }
-        self.finish_transaction(key);
-        let conn = self.conns.remove(key.index as usize);
-        gauge::sub(&self.gauge.connections, 1);
-        self.sites[conn.site.0 as usize]
-            .idle
-            .retain(|idle| *idle != key);
-        let Conn {
-            site,
-            source,
-            permit,
-            plan,
-            candidate,
-            failover,
-            ..
-        } = conn;
-        match failover {
-            Failover::Next if !self.draining => {
-                self.open(now, site, source, permit, plan);
-            }
-            Failover::Clear if !self.draining => {
-                self.open_candidate(now, site, source, permit, plan, candidate);
-            }
-            _ => self.release(now, site, source, permit),
-        }
-    }
-
-    fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
+    pub(super) fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
         self.conns
             .get_mut(key.index as usize)
             .filter(|conn| conn.key == key)
@@ -671,18 +361,5 @@ impl Shard {
     }
 }
 
-/// Content is given to the session in parts of this size, so that a message of any size costs a
-/// connection no more memory than this.
-const CHUNK: usize = 128 << 10;
-
 /// How often an idle connection is looked at while all that are allowed are taken.
 const IDLE_LOOK: Duration = Duration::from_millis(500);
-
-/// Allowance for signatures in MAIL's SIZE parameter, which is an estimate (RFC 1870 §6.1).
-const SIGNATURES_SIZE: u64 = 1024;
-
-/// An address that could not be connected to is passed over for so long while there are others.
-const BAD_FOR: Duration = Duration::from_secs(60);
-
-/// A host whose handshake fails is spoken to in clear for so long (KumoMTA remembers three days).
-const CLEAR_FOR: Duration = Duration::from_secs(3 * 24 * 3600);

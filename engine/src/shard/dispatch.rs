@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::conn::{Conn, Transaction};
+use super::conn::Conn;
 use super::timers::Timer;
+use super::transaction::Transaction;
 use super::{ConnKey, Effect, Now, Shard, gauge};
 use crate::connection::plan::{Candidate, Plan};
 use crate::dns::Hosts;

@@ -17,9 +17,12 @@
 //! | `routing.rs` | a domain's lookup ends: site, back-off or bounce |
 //! | `dispatch.rs` | who sends next, on which connection, and when not |
 //! | `conn.rs` | one connection's session, turned into steps for the driver |
+//! | `transaction.rs` | one message on a connection: envelope, bytes, in-doubt slots |
+//! | `closing.rs` | a connection's end, and who gets its permit |
 //! | `settle.rs` | a report becomes verdict, mark, next attempt |
 //! | `report.rs` | log lines |
 
+mod closing;
 mod commit;
 mod config;
 mod conn;
@@ -30,6 +33,7 @@ mod report;
 mod routing;
 mod settle;
 mod timers;
+mod transaction;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
