@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::flip::FlipArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 
@@ -29,6 +30,8 @@ pub enum Command {
     Ceiling(CeilingArgs),
     /// Kill the engine again and again, and settle the account: nothing lost, every duplicate named
     Crash(CrashArgs),
+    /// Damage a spool segment in every way, and see that it is noticed and called by its name
+    Flip(FlipArgs),
 }
 
 /// `hikyaku-bench sink`.

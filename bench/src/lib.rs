@@ -5,6 +5,7 @@
 //! hikyaku-bench load      workload -> drop directory -> hikyaku run -> sink, measured and verified
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
+//! hikyaku-bench flip      every byte of a segment damaged: noticed, and called by its name
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -15,8 +16,10 @@
 pub mod ceiling;
 pub mod cli;
 pub mod crash;
+pub mod flip;
 pub mod load;
 pub mod process;
+pub mod random;
 pub mod report;
 pub mod sink;
 
