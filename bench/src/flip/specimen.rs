@@ -236,6 +236,10 @@ struct Author<'a> {
 impl Author<'_> {
     /// What one batch of a busy shard holds: 20 to 60 KiB.
     fn write(&mut self, log: &mut Log) -> Result<(), Box<dyn Error>> {
+        if !self.open.is_empty() && self.random.below(3) == 0 {
+            // An idle one: a block.
+            return self.marks(log);
+        }
         self.submission += 1;
         let discarded = self.random.below(8) == 0;
         for _ in 0..4 + self.random.below(8) {
@@ -270,6 +274,11 @@ impl Author<'_> {
         } else {
             log.append_accept(self.submission, b"of the engine")?;
         }
+        self.marks(log)
+    }
+
+    fn marks(&mut self, log: &mut Log) -> Result<(), Box<dyn Error>> {
+        log.append_nothing();
         for _ in 0..self.random.below(12) {
             let index = self.random.below(self.open.len() as u64) as usize;
             let Some(&(message, recipients)) = self.open.get(index) else {
