@@ -166,6 +166,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", help_heading = "Retries")]
     pub expire: Option<String>,
 
+    /// What to do with a recipient when the process or the connection ended between its final dot and
+    /// the reply: try again, which may make a second copy, or hold it [default: retry]
+    #[arg(long, value_name = "retry|hold", help_heading = "Retries")]
+    pub on_doubt: Option<String>,
+    /// Hold a recipient that was being sent to when the process ended abnormally so many times in a
+    /// row, up to 15; 0 never does [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Retries")]
+    pub crashes_max: Option<u8>,
+
     /// Show no progress, even on a terminal
     #[arg(long, help_heading = "Output")]
     pub no_progress: bool,

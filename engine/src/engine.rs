@@ -40,7 +40,9 @@ use crate::mail::id::{ShardId, SubmissionId};
 use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
 use crate::settings::{Ehlo, Origin, Settings};
-use crate::shard::{ConnectionCap, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits};
+use crate::shard::{
+    ConnectionCap, DoubtPolicy, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits,
+};
 use crate::signing::{Signer, SigningError};
 use crate::throttle::Registry;
 
@@ -381,6 +383,7 @@ impl Engine {
                 delivered: sum(|gauge| gauge.delivered.load(Relaxed)),
                 bounced: sum(|gauge| gauge.bounced.load(Relaxed)),
                 expired: sum(|gauge| gauge.expired.load(Relaxed)),
+                held: sum(|gauge| gauge.held.load(Relaxed)),
                 deferred_attempts: sum(|gauge| gauge.deferred.load(Relaxed)),
                 possible_duplicates: sum(|gauge| gauge.possible_duplicates.load(Relaxed)),
                 delivered_bytes: sum(|gauge| gauge.delivered_bytes.load(Relaxed)),
@@ -608,6 +611,10 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
             max: settings.retry.max,
             expires_after: settings.retry.expire,
             ..RetryPolicy::default()
+        },
+        doubt: DoubtPolicy {
+            on_doubt: settings.delivery.on_doubt,
+            crashes_max: settings.delivery.crashes_max,
         },
         backoff: SiteBackoff {
             max: SiteBackoff::default().max.min(settings.retry.max),

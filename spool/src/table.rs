@@ -40,19 +40,28 @@ pub(crate) struct Spot {
     pub(crate) len: u32,
 }
 
-/// When the next attempt is due (48 bits of milliseconds, until the year 10889) and how many were made. 0: never tried.
+/// How many attempts were made (16 bits), when the next is due (44 bits of milliseconds, until the year 2527), and how
+/// often in a row the process ended while one was active (4 bits, zeros in format 1). 0: never tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Deferred(pub(crate) u64);
 
 impl Deferred {
     pub(crate) fn new(attempts: u16, due_wall_ms: u64) -> Deferred {
-        Deferred(due_wall_ms.min((1 << 48) - 1) << 16 | u64::from(attempts))
+        Deferred(due_wall_ms.min(Self::DUE_MAX) << 16 | u64::from(attempts))
     }
+    /// More than 15 crashes are told as 15.
+    pub(crate) fn with_crashes(self, crashes: u8) -> Deferred {
+        Deferred(self.0 & !(0xf << 60) | u64::from(crashes.min(15)) << 60)
+    }
+    const DUE_MAX: u64 = (1 << 44) - 1;
     pub(crate) fn attempts(self) -> u16 {
         self.0 as u16 // the low 16 bits
     }
     pub(crate) fn due_wall_ms(self) -> u64 {
-        self.0 >> 16
+        self.0 >> 16 & Self::DUE_MAX
+    }
+    pub(crate) fn crashes(self) -> u8 {
+        (self.0 >> 60) as u8
     }
 }
 
@@ -325,6 +334,18 @@ impl Table {
         })
     }
 
+    /// The deferral of a recipient that is not final.
+    pub(crate) fn deferred(&self, at: MessageRef, recipient: u32) -> Deferred {
+        let alone = self.entry(at).map_or(Deferred(0), |entry| entry.deferred);
+        self.several.get(&at.slot).map_or(alone, |several| {
+            several
+                .deferred
+                .get(&recipient)
+                .copied()
+                .unwrap_or_default()
+        })
+    }
+
     /// Payload of a STATE record behind its sequence number: number of deferred, done bits, the deferred ones.
     /// None when there is nothing to say.
     pub(crate) fn encode_state(&self, at: MessageRef) -> Option<Vec<u8>> {
@@ -527,6 +548,12 @@ mod tests {
             (deferred.attempts(), deferred.due_wall_ms()),
             (u16::MAX, 1_800_000_000_000)
         );
-        assert_eq!(Deferred::new(1, u64::MAX).attempts(), 1);
+        let far = Deferred::new(1, u64::MAX);
+        assert_eq!((far.attempts(), far.crashes()), (1, 0));
+        for (crashes, told) in [(0, 0), (1, 1), (15, 15), (200, 15)] {
+            let crashed = deferred.with_crashes(7).with_crashes(crashes);
+            assert_eq!(crashed.crashes(), told);
+            assert_eq!(crashed.with_crashes(0), deferred);
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::lists;
 use super::network;
 use super::units::format_duration;
 use super::value::{Layers, boolean, integer, number, size_in, switch, text, time_in};
-use super::{Deadlines, Engine, Host, Retry, Settings, Tls};
+use super::{Deadlines, Delivery, Engine, Host, Retry, Settings, Tls};
 use crate::cli::{RunArgs, TlsChoice};
 use crate::connection::tls::TlsMode;
 use crate::limits::MESSAGE_SIZE_DEFAULT;
@@ -34,6 +34,7 @@ pub(super) fn resolve(
     let mut layers = Layers::new(directory);
     let engine = engine(&mut document, &mut layers, args, host)?;
     let retry = retry(&mut document, &mut layers, args)?;
+    let delivery = delivery(&mut document, &mut layers, args)?;
     let tls = tls(&mut document, &mut layers, args)?;
     let resolvers = resolvers(&mut document, &mut layers, args)?;
     let routes = lists::routes(&mut document, args)?;
@@ -47,6 +48,7 @@ pub(super) fn resolve(
     let settings = Settings {
         engine,
         retry,
+        delivery,
         tls,
         resolvers,
         routes,
@@ -169,6 +171,34 @@ fn retry(
         first: first.unwrap_or(5 * MINUTE),
         max: max.unwrap_or(4 * HOUR),
         expire: expire.unwrap_or(4 * DAY),
+    })
+}
+
+fn delivery(
+    document: &mut Document<'_>,
+    layers: &mut Layers<'_>,
+    args: &RunArgs,
+) -> Result<Delivery, SettingsError> {
+    let mut section = document.section("delivery")?;
+    let on_doubt = text("--on-doubt", args.on_doubt.as_ref());
+    let on_doubt = layers.optional(&mut section, "delivery.on_doubt", on_doubt, &|raw| {
+        let Raw::Text(text) = raw else {
+            return Err("must be \"retry\" or \"hold\"".into());
+        };
+        text.parse().map_err(String::from)
+    })?;
+    let crashes_max = number("--crashes-max", args.crashes_max);
+    let crashes_max = layers.optional(
+        &mut section,
+        "delivery.crashes_max",
+        crashes_max,
+        &integer(0..=15),
+    )?;
+    section.finish()?;
+    Ok(Delivery {
+        on_doubt: on_doubt.unwrap_or_default(),
+        // Once is an accident: a machine that was switched off ends what was active, too.
+        crashes_max: crashes_max.unwrap_or(2),
     })
 }
 

@@ -24,6 +24,7 @@ pub(crate) use render::toml_string;
 
 use crate::cli::RunArgs;
 use crate::connection::tls::TlsMode;
+use crate::mail::envelope::OnDoubt;
 use crate::signing::DkimKey;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub engine: Engine,
     /// `[retry]`: when a deferred recipient is tried again.
     pub retry: Retry,
+    /// `[delivery]`: what to do when it is not known whether a message arrived.
+    pub delivery: Delivery,
     /// `[tls]`.
     pub tls: Tls,
     /// `[dns] resolvers`; empty: those of /etc/resolv.conf.
@@ -115,6 +118,16 @@ pub struct Retry {
     pub max: Duration,
     /// Age at which a recipient expires.
     pub expire: Duration,
+}
+
+/// `[delivery]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// For submissions that say nothing of their own.
+    pub on_doubt: OnDoubt,
+    /// A recipient that was active when the process ended abnormally so many times in a row is held;
+    /// 0: never.
+    pub crashes_max: u8,
 }
 
 /// `[tls]`.

@@ -65,6 +65,16 @@ pub(super) fn render(settings: &Settings) -> String {
     page.time("retry.max", settings.retry.max);
     page.time("retry.expire", settings.retry.expire);
 
+    page.table("[delivery]");
+    page.key(
+        "delivery.on_doubt",
+        &toml_string(settings.delivery.on_doubt.as_str()),
+    );
+    page.key(
+        "delivery.crashes_max",
+        &settings.delivery.crashes_max.to_string(),
+    );
+
     page.table("[tls]");
     page.key("tls.mode", &toml_string(&settings.tls.mode.to_string()));
     page.key("tls.verify", &settings.tls.ca_file.is_some().to_string());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hikyaku_tuning::{LimitRules, Limits, Profiles, Rollup, TlsPolicy as SiteTls};
 
+use super::doubt::DoubtPolicy;
 use crate::connection::plan::Families;
 use crate::dns::{Hosts, Routes};
 use crate::outcome::Classifier;
@@ -28,6 +29,8 @@ pub struct ShardConfig {
     pub sites: SiteLimits,
     /// When a deferred recipient is tried again, and when it expires.
     pub retry: RetryPolicy,
+    /// What to do when it is not known whether a message arrived.
+    pub doubt: DoubtPolicy,
     /// How long a site rests after failed connections.
     pub backoff: SiteBackoff,
     /// When to encrypt, where a site's profile does not ask for more.

@@ -32,6 +32,8 @@ pub(super) struct Ended<'a> {
     pub(super) outcome: &'a Outcome,
     /// When the next attempt is due.
     pub(super) next: Option<WallTime>,
+    /// No attempt follows, although this one may have failed: in doubt, and held for it.
+    pub(super) held: bool,
 }
 
 impl Shard {
@@ -97,6 +99,7 @@ impl Shard {
         let source = conn.map(|conn| &self.config.sources[conn.source]);
         let record = AttemptRecord {
             kind: match outcome.verdict {
+                _ if ended.held => AttemptKind::Held,
                 Verdict::Delivered => AttemptKind::Delivered,
                 Verdict::Deferral => AttemptKind::Deferral,
                 Verdict::Bounce => AttemptKind::Bounce,

@@ -104,6 +104,7 @@ impl Shard {
         let verdict = match outcome.verdict {
             Verdict::Delivered => Final::Delivered,
             Verdict::Bounce => Final::Bounced,
+            Verdict::Deferral if self.holds_doubt(entry, &outcome) => Final::Held,
             Verdict::Deferral => {
                 let seed = self.random();
                 // A reply may ask for more patience than usual, not for more than the operator has.
@@ -133,6 +134,7 @@ impl Shard {
                 text,
                 outcome: &outcome,
                 next: next_at,
+                held: verdict == Final::Held,
             },
         );
         self.mark(entry, attempt, verdict, code);
@@ -152,6 +154,7 @@ impl Shard {
                 );
             }
             (Final::Delivered, _) => gauge::add(&self.gauge.delivered, 1),
+            (Final::Held, _) => gauge::add(&self.gauge.held, 1),
             _ => gauge::add(&self.gauge.bounced, 1),
         }
         outcome
@@ -264,6 +267,7 @@ impl Shard {
         };
         tracing::error!(message = %id, recipient = entry.recipient, %error, "held: the message cannot be read");
         self.mark(entry, entry.attempts, Final::Held, 0);
+        gauge::add(&self.gauge.held, 1);
     }
 
     /// An outcome that is about more than its recipient changes the pace.
