@@ -7,11 +7,11 @@
 //! | named | the batches that are not applied are exactly those that the gaps name, from where to where |
 //! | verdict | damage with something valid behind it is `Corrupt`; at the end it is `LostAcknowledged` if the in-doubt map says that the batch was acknowledged, else a torn tail that is trimmed; bytes behind the last batch lose nothing |
 //!
-//! [`scan`] is a fold over the batches: its state between two of them is a number and a chain value. So a case may be
+//! [`scan_from`] is a fold over the batches: its state between two of them is a number and a chain value. So a case may be
 //! judged on a window that begins at the first damaged batch with the true state, if it comes back to the true state
 //! behind the last damaged one: everything before and after is then as in the undamaged segment. A window is checked for that.
 
-use hikyaku_spool::inspect::{BLOCK, Expected, Gap, Scan, Verdict, scan};
+use hikyaku_spool::inspect::{Expected, Gap, Scan, Verdict, scan_from};
 
 use super::specimen::{Piece, Specimen};
 
@@ -73,7 +73,7 @@ pub(super) fn judge(
         _ => (0, all.len()),
     };
     let whole = to == all.len();
-    let base = all[from].offset - BLOCK;
+    let offset = all[from].offset;
     let end = if whole {
         bytes.len()
     } else {
@@ -88,18 +88,13 @@ pub(super) fn judge(
     };
     let mut applied = vec![false; all.len()];
     let mut stranger = None;
-    let found = scan(
-        &bytes[base as usize..end],
-        &of.header,
-        expected,
-        &mut |batch| {
-            let at = all.iter().position(|piece| piece.seq == batch.header.seq);
-            match at {
-                Some(at) if all[at].offset == batch.offset + base => applied[at] = true,
-                _ => stranger = Some((batch.header.seq, batch.offset + base)),
-            }
-        },
-    );
+    let found = scan_from(&bytes[..end], offset, &of.header, expected, &mut |batch| {
+        let at = all.iter().position(|piece| piece.seq == batch.header.seq);
+        match at {
+            Some(at) if all[at].offset == batch.offset => applied[at] = true,
+            _ => stranger = Some((batch.header.seq, batch.offset)),
+        }
+    });
     if let Some((seq, offset)) = stranger {
         return Err(format!(
             "batch {seq} was applied where it does not belong, at {offset}"
@@ -124,14 +119,13 @@ pub(super) fn judge(
             "behind the damage the scan is in another state: {found:?}"
         ));
     }
-    outcome(of, &hit, &found, base, acked, behind)
+    outcome(of, &hit, &found, acked, behind)
 }
 
 fn outcome(
     of: &Specimen,
     hit: &[bool],
     found: &Scan,
-    base: u64,
     acked: bool,
     behind: bool,
 ) -> Result<Outcome, String> {
@@ -177,7 +171,7 @@ fn outcome(
             .find(|gap| gap.first_seq == all[*from].seq);
         let (offset, until) = (all[*from].offset, all.get(*end).map(|piece| piece.offset));
         if let (Some(gap), Some(until)) = (gap, until)
-            && (gap.offset + base, gap.bytes) != (offset, until - offset)
+            && (gap.offset, gap.bytes) != (offset, until - offset)
         {
             return Err(format!("the gap is not {offset} to {until}: {gap:?}"));
         }

@@ -247,18 +247,9 @@ impl Author<'_> {
             let envelope = format!("envelope of {}", self.submission).into_bytes();
             let length = 200 + self.random.below(9000) as usize;
             let content = self.random.bytes(length);
-            let mut tries = 0;
-            let at = loop {
-                match log.append_message(self.submission, recipients, &envelope, &[&content]) {
-                    Ok(at) => break at,
-                    // Each look makes a spare.
-                    Err(Full::Space) if tries < 10 => {
-                        tries += 1;
-                        pump(log)?;
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            };
+            let at = patiently(log, |log| {
+                log.append_message(self.submission, recipients, &envelope, &[&content])
+            })?;
             let truth = Truth {
                 hash: hash_of(&envelope, &content),
                 batch: log.forming_seq(),
@@ -272,14 +263,15 @@ impl Author<'_> {
         if discarded {
             log.append_discard(self.submission);
         } else {
-            log.append_accept(self.submission, b"of the engine")?;
+            patiently(log, |log| {
+                log.append_accept(self.submission, b"of the engine")
+            })?;
         }
         self.marks(log)
     }
 
     fn marks(&mut self, log: &mut Log) -> Result<(), Box<dyn Error>> {
-        log.append_nothing();
-        for _ in 0..self.random.below(12) {
+        for _ in 0..1 + self.random.below(12) {
             let index = self.random.below(self.open.len() as u64) as usize;
             let Some(&(message, recipients)) = self.open.get(index) else {
                 break;
@@ -287,7 +279,7 @@ impl Author<'_> {
             let recipient = self.random.below(recipients.into()) as u32;
             let verdict = match self.random.below(4) {
                 0 => {
-                    log.append_intent(message, recipient, 1)?;
+                    patiently(log, |log| log.append_intent(message, recipient, 1))?;
                     continue;
                 }
                 1 => Verdict::Deferred { due_wall_ms: 5 },
@@ -308,6 +300,23 @@ impl Author<'_> {
         }
         log.append_close(self.submission);
     }
+}
+
+/// Each commit and each look gives the pool a chance to make a spare.
+fn patiently<T>(
+    log: &mut Log,
+    mut append: impl FnMut(&mut Log) -> Result<T, Full>,
+) -> Result<T, Box<dyn Error>> {
+    for _ in 0..20 {
+        match append(log) {
+            Err(Full::Space | Full::Backlog) => {
+                pump(log)?;
+                log.reclaim();
+            }
+            other => return Ok(other?),
+        }
+    }
+    Err("the log has no room and gets none".into())
 }
 
 fn mark(message: MessageRef, recipient: u32, verdict: Verdict) -> Mark {
