@@ -105,7 +105,8 @@ fn a_misdirected_batch_hides_nothing() {
         bytes[block(other)].copy_from_slice(&all[block(one)]);
         let mut seen = BTreeSet::new();
         let scanned = scan(&bytes, &header, expected, &mut |batch| {
-            assert_eq!(batch.offset, 4096 * (1 + batch.header.seq - first));
+            let place = 4096 * (1 + batch.header.seq - first);
+            assert!(batch.offset == place || batch.header.records == 0);
             seen.insert(batch.header.seq);
         });
         let moved = [first + one as u64, first + other as u64];
