@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::recover::RecoverArgs;
+use crate::flip::FlipArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 
@@ -38,6 +39,8 @@ pub enum Command {
     Powercut(crate::powercut::PowercutArgs),
     /// Fill a spool with waiting recipients and start the engine on it: how long, how much memory
     Recover(RecoverArgs),
+    /// Damage a spool segment in every way, and see that it is noticed and called by its name
+    Flip(FlipArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -9,6 +9,7 @@
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! hikyaku-bench powercut  the same with power cuts, on a file system in an image (root only)
 //! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
+//! hikyaku-bench flip      every byte of a segment damaged: noticed, and called by its name
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -20,10 +21,12 @@ pub mod ceiling;
 pub mod cli;
 pub mod compare;
 pub mod crash;
+pub mod flip;
 pub mod load;
 pub mod powercut;
 pub mod process;
 pub mod recover;
+pub mod random;
 pub mod report;
 pub mod scale;
 pub mod sink;

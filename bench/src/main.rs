@@ -8,6 +8,7 @@ use hikyaku_bench::cli::{Cli, Command};
 use hikyaku_bench::{ceiling, compare, crash, load, scale, sink};
 use hikyaku_bench::{ceiling, crash, load, powercut, sink};
 use hikyaku_bench::{ceiling, crash, load, recover, sink};
+use hikyaku_bench::{ceiling, crash, flip, load, sink};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Command::Scale(args) => scale::run(&args),
         Command::Powercut(args) => powercut::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Flip(args) => flip::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

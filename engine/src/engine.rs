@@ -8,7 +8,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Relaxed, Release},
+};
 use std::thread::{self, JoinHandle};
 
 use crossbeam::queue::SegQueue;
@@ -349,7 +352,7 @@ impl Engine {
                 Err(_) => crashed = true,
             }
         }
-        self.shards_done.store(true, Relaxed);
+        self.shards_done.store(true, Release);
         self.receipts.bell.wake();
         crashed |= self.ingest.join().is_err();
         point("drain.ended");

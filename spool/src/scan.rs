@@ -5,7 +5,7 @@
 
 use crate::flush::{BATCH_HEADER_BYTES, BatchHeader, body_hash, chain_of};
 use crate::record::{self, Record};
-use crate::segment::{BLOCK, SegmentHeader};
+use crate::segment::{BLOCK, SegmentHeader, seed};
 
 /// What can be seen where a batch is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,18 +174,34 @@ pub fn scan<'a>(
     expected: Expected,
     visit: &mut dyn FnMut(&BatchView<'a>),
 ) -> Scan {
+    scan_from(bytes, BLOCK, header, expected, visit)
+}
+
+/// The same from a batch in the middle on: `expected` is then what [`Scan`] would say in front of it. Nothing else is
+/// carried from batch to batch.
+pub fn scan_from<'a>(
+    bytes: &'a [u8],
+    offset: u64,
+    header: &SegmentHeader,
+    expected: Expected,
+    visit: &mut dyn FnMut(&BatchView<'a>),
+) -> Scan {
     let mut out = Scan {
         next_seq: expected.seq,
         chain: expected.chain,
-        tail: BLOCK,
+        tail: offset,
         batches: 0,
         torn_bytes: 0,
         sealed: false,
         gaps: Vec::new(),
     };
     loop {
+        let follows = |batch: &BatchView<'_>| {
+            batch.header.seq == out.next_seq && out.chain == Some(batch.header.chain_before)
+        };
         let here = BatchView::at(bytes, out.tail, header.uuid, header.log_id)
-            .filter(|b| b.header.seq >= out.next_seq);
+            .filter(|b| b.header.seq >= out.next_seq)
+            .filter(|b| follows(b) || lies_where_written(bytes, b, out.next_seq));
         // The rest is searched only where no batch is, so a healthy segment is read once.
         let later = match here {
             Some(_) => None,
@@ -284,14 +300,34 @@ fn next_valid<'a>(
 ) -> Option<BatchView<'a>> {
     let mut at = offset.checked_add(BLOCK)?;
     while at < bytes.len() as u64 {
-        if let Some(batch) =
-            BatchView::at(bytes, at, header.uuid, header.log_id).filter(|b| b.header.seq >= seq)
+        if let Some(batch) = BatchView::at(bytes, at, header.uuid, header.log_id)
+            .filter(|b| b.header.seq >= seq && lies_where_written(bytes, b, seq))
         {
             return Some(batch);
         }
         at += BLOCK;
     }
     None
+}
+
+/// Whether a batch that is not tied to the one before it was written to this place. A misdirected one is whole, but must
+/// not count: its number would hide all that lie between here and where it belongs. `least` is the number expected.
+fn lies_where_written(bytes: &[u8], batch: &BatchView<'_>, least: u64) -> bool {
+    match batch.records().next() {
+        // A record's checksum knows its offset.
+        Some((offset, _)) => usize::try_from(offset)
+            .ok()
+            .and_then(|at| bytes.get(at..))
+            .is_some_and(|rest| record::checked(rest, seed(batch.header.uuid), offset).is_some()),
+        // Nothing in it that would be lost: nothing older may lie behind it.
+        None => {
+            let (uuid, log_id) = (batch.header.uuid, batch.header.log_id);
+            (batch.end()..bytes.len() as u64)
+                .step_by(BLOCK as usize)
+                .filter_map(|at| BatchView::at(bytes, at, uuid, log_id))
+                .all(|behind| !(least..batch.header.seq).contains(&behind.header.seq))
+        }
+    }
 }
 
 /// Nothing of this life: zeros, or in a recycled segment a former life's bytes. The end of the file counts, too.

@@ -73,6 +73,53 @@ fn a_scan_sees_every_flip_and_loses_one_batch_at_most() {
     }
 }
 
+/// A whole batch in another's place: it is not applied there, and those in between are not passed over.
+#[test]
+fn a_misdirected_batch_hides_nothing() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut log, _) = open(dir.path(), &small());
+    let at = log.append_message(1, 2, b"", &[b"x"]).expect("room");
+    pump(&mut log);
+    for turn in 0..6 {
+        // One is empty: no record in it says where it belongs, and nothing is lost with it.
+        match turn {
+            3 => log.append_nothing(),
+            _ => drop(log.append_mark(common::mark(at, 0, Verdict::Deferred { due_wall_ms: 3 }))),
+        }
+        pump(&mut log);
+    }
+    drop(log);
+    let all = std::fs::read(newest_segment(dir.path())).expect("read");
+    let header = SegmentHeader::decode(&all).expect("intact");
+    let first = header.first_seq;
+    let expected = Expected {
+        seq: first,
+        chain: None,
+        next_segment_seq: None,
+        acked_seq: first + 6,
+    };
+    for (one, other) in (0..7).flat_map(|one| (one + 1..7).map(move |other| (one, other))) {
+        let mut bytes = all.clone();
+        let block = |at: usize| (1 + at) * 4096..(2 + at) * 4096;
+        bytes[block(one)].copy_from_slice(&all[block(other)]);
+        bytes[block(other)].copy_from_slice(&all[block(one)]);
+        let mut seen = BTreeSet::new();
+        let scanned = scan(&bytes, &header, expected, &mut |batch| {
+            let place = 4096 * (1 + batch.header.seq - first);
+            assert!(batch.offset == place || batch.header.records == 0);
+            seen.insert(batch.header.seq);
+        });
+        let moved = [first + one as u64, first + other as u64];
+        let mut intact: BTreeSet<u64> = (first..first + 7)
+            .filter(|seq| !moved.contains(seq))
+            .collect();
+        if !seen.contains(&(first + 4)) {
+            intact.remove(&(first + 4));
+        }
+        assert_eq!(seen, intact, "{one} and {other}: {scanned:?}");
+    }
+}
+
 fn flip(path: &Path, at: u64) {
     let file = OpenOptions::new()
         .read(true)

@@ -8,9 +8,14 @@ pub mod desk;
 pub mod parcel;
 pub mod receipt;
 pub mod ring;
+#[cfg(test)]
+mod ring_tests;
 pub mod route;
+pub mod stop;
+mod sync;
 
 pub use desk::Desk;
 pub use parcel::{Acceptance, Command};
 pub use receipt::{Receipt, Tally};
 pub use ring::{Doorbell, Ring};
+pub use stop::Stop;

@@ -3,10 +3,14 @@
 //! The ring is crossbeam's [`ArrayQueue`]; what is ours is that nobody polls it. A consumer that
 //! finds it empty says so ([`Doorbell::sleeps`]), looks once more, and only then sleeps; a producer
 //! rings after every push, which is one load of a flag while the consumer is awake.
+//!
+//! A ring may come late: its producer read the flag, the consumer found the item by itself and lies
+//! down again, and only now the flag is taken and the wake-up sent. So a consumer that is woken and
+//! finds nothing must say again that it sleeps. `engine/tests/handoff.rs` tries every interleaving.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::task::{Poll, Waker};
 
-use crossbeam::queue::ArrayQueue;
+use super::sync::{ArrayQueue, AtomicBool, AtomicWaker, Ordering, fence};
 
 /// Wakes a consumer that sleeps, once, and costs a load when it does not.
 pub struct Doorbell {
@@ -32,7 +36,8 @@ impl Doorbell {
         }
     }
 
-    /// The consumer is about to sleep. It must look at its queues once more after this call.
+    /// The consumer is about to sleep. It must look at its queues once more after this call, and call it again after
+    /// every wake-up that brought nothing: that ring took the flag.
     pub fn sleeps(&self) {
         self.sleeping.store(true, Ordering::Relaxed);
         // Pairs with the fence in `ring`: either the producer sees the flag, or the consumer's
@@ -53,7 +58,13 @@ impl Doorbell {
     /// The producer has put something where the consumer will look.
     pub fn ring(&self) {
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
+        // Not a swap: it would write, too, when the consumer was faster.
+        if self.sleeping.load(Ordering::Relaxed)
+            && self
+                .sleeping
+                .compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
             (self.wake)();
         }
     }
@@ -94,6 +105,18 @@ impl<T> Ring<T> {
         self.queue.pop()
     }
 
+    /// For a consumer that is a task and found nothing: ready once there is something. `task` is where the bell finds
+    /// `waker`.
+    pub fn poll_filled(&self, task: &AtomicWaker, waker: &Waker) -> Poll<()> {
+        task.register(waker);
+        self.bell.sleeps();
+        if self.queue.is_empty() {
+            return Poll::Pending;
+        }
+        self.bell.awake();
+        Poll::Ready(())
+    }
+
     /// Whether there is nothing in it now.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -104,61 +127,5 @@ impl<T> Ring<T> {
     #[must_use]
     pub const fn bell(&self) -> &Doorbell {
         &self.bell
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn every_item_arrives_in_order_and_no_wakeup_is_lost() {
-        const ITEMS: u32 = 20_000;
-        let consumer = thread::current();
-        let ring = Arc::new(Ring::new(4, Doorbell::new(move || consumer.unpark())));
-        let producer = {
-            let ring = Arc::clone(&ring);
-            thread::spawn(move || {
-                for item in 0..ITEMS {
-                    let mut item = item;
-                    while let Err(back) = ring.push(item) {
-                        item = back;
-                        thread::yield_now();
-                    }
-                }
-            })
-        };
-        let mut expected = 0;
-        while expected < ITEMS {
-            let Some(item) = ring.pop() else {
-                ring.bell().sleeps();
-                if ring.is_empty() {
-                    // Returns early on a token that an earlier ring left behind. Bounded so that a
-                    // lost wake-up fails the test instead of hanging it.
-                    let slept = std::time::Instant::now();
-                    thread::park_timeout(std::time::Duration::from_secs(20));
-                    assert!(
-                        slept.elapsed().as_secs() < 20,
-                        "nobody rang for item {expected}"
-                    );
-                }
-                ring.bell().awake();
-                continue;
-            };
-            assert_eq!(item, expected);
-            expected += 1;
-        }
-        producer.join().expect("producer");
-    }
-
-    #[test]
-    fn a_full_ring_gives_the_item_back() {
-        let ring = Ring::new(1, Doorbell::new(|| {}));
-        assert_eq!(ring.push(1), Ok(()));
-        assert_eq!(ring.push(2), Err(2));
-        assert_eq!(ring.pop(), Some(1));
     }
 }

@@ -10,7 +10,6 @@ use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
@@ -284,17 +283,7 @@ impl Driver {
                 self.room.wait().await;
                 continue;
             }
-            ring.bell().sleeps();
-            poll_fn(|cx| {
-                waker.register(cx.waker());
-                if ring.is_empty() {
-                    Poll::Pending
-                } else {
-                    Poll::Ready(())
-                }
-            })
-            .await;
-            ring.bell().awake();
+            poll_fn(|cx| ring.poll_filled(&waker, cx.waker())).await;
         }
     }
 

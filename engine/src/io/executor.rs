@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
 use atomic_waker::AtomicWaker;
@@ -16,7 +15,7 @@ use super::driver::{Driver, Receipts};
 use super::logfile::LogSender;
 use super::resolver::{Resolver, ResolverConfig};
 use crate::connection::tls::{TlsConfigs, TlsPolicy};
-use crate::handoff::{Command, Doorbell, Ring};
+use crate::handoff::{Command, Doorbell, Ring, Stop};
 use crate::log::latency::Latency;
 use crate::mail::id::ShardId;
 use crate::shard::{Gauge, Now, Recovery, Shard, ShardConfig};
@@ -78,12 +77,6 @@ pub struct ShardThread {
     pub gauge: Arc<Gauge>,
     stop: Arc<Stop>,
     thread: JoinHandle<Latency>,
-}
-
-#[derive(Debug, Default)]
-struct Stop {
-    asked: AtomicBool,
-    waker: AtomicWaker,
 }
 
 impl ShardThread {
@@ -161,8 +154,7 @@ impl ShardThread {
 
     /// Asks the shard to finish transactions in flight and end.
     pub fn stop(&self) {
-        self.stop.asked.store(true, Relaxed);
-        self.stop.waker.wake();
+        self.stop.ask();
     }
 
     /// Whether it has ended.
@@ -236,15 +228,7 @@ async fn serve(
     glommio::spawn_local(Rc::clone(&driver).serve_ring(ring, waker)).detach();
     glommio::spawn_local(Rc::clone(&driver).serve_timer()).detach();
     point("start.shard-runs");
-    std::future::poll_fn(|cx| {
-        stop.waker.register(cx.waker());
-        if stop.asked.load(Relaxed) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
+    std::future::poll_fn(|cx| stop.poll_asked(cx.waker())).await;
     driver.drain().await;
     point("drain.shard-drained");
     driver.latencies()

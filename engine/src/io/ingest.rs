@@ -12,7 +12,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Relaxed},
+};
 use std::time::Duration;
 
 use hikyaku_spool::faults::point;
@@ -187,7 +190,8 @@ impl Ingest {
     /// Works until asked to stop, and then until `shards_done` says that no receipt will follow.
     pub fn run(&mut self, shards_done: &AtomicBool) {
         loop {
-            let done = shards_done.load(Relaxed);
+            // What the shards sent before they ended is seen below.
+            let done = shards_done.load(Acquire);
             let stopping = self.state.stop.load(Relaxed);
             let mut progress = self.take_receipts();
             if self.give_waiting() == Progress::Made {

@@ -162,7 +162,7 @@ impl LogFile {
     /// Writes what is left and ends; says how many lines were dropped.
     #[must_use]
     pub fn close(self) -> u64 {
-        self.shared.0.stop.store(true, Relaxed);
+        self.shared.0.stop.store(true, Release);
         self.thread.thread().unpark();
         let _ = self.thread.join();
         self.shared.0.dropped.load(Relaxed)
@@ -208,7 +208,7 @@ fn write(shared: &Shared, mut writer: Writer) {
         .and_then(|file| file.metadata().ok())
         .map_or(0, |meta| meta.len());
     loop {
-        let stop = shared.stop.load(Relaxed);
+        let stop = shared.stop.load(Acquire);
         if shared.reopen.swap(false, Relaxed) {
             writer.file = None;
         }

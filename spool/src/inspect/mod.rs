@@ -9,6 +9,6 @@ pub use crate::indoubt::{Doubts, doubts};
 pub use crate::record::{
     FLAG_ACCEPTED, FLAG_IGNORABLE, FLAG_RESTATED, HEADER_BYTES, Kind, Record, checked, parse,
 };
-pub use crate::scan::{BatchView, Expected, Gap, Scan, Signs, Verdict, scan, verdict};
+pub use crate::scan::{BatchView, Expected, Gap, Scan, Signs, Verdict, scan, scan_from, verdict};
 pub use crate::segment::{BLOCK, BadHeader, FORMAT_VERSION, SegmentHeader};
 pub use view::{Inspection, LogView, NotUsed, SegmentView, look};
