@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::simulate::SimulateArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 
@@ -29,6 +30,8 @@ pub enum Command {
     Ceiling(CeilingArgs),
     /// Kill the engine again and again, and settle the account: nothing lost, every duplicate named
     Crash(CrashArgs),
+    /// Run whole shards under virtual time with a faulty disk, network and peers, from a seed
+    Simulate(SimulateArgs),
 }
 
 /// `hikyaku-bench sink`.

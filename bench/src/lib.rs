@@ -5,6 +5,7 @@
 //! hikyaku-bench load      workload -> drop directory -> hikyaku run -> sink, measured and verified
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
+//! hikyaku-bench simulate  whole shards under virtual time, faulty disks and peers, from one seed
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -18,6 +19,7 @@ pub mod crash;
 pub mod load;
 pub mod process;
 pub mod report;
+pub mod simulate;
 pub mod sink;
 
 pub use hikyaku::sink::workload;

@@ -40,6 +40,7 @@ use crate::settings::{Ehlo, Origin, Settings};
 use crate::shard::{ConnectionCap, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits};
 use crate::signing::{Signer, SigningError};
 use crate::throttle::Registry;
+use crate::time::WallTime;
 
 /// Why the engine does not start.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +175,10 @@ impl Engine {
             source,
         };
         let watch = dir.watch().map_err(watch_error)?;
-        let (logs, accepted, recovered) = open_logs(settings)?;
+        let spool = Spool::open(&settings.engine.spool, &spool_options(settings))?;
+        point("start.spool-opened");
+        let (logs, accepted, recovered) =
+            open_logs(&spool, settings.engine.shards, clock::wall())?;
         let log = LogFile::open(&settings.engine.log, LOG_ROTATE)?;
         point("start.attempts-log-opened");
         say(
@@ -409,7 +413,7 @@ fn say(log: &LogSender, event: EngineEvent) {
 }
 
 /// Every log with what its recovery found, the acceptances of all, and a summary.
-type OpenedLogs = (
+pub type OpenedLogs = (
     Vec<(Log, Recovered)>,
     HashMap<SubmissionId, Arc<Acceptance>>,
     RecoverySummary,
@@ -418,18 +422,20 @@ type OpenedLogs = (
 /// What one log says of a submission, and what the acceptance in any of them says.
 type Open = HashMap<SubmissionId, (Vec<u16>, Option<Acceptance>)>;
 
-fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
-    let spool = Spool::open(&settings.engine.spool, &spool_options(settings))?;
-    point("start.spool-opened");
+/// Opens every log of a spool, and one for each of `shards`.
+///
+/// # Errors
+/// The first log that cannot be opened.
+pub fn open_logs(spool: &Spool, shards: u16, wall: WallTime) -> Result<OpenedLogs, SpoolError> {
     let mut ids: Vec<u16> = spool.log_ids();
-    ids.extend(0..settings.engine.shards);
+    ids.extend(0..shards);
     ids.sort_unstable();
     ids.dedup();
     let mut logs = Vec::new();
     let mut open = Open::new();
     let mut summary = RecoverySummary::default();
     for id in ids {
-        let (log, recovered) = spool.open_log(id, clock::wall().unix_millis())?;
+        let (log, recovered) = spool.open_log(id, wall.unix_millis())?;
         point("start.log-recovered");
         for submission in recovered
             .submissions
