@@ -27,7 +27,6 @@ pub(super) struct Flight {
     pub(super) lookup: Lookup,
     pub(super) shard: ShardId,
     pub(super) domain: DomainKey,
-    pub(super) name: String,
 }
 
 /// What becomes of one query.

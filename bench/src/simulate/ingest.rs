@@ -113,6 +113,8 @@ impl World {
                 };
                 let submission = SubmissionId(u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64()));
                 self.places[file] = Place::Claimed(submission);
+                let name = self.ledger.files[file].name.clone();
+                self.note(&[b"claim", name.as_bytes(), &submission.0.to_le_bytes()]);
                 let reading = Reading {
                     file,
                     submission,
@@ -250,6 +252,7 @@ impl World {
 
     /// A shard spoke.
     pub(super) fn on_receipt(&mut self, receipt: &Receipt) -> Checked {
+        self.note(&[format!("{receipt:?}").as_bytes()]);
         let Some(process) = &mut self.process else { return Ok(()) };
         match process.ingest.desk.on_receipt(receipt) {
             Some(step) => self.carry_out(step),
@@ -283,6 +286,7 @@ impl World {
     }
 
     fn write_final(&mut self, submission: SubmissionId, acceptance: &Acceptance, tally: Tally) -> Checked {
+        self.note(&[b"final", acceptance.file.as_bytes(), format!("{tally:?}").as_bytes()]);
         let known = self.finals.contains_key(&submission);
         if !(tally.total() < acceptance.recipients && known) {
             self.finals.insert(submission, tally);
@@ -310,6 +314,7 @@ impl World {
         }
         let Some(process) = &mut self.process else { return };
         for submission in std::mem::take(&mut process.ingest.closing) {
+            self.note(&[b"close", &submission.0.to_le_bytes()]);
             let Some(process) = &mut self.process else { return };
             for log in process.ingest.desk.closed(submission) {
                 self.give_log(log, |submission| Command::Close { submission }, submission);

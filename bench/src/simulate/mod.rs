@@ -59,6 +59,9 @@ pub struct SimulateArgs {
     /// Threads
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub jobs: usize,
+    /// Tell on standard error what happens, in order
+    #[arg(long)]
+    pub trace: bool,
     /// Go on after a seed that broke a promise
     #[arg(long)]
     pub keep_going: bool,
@@ -108,7 +111,7 @@ pub fn run(args: &SimulateArgs) -> Result<bool, Box<dyn Error>> {
                         return;
                     }
                     let seed = first.wrapping_add(index);
-                    let outcome = one(seed, &place, &parts);
+                    let outcome = one(seed, &place, &parts, args.trace);
                     if let Some(text) = &outcome.broken {
                         broken.fetch_add(1, Relaxed);
                         eprintln!("seed {seed}: {text}\n  again: hikyaku-bench simulate --seed {seed}");
@@ -140,7 +143,7 @@ fn place() -> std::io::Result<PathBuf> {
 }
 
 /// One seed. Its directory goes, unless a promise was broken.
-fn one(seed: u64, place: &Path, parts: &Rc<Parts>) -> Outcome {
+fn one(seed: u64, place: &Path, parts: &Rc<Parts>, tell: bool) -> Outcome {
     let dir = place.join(format!("seed-{seed}"));
     let mut outcome = Outcome {
         trace: 0,
@@ -161,6 +164,7 @@ fn one(seed: u64, place: &Path, parts: &Rc<Parts>) -> Outcome {
             return outcome;
         }
     };
+    world.tell = tell;
     let watch = Watch::new(&world.disk, seed);
     // A panic is a broken promise (P7) like any other, and the seed has to be told.
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));

@@ -269,7 +269,7 @@ impl Peer {
     /// A reply, or what happens instead of it. What nobody asked for comes only where it cannot be taken for the answer
     /// to a command that is on its way.
     fn say(&mut self, reply: &[u8], rng: &mut Rng, healthy: bool) {
-        let early = reply.starts_with(b"220 mx") || reply.starts_with(b"250-");
+        let early = reply.starts_with(b"220 mx");
         let choices: &[usize] = if early { &[0, 1, 2, 3, 4, 5] } else { &[0, 1, 2, 3, 4] };
         self.answer(reply, choices, rng, healthy);
     }

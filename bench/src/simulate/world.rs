@@ -144,7 +144,6 @@ pub(super) struct Stats {
     pub(super) jumps: u64,
     pub(super) torn_tails: u64,
     pub(super) in_doubt: u64,
-    pub(super) segments_freed: u64,
     pub(super) endings: BTreeMap<&'static str, u64>,
     pub(super) faults: BTreeSet<&'static str>,
     pub(super) verdicts: BTreeMap<&'static str, u64>,
@@ -156,6 +155,8 @@ pub(super) struct World {
     order: u64,
     events: BinaryHeap<Reverse<Scheduled>>,
     trace: Xxh3,
+    /// Say everything on standard error, too.
+    pub(super) tell: bool,
     pub(super) scenario: Scenario,
     pub(super) crashes: std::vec::IntoIter<Crash>,
     pub(super) crash: Option<Crash>,
@@ -181,6 +182,14 @@ pub(super) struct World {
     pub(super) stats: Stats,
 }
 
+/// Text as it is, numbers in hexadecimal digits, last byte first.
+fn readable(part: &[u8]) -> String {
+    if part.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        return String::from_utf8_lossy(part).into_owned();
+    }
+    part.iter().rev().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// 2030-01-01, in milliseconds.
 const WALL_BASE: i64 = 1_893_456_000_000;
 /// No seed needs a tenth of it.
@@ -202,6 +211,7 @@ impl World {
             order: 0,
             events: BinaryHeap::new(),
             trace: Xxh3::new(),
+            tell: false,
             crashes: scenario.crashes.clone().into_iter(),
             crash: None,
             places: ledger.files.iter().map(|_| Place::Unwritten).collect(),
@@ -382,6 +392,9 @@ impl World {
         if state.shard.log_len() > 0 {
             let lines = state.shard.swap_log(Vec::new());
             self.trace.update(&lines);
+            if self.tell {
+                eprint!("{:>18} {}", self.now, String::from_utf8_lossy(&lines));
+            }
             let shard = &state.shard;
             self.ledger.lines(&lines, |log| Some(shard.durability(log)?.1))?;
         }
@@ -421,7 +434,6 @@ impl World {
                     lookup,
                     shard: ShardId(u16::try_from(shard).unwrap_or(u16::MAX)),
                     domain,
-                    name: name.into(),
                 }));
                 self.at(self.now + 1, Event::DnsPoll(flight));
             }
@@ -522,6 +534,10 @@ impl World {
         self.trace.update(&self.now.to_le_bytes());
         for part in parts {
             self.trace.update(part);
+        }
+        if self.tell {
+            let texts: Vec<String> = parts.iter().map(|part| readable(part)).collect();
+            eprintln!("{:>18} {}", self.now, texts.join(" "));
         }
     }
 

@@ -84,11 +84,7 @@ impl Shard {
                 let text = Arc::clone(&failure.text);
                 if failure.is_permanent() && !unsure {
                     // The domain is forgotten with its last recipient.
-                    while let Some(entry) = self
-                        .domains
-                        .find_mut(key)
-                        .and_then(|domain| domain.ready.pop_front())
-                    {
+                    while let Some(entry) = self.pop_ready(key) {
                         self.fail_unsent(now, entry, None, Phase::Dns, event, &text);
                     }
                     self.domains.forget_if_empty(key);
@@ -129,8 +125,16 @@ impl Shard {
     /// `key` has ready recipients and `site` serves it: have them sent.
     fn join_round(&mut self, now: Now, key: DomainKey, site: SiteKey) {
         let domain = self.domains.get_mut(key);
-        if !domain.in_round {
-            domain.in_round = true;
+        if let Some(former) = domain.in_round.filter(|former| *former != site) {
+            // Another answer than last time: the former site has nothing to do with it any more.
+            domain.in_round = None;
+            let state = &mut self.sites[former.0 as usize];
+            state.ready -= domain.ready.len() as u64;
+            state.round.retain(|domain| *domain != key);
+        }
+        let domain = self.domains.get_mut(key);
+        if domain.in_round.is_none() {
+            domain.in_round = Some(site);
             let state = &mut self.sites[site.0 as usize];
             state.ready += domain.ready.len() as u64;
             state.round.push_back(key);
