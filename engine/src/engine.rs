@@ -177,8 +177,7 @@ impl Engine {
         let watch = dir.watch().map_err(watch_error)?;
         let spool = Spool::open(&settings.engine.spool, &spool_options(settings))?;
         point("start.spool-opened");
-        let (logs, accepted, recovered) =
-            open_logs(&spool, settings.engine.shards, clock::wall())?;
+        let (logs, accepted, recovered) = open_logs(&spool, settings.engine.shards, clock::wall())?;
         let log = LogFile::open(&settings.engine.log, LOG_ROTATE)?;
         point("start.attempts-log-opened");
         say(

@@ -277,7 +277,12 @@ impl State {
         self.counts.calls += 1;
         if self.end_at == Some(self.counts.calls) {
             self.dead = true;
-            if let Call::Write { path, offset, bytes } = *call {
+            if let Call::Write {
+                path,
+                offset,
+                bytes,
+            } = *call
+            {
                 let sectors = bytes.len().div_ceil(SECTOR as usize) + 1;
                 let part = (self.rng.below(sectors) * SECTOR as usize).min(bytes.len());
                 self.remember(path, offset, part as u64)?;
@@ -302,7 +307,8 @@ impl State {
                 self.counts.full += 1;
                 return Err(io::Error::from_raw_os_error(ENOSPC));
             }
-            Call::Create(path) => {
+            // One that is there already fails by itself.
+            Call::Create(path) if !path.exists() => {
                 let fresh = Unsynced {
                     fresh: true,
                     ..Unsynced::default()
@@ -310,7 +316,11 @@ impl State {
                 self.files.insert(path.into(), fresh);
                 self.changed(Kind::Created, path, None);
             }
-            Call::Write { path, offset, bytes } => self.remember(path, offset, bytes.len() as u64)?,
+            Call::Write {
+                path,
+                offset,
+                bytes,
+            } => self.remember(path, offset, bytes.len() as u64)?,
             Call::Sync(path) => self.synced(path),
             Call::SyncDir(dir) => self.names_synced(dir),
             Call::Rename(from, to) => {

@@ -79,7 +79,13 @@ const NXDOMAIN: u8 = 3;
 
 impl Names {
     /// Answers a query. `per_mille` of them meet trouble.
-    pub(super) fn answer(&mut self, query: &[u8], via: Via, rng: &mut Rng, per_mille: usize) -> Reply {
+    pub(super) fn answer(
+        &mut self,
+        query: &[u8],
+        via: Via,
+        rng: &mut Rng,
+        per_mille: usize,
+    ) -> Reply {
         let Some((name, kind)) = question(query) else {
             return Reply::Nothing;
         };
@@ -108,7 +114,10 @@ impl Names {
     }
 
     fn right(&self, query: &[u8], name: &str, kind: u16) -> Vec<u8> {
-        if let Some(host) = name.strip_prefix('h').and_then(|rest| rest.strip_suffix(".mx.test")) {
+        if let Some(host) = name
+            .strip_prefix('h')
+            .and_then(|rest| rest.strip_suffix(".mx.test"))
+        {
             let host = host.parse().unwrap_or(0);
             let mut packet = bare(query, NOERROR);
             if kind == A {
@@ -156,7 +165,10 @@ fn question(query: &[u8]) -> Option<(String, u16)> {
         name.push_str(std::str::from_utf8(query.get(at..at + len)?).ok()?);
         at += len;
     }
-    Some((name, u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?])))
+    Some((
+        name,
+        u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]),
+    ))
 }
 
 /// The query sent back as an answer without records.

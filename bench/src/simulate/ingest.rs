@@ -71,7 +71,12 @@ impl World {
         let mut ingest = Ingest::default();
         for (&id, acceptance) in accepted {
             ingest.desk.recovered(id, Arc::clone(acceptance));
-            if let Some(file) = self.ledger.files.iter().position(|file| file.name == acceptance.file) {
+            if let Some(file) = self
+                .ledger
+                .files
+                .iter()
+                .position(|file| file.name == acceptance.file)
+            {
                 ingest.files.insert(id, file);
             }
         }
@@ -91,7 +96,9 @@ impl World {
     }
 
     pub(super) fn wake_ingest(&mut self) {
-        let Some(process) = &mut self.process else { return };
+        let Some(process) = &mut self.process else {
+            return;
+        };
         if !std::mem::replace(&mut process.ingest.awake, true) {
             let at = self.soon(2_000_000);
             self.at(at, Event::Ingest);
@@ -100,7 +107,9 @@ impl World {
 
     /// One step: a chunk of the file that is read, or the next file.
     pub(super) fn ingest_turn(&mut self) -> Checked {
-        let Some(process) = &mut self.process else { return Ok(()) };
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
         process.ingest.awake = false;
         if process.ingest.stopped {
             return Ok(());
@@ -111,7 +120,9 @@ impl World {
                 let Some(file) = self.places.iter().position(|place| *place == Place::New) else {
                     return Ok(());
                 };
-                let submission = SubmissionId(u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64()));
+                let submission = SubmissionId(
+                    u128::from(self.rng.next_u64()) << 64 | u128::from(self.rng.next_u64()),
+                );
                 self.places[file] = Place::Claimed(submission);
                 let name = self.ledger.files[file].name.clone();
                 self.note(&[b"claim", name.as_bytes(), &submission.0.to_le_bytes()]);
@@ -145,7 +156,9 @@ impl World {
             reading.parser.feed(&chunk, &mut messages).map(|()| None)
         } else {
             let next = Parser::new(self.ledger.files[reading.file].format, Limits::default());
-            std::mem::replace(&mut reading.parser, next).finish(&mut messages).map(Some)
+            std::mem::replace(&mut reading.parser, next)
+                .finish(&mut messages)
+                .map(Some)
         };
         match summary {
             Err(refusal) => {
@@ -157,13 +170,20 @@ impl World {
                 Ok(())
             }
             Ok(summary) => {
-                let limit = if summary.is_some() { usize::MAX } else { reading.parcel_bytes };
+                let limit = if summary.is_some() {
+                    usize::MAX
+                } else {
+                    reading.parcel_bytes
+                };
                 for message in messages {
                     self.assign(&mut reading, &message, limit);
                 }
                 match summary {
                     Some(_) if !self.ledger.files[reading.file].valid => {
-                        return Err(Broken(format!("{} is not valid, and was taken", self.ledger.files[reading.file].name)));
+                        return Err(Broken(format!(
+                            "{} is not valid, and was taken",
+                            self.ledger.files[reading.file].name
+                        )));
                     }
                     Some(summary) => self.finish(reading, &summary)?,
                     None => {
@@ -203,9 +223,19 @@ impl World {
         let submission = reading.submission;
         reading.staged = true;
         if let Some(process) = &mut self.process {
-            process.ingest.desk.staged(submission, u16::try_from(outlet).unwrap_or(u16::MAX));
+            process
+                .ingest
+                .desk
+                .staged(submission, u16::try_from(outlet).unwrap_or(u16::MAX));
         }
-        self.give(outlet, Command::Stage { submission, messages, accept: None });
+        self.give(
+            outlet,
+            Command::Stage {
+                submission,
+                messages,
+                accept: None,
+            },
+        );
     }
 
     fn finish(&mut self, mut reading: Reading, summary: &Summary) -> Checked {
@@ -226,17 +256,32 @@ impl World {
         if !reading.staged && parcels.len() == 1 {
             let (outlet, messages) = parcels.remove(0);
             let log = u16::try_from(outlet).unwrap_or(u16::MAX);
-            let acceptance = Arc::new(Acceptance { logs: vec![log], ..acceptance });
+            let acceptance = Arc::new(Acceptance {
+                logs: vec![log],
+                ..acceptance
+            });
             if let Some(process) = &mut self.process {
-                process.ingest.desk.read_whole_in_one(submission, log, &acceptance);
+                process
+                    .ingest
+                    .desk
+                    .read_whole_in_one(submission, log, &acceptance);
             }
-            self.give(outlet, Command::Stage { submission, messages, accept: Some(acceptance) });
+            self.give(
+                outlet,
+                Command::Stage {
+                    submission,
+                    messages,
+                    accept: Some(acceptance),
+                },
+            );
             return Ok(());
         }
         for (outlet, messages) in parcels {
             self.stage(&mut reading, outlet, messages);
         }
-        let Some(process) = &mut self.process else { return Ok(()) };
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
         match process.ingest.desk.read_whole(submission, acceptance) {
             Some(step) => self.carry_out(step),
             None => Ok(()),
@@ -244,16 +289,24 @@ impl World {
     }
 
     fn discard(&mut self, submission: SubmissionId) {
-        let Some(process) = &mut self.process else { return };
+        let Some(process) = &mut self.process else {
+            return;
+        };
         for log in process.ingest.desk.refused(submission) {
-            self.give_log(log, |submission| Command::Discard { submission }, submission);
+            self.give_log(
+                log,
+                |submission| Command::Discard { submission },
+                submission,
+            );
         }
     }
 
     /// A shard spoke.
     pub(super) fn on_receipt(&mut self, receipt: &Receipt) -> Checked {
         self.note(&[format!("{receipt:?}").as_bytes()]);
-        let Some(process) = &mut self.process else { return Ok(()) };
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
         match process.ingest.desk.on_receipt(receipt) {
             Some(step) => self.carry_out(step),
             None => Ok(()),
@@ -265,13 +318,22 @@ impl World {
             Step::Accept(submission, acceptance, logs) => {
                 for log in logs {
                     let acceptance = Arc::clone(&acceptance);
-                    self.give_log(log, move |submission| Command::Accept { submission, acceptance: Arc::clone(&acceptance) }, submission);
+                    self.give_log(
+                        log,
+                        move |submission| Command::Accept {
+                            submission,
+                            acceptance: Arc::clone(&acceptance),
+                        },
+                        submission,
+                    );
                 }
                 Ok(())
             }
             Step::Accepted(submission, _) => {
                 self.note(&[b"accepted", &submission.0.to_le_bytes()]);
-                let Some(process) = &mut self.process else { return Ok(()) };
+                let Some(process) = &mut self.process else {
+                    return Ok(());
+                };
                 if let Some(&file) = process.ingest.files.get(&submission) {
                     self.ledger.files[file].accepted = true;
                     self.places[file] = Place::Removed(submission, Synced::No);
@@ -281,20 +343,40 @@ impl World {
                     None => Ok(()),
                 }
             }
-            Step::Final(submission, acceptance, tally) => self.write_final(submission, &acceptance, tally),
+            Step::Final(submission, acceptance, tally) => {
+                self.write_final(submission, &acceptance, tally)
+            }
         }
     }
 
-    fn write_final(&mut self, submission: SubmissionId, acceptance: &Acceptance, tally: Tally) -> Checked {
-        self.note(&[b"final", acceptance.file.as_bytes(), format!("{tally:?}").as_bytes()]);
+    fn write_final(
+        &mut self,
+        submission: SubmissionId,
+        acceptance: &Acceptance,
+        tally: Tally,
+    ) -> Checked {
+        self.note(&[
+            b"final",
+            acceptance.file.as_bytes(),
+            format!("{tally:?}").as_bytes(),
+        ]);
         let known = self.finals.contains_key(&submission);
         if !(tally.total() < acceptance.recipients && known) {
             self.finals.insert(submission, tally);
-            let file = self.ledger.files.iter().position(|file| file.name == acceptance.file);
+            let file = self
+                .ledger
+                .files
+                .iter()
+                .position(|file| file.name == acceptance.file);
             match file {
                 Some(file) => self.ledger.ended(file, tally)?,
                 None if self.ledger.rotten => {}
-                None => return Err(Broken(format!("a receipt for {}, which nobody dropped", acceptance.file))),
+                None => {
+                    return Err(Broken(format!(
+                        "a receipt for {}, which nobody dropped",
+                        acceptance.file
+                    )));
+                }
             }
         }
         if let Some(process) = &mut self.process {
@@ -312,10 +394,14 @@ impl World {
                 *place = Place::Removed(submission, Synced::Yes);
             }
         }
-        let Some(process) = &mut self.process else { return };
+        let Some(process) = &mut self.process else {
+            return;
+        };
         for submission in std::mem::take(&mut process.ingest.closing) {
             self.note(&[b"close", &submission.0.to_le_bytes()]);
-            let Some(process) = &mut self.process else { return };
+            let Some(process) = &mut self.process else {
+                return;
+            };
             for log in process.ingest.desk.closed(submission) {
                 self.give_log(log, |submission| Command::Close { submission }, submission);
             }
@@ -323,7 +409,12 @@ impl World {
     }
 
     /// To the shard of a log; a log of a time with more shards is known to one of them only.
-    fn give_log(&mut self, log: u16, command: impl Fn(SubmissionId) -> Command, submission: SubmissionId) {
+    fn give_log(
+        &mut self,
+        log: u16,
+        command: impl Fn(SubmissionId) -> Command,
+        submission: SubmissionId,
+    ) {
         let log = usize::from(log);
         if log < self.shards() {
             self.give(log, command(submission));
@@ -345,13 +436,18 @@ impl World {
     /// The shard takes commands as long as its spool has room.
     pub(super) fn serve_ring(&mut self, shard: usize) -> Checked {
         loop {
-            let Some(process) = &mut self.process else { return Ok(()) };
+            let Some(process) = &mut self.process else {
+                return Ok(());
+            };
             let state = &mut process.shards[shard];
             if state.waits_for_room {
                 return Ok(());
             }
-            let Some(command) = state.ring.pop_front() else { return Ok(()) };
-            let Some(outcome) = self.turn(shard, |shard, now| shard.on_command(now, command))? else {
+            let Some(command) = state.ring.pop_front() else {
+                return Ok(());
+            };
+            let Some(outcome) = self.turn(shard, |shard, now| shard.on_command(now, command))?
+            else {
                 return Ok(());
             };
             if let Err(command) = outcome

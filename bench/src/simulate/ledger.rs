@@ -92,13 +92,19 @@ impl Ledger {
     pub(super) fn taken(&mut self, recipients: &[String], content: &[u8]) -> Checked {
         for address in recipients {
             let Some(recipient) = self.recipients.get_mut(address) else {
-                return Err(Broken(format!("a peer got mail for {address}, which nobody dropped")));
+                return Err(Broken(format!(
+                    "a peer got mail for {address}, which nobody dropped"
+                )));
             };
             if self.contents[recipient.file][recipient.message] != content {
-                return Err(Broken(format!("P3: the copy for {address} is not the message that was dropped")));
+                return Err(Broken(format!(
+                    "P3: the copy for {address} is not the message that was dropped"
+                )));
             }
             if !self.files[recipient.file].valid {
-                return Err(Broken(format!("P2: {address} is in a file that was refused, and got mail")));
+                return Err(Broken(format!(
+                    "P2: {address} is in a file that was refused, and got mail"
+                )));
             }
             if recipient.end != End::Delivered {
                 return Err(Broken(format!("{address} must not get mail, and did")));
@@ -121,9 +127,15 @@ impl Ledger {
 
     /// Lines of the engine's log. `position` answers for a log the batch that its last append goes into.
     pub(super) fn lines(&mut self, lines: &[u8], position: impl Fn(u16) -> Option<u64>) -> Checked {
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in lines
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             let Ok(line) = serde_json::from_slice::<Value>(line) else {
-                return Err(Broken(format!("not a JSON line: {}", String::from_utf8_lossy(line))));
+                return Err(Broken(format!(
+                    "not a JSON line: {}",
+                    String::from_utf8_lossy(line)
+                )));
             };
             self.line(&line, &position)?;
         }
@@ -138,10 +150,14 @@ impl Ledger {
         }
         let address = text("recipient");
         let Some(recipient) = self.recipients.get_mut(address) else {
-            return Err(Broken(format!("a line about {address}, whom nobody dropped: {line}")));
+            return Err(Broken(format!(
+                "a line about {address}, whom nobody dropped: {line}"
+            )));
         };
         if recipient.settled && !self.rotten {
-            return Err(Broken(format!("{address} has a durable final mark, and then: {line}")));
+            return Err(Broken(format!(
+                "{address} has a durable final mark, and then: {line}"
+            )));
         }
         if line["possible_duplicate"].as_bool() == Some(true) {
             recipient.announced += 1;
@@ -154,20 +170,33 @@ impl Ledger {
                 self.deferrals += 1;
                 return Ok(());
             }
-            _ => return Err(Broken(format!("P10: nobody is old enough to expire, and yet: {line}"))),
+            _ => {
+                return Err(Broken(format!(
+                    "P10: nobody is old enough to expire, and yet: {line}"
+                )));
+            }
         };
         recipient.lines += 1;
         if end != recipient.end {
-            return Err(Broken(format!("P9: {address} must be {:?}, and the log says: {line}", recipient.end)));
+            return Err(Broken(format!(
+                "P9: {address} must be {:?}, and the log says: {line}",
+                recipient.end
+            )));
         }
         if end == End::Delivered && recipient.copies == 0 {
-            return Err(Broken(format!("P1: {address} is logged as delivered, and no peer has it: {line}")));
+            return Err(Broken(format!(
+                "P1: {address} is logged as delivered, and no peer has it: {line}"
+            )));
         }
         let log = text("message").split('-').next().unwrap_or_default();
         let log = u16::from_str_radix(log, 16).unwrap_or(u16::MAX);
         match position(log) {
             Some(batch) => self.marks.push((log, batch, address.to_owned())),
-            None => return Err(Broken(format!("a line of a log that the shard does not have: {line}"))),
+            None => {
+                return Err(Broken(format!(
+                    "a line of a log that the shard does not have: {line}"
+                )));
+            }
         }
         Ok(())
     }
@@ -188,7 +217,10 @@ impl Ledger {
     pub(super) fn process_ended(&mut self, power: bool) {
         self.marks.clear();
         if power {
-            let open = self.recipients.values_mut().filter(|one| one.copies > 0 && !one.settled);
+            let open = self
+                .recipients
+                .values_mut()
+                .filter(|one| one.copies > 0 && !one.settled);
             for recipient in open {
                 recipient.window += 1;
             }
@@ -199,6 +231,8 @@ impl Ledger {
     pub(super) fn ended(&mut self, file: usize, tally: Tally) -> Checked {
         let file = &mut self.files[file];
         file.ended = Some(tally);
+        // What cannot be read any more is held, and counted so.
+        self.named |= tally.held > 0;
         let right = Tally {
             delivered: file.delivered,
             bounced: file.recipients - file.delivered,
@@ -206,7 +240,10 @@ impl Ledger {
             held: 0,
         };
         if !self.rotten && tally != right {
-            return Err(Broken(format!("P1: the final receipt of {} says {tally:?} instead of {right:?}", file.name)));
+            return Err(Broken(format!(
+                "P1: the final receipt of {} says {tally:?} instead of {right:?}",
+                file.name
+            )));
         }
         Ok(())
     }
@@ -217,8 +254,15 @@ impl Ledger {
             let file = &self.files[recipient.file];
             let owed = file.valid && recipient.end == End::Delivered;
             if owed && recipient.copies == 0 && !(self.rotten && self.named) {
-                let accepted = if file.accepted { "accepted" } else { "never accepted" };
-                return Err(Broken(format!("P1: {address} of {} ({accepted}) is lost", file.name)));
+                let accepted = if file.accepted {
+                    "accepted"
+                } else {
+                    "never accepted"
+                };
+                return Err(Broken(format!(
+                    "P1: {address} of {} ({accepted}) is lost",
+                    file.name
+                )));
             }
         }
         for file in &self.files {

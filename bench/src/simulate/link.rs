@@ -98,7 +98,10 @@ impl World {
             return Ok(());
         }
         let outcome = failure.map_or(Ok(()), Err);
-        if self.turn(shard, |shard, now| shard.on_connected(now, key, outcome))?.is_none() {
+        if self
+            .turn(shard, |shard, now| shard.on_connected(now, key, outcome))?
+            .is_none()
+        {
             return Ok(());
         }
         if outcome.is_err() {
@@ -178,19 +181,27 @@ impl World {
         let Some((shard, key)) = self.links[link].engine else {
             return Ok(());
         };
-        let Waits::Write(bytes) = std::mem::replace(&mut self.links[link].waits, Waits::Nothing) else {
+        let Waits::Write(bytes) = std::mem::replace(&mut self.links[link].waits, Waits::Nothing)
+        else {
             return Ok(());
         };
         if self.links[link].peer.is_none() {
             // The peer is gone: the socket says so now, or takes the bytes for nobody.
             if self.rng.below(2) == 0 {
                 self.turn(shard, |shard, now| shard.on_closed(now, key))?;
-                return if self.is_dead() { Ok(()) } else { self.drive(link) };
+                return if self.is_dead() {
+                    Ok(())
+                } else {
+                    self.drive(link)
+                };
             }
         } else {
             self.send_to_peer(link, &bytes);
         }
-        if self.turn(shard, |shard, now| shard.on_written(now, key, bytes))?.is_none() {
+        if self
+            .turn(shard, |shard, now| shard.on_written(now, key, bytes))?
+            .is_none()
+        {
             return Ok(());
         }
         self.drive(link)
@@ -200,7 +211,11 @@ impl World {
     fn send_to_peer(&mut self, link: usize, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let cut = if self.rng.below(3) == 0 { 1 + self.rng.below(rest.len()) } else { rest.len() };
+            let cut = if self.rng.below(3) == 0 {
+                1 + self.rng.below(rest.len())
+            } else {
+                rest.len()
+            };
             let (piece, after) = rest.split_at(cut);
             rest = after;
             let delay = self.rng.below(60_000_000) as u64;
@@ -268,7 +283,11 @@ impl World {
             };
             let (piece, after) = rest.split_at(cut);
             rest = after;
-            let delay = if slow { 20_000_000_000 } else { self.rng.below(60_000_000) as u64 };
+            let delay = if slow {
+                20_000_000_000
+            } else {
+                self.rng.below(60_000_000) as u64
+            };
             let state = &mut self.links[link];
             state.engine_at = state.engine_at.max(self.now) + delay;
             let at = state.engine_at;
@@ -324,7 +343,11 @@ impl World {
                 let part = self.rng.below(bytes.len() + 1);
                 self.send_to_peer(link, &bytes[..part]);
                 self.turn(shard, |shard, now| shard.on_closed(now, key))?;
-                if self.is_dead() { Ok(()) } else { self.drive(link) }
+                if self.is_dead() {
+                    Ok(())
+                } else {
+                    self.drive(link)
+                }
             }
             Waits::Tls => {
                 self.links[link].woken = false;
@@ -354,7 +377,10 @@ impl World {
             cipher: "TLS13_AES_128_GCM_SHA256",
             verified: false,
         };
-        if self.turn(shard, |shard, now| shard.on_tls(now, key, Ok(info)))?.is_none() {
+        if self
+            .turn(shard, |shard, now| shard.on_tls(now, key, Ok(info)))?
+            .is_none()
+        {
             return Ok(());
         }
         self.drive(link)
@@ -365,7 +391,10 @@ impl World {
         let Some((shard, key)) = self.links[link].engine else {
             return Ok(());
         };
-        if self.turn(shard, |shard, now| shard.on_tls(now, key, Err(())))?.is_none() {
+        if self
+            .turn(shard, |shard, now| shard.on_tls(now, key, Err(())))?
+            .is_none()
+        {
             return Ok(());
         }
         for _ in 0..STEPS_MAX {
@@ -392,9 +421,13 @@ impl World {
     /// The process is gone: what was sent arrives, or some of it does.
     pub(super) fn cut_links(&mut self) -> Checked {
         for link in 0..self.links.len() {
-            if let Waits::Write(bytes) = std::mem::replace(&mut self.links[link].waits, Waits::Nothing) {
+            if let Waits::Write(bytes) =
+                std::mem::replace(&mut self.links[link].waits, Waits::Nothing)
+            {
                 let part = self.rng.below(bytes.len() + 1);
-                self.links[link].on_the_way.push_back(bytes[..part].to_vec());
+                self.links[link]
+                    .on_the_way
+                    .push_back(bytes[..part].to_vec());
             }
             let arrives = self.rng.below(4) > 0;
             while let Some(bytes) = self.links[link].on_the_way.pop_front() {

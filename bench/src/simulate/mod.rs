@@ -92,9 +92,13 @@ struct Outcome {
 pub fn run(args: &SimulateArgs) -> Result<bool, Box<dyn Error>> {
     let first = args.seed.unwrap_or_else(|| {
         let drawn = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        drawn.map_or(1, |since| u64::from(since.subsec_nanos()) << 16 | u64::from(std::process::id() & 0xffff))
+        drawn.map_or(1, |since| {
+            u64::from(since.subsec_nanos()) << 16 | u64::from(std::process::id() & 0xffff)
+        })
     });
-    let seeds = args.seeds.unwrap_or(if args.seed.is_some() { 1 } else { 1000 });
+    let seeds = args
+        .seeds
+        .unwrap_or(if args.seed.is_some() { 1 } else { 1000 });
     println!("seeds {first} to {}", first.saturating_add(seeds - 1));
     let place = place()?;
     let begun = Instant::now();
@@ -114,7 +118,9 @@ pub fn run(args: &SimulateArgs) -> Result<bool, Box<dyn Error>> {
                     let outcome = one(seed, &place, &parts, args.trace);
                     if let Some(text) = &outcome.broken {
                         broken.fetch_add(1, Relaxed);
-                        eprintln!("seed {seed}: {text}\n  again: hikyaku-bench simulate --seed {seed}");
+                        eprintln!(
+                            "seed {seed}: {text}\n  again: hikyaku-bench simulate --seed {seed}"
+                        );
                     }
                     if let Ok(mut totals) = totals.lock() {
                         totals.add(seed, outcome);
@@ -136,7 +142,11 @@ pub fn run(args: &SimulateArgs) -> Result<bool, Box<dyn Error>> {
 /// A memory file system where there is one: what is on disk is decided by the simulation.
 fn place() -> std::io::Result<PathBuf> {
     let shm = Path::new("/dev/shm");
-    let base = if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
+    let base = if shm.is_dir() {
+        shm.to_path_buf()
+    } else {
+        std::env::temp_dir()
+    };
     let dir = base.join(format!("hikyaku-simulate-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     Ok(dir)
@@ -160,7 +170,10 @@ fn one(seed: u64, place: &Path, parts: &Rc<Parts>, tell: bool) -> Outcome {
     let mut world = match World::new(seed, dir.clone(), Rc::clone(parts)) {
         Ok(world) => world,
         Err(error) => {
-            outcome.broken = Some(format!("no place for the simulated disk at {}: {error}", dir.display()));
+            outcome.broken = Some(format!(
+                "no place for the simulated disk at {}: {error}",
+                dir.display()
+            ));
             return outcome;
         }
     };
@@ -181,7 +194,12 @@ fn one(seed: u64, place: &Path, parts: &Rc<Parts>, tell: bool) -> Outcome {
     outcome.announced = world.ledger.announcements;
     outcome.deferrals = world.ledger.deferrals;
     outcome.recipients = world.ledger.recipients.len() as u64;
-    outcome.messages = world.ledger.contents.iter().map(|file| file.len() as u64).sum();
+    outcome.messages = world
+        .ledger
+        .contents
+        .iter()
+        .map(|file| file.len() as u64)
+        .sum();
     drop(catch_unwind(AssertUnwindSafe(|| drop(world))));
     drop(watch);
     match &mut outcome.broken {
@@ -208,7 +226,9 @@ impl Totals {
     fn add(&mut self, seed: u64, outcome: Outcome) {
         self.seeds += 1;
         self.broken += u64::from(outcome.broken.is_some());
-        self.trace = self.trace.wrapping_add(outcome.trace.rotate_left((seed % 64) as u32));
+        self.trace = self
+            .trace
+            .wrapping_add(outcome.trace.rotate_left((seed % 64) as u32));
         let (stats, disk) = (&outcome.stats, &outcome.disk);
         let numbers = [
             ("messages", outcome.messages),
@@ -261,7 +281,10 @@ impl Totals {
         let told = [
             ("ends of the process", &self.endings),
             ("recovery's verdicts", &self.verdicts),
-            ("faults met (peers' and the network's: seeds; the disk's: times)", &self.faults),
+            (
+                "faults met (peers' and the network's: seeds; the disk's: times)",
+                &self.faults,
+            ),
             ("in all", &self.numbers),
         ];
         for (title, of) in told {
@@ -271,7 +294,11 @@ impl Totals {
             }
         }
         println!("trace {:016x}", self.trace);
-        println!("{:.1} s, {:.1} seeds/s", seconds, self.seeds as f64 / seconds.max(1e-9));
+        println!(
+            "{:.1} s, {:.1} seeds/s",
+            seconds,
+            self.seeds as f64 / seconds.max(1e-9)
+        );
     }
 
     fn json(&self, first: u64, seconds: f64) -> serde_json::Value {

@@ -221,7 +221,9 @@ impl Peer {
     fn bdat(&mut self, text: &str, rng: &mut Rng, healthy: bool) {
         let mut words = text.split(' ').skip(1);
         let size = words.next().and_then(|size| size.parse().ok());
-        let last = words.next().is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
+        let last = words
+            .next()
+            .is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
         match size {
             Some(left) => self.state = State::Chunk { left, last },
             None => self.say(b"501 5.5.4 BDAT size\r\n", rng, healthy),
@@ -270,7 +272,11 @@ impl Peer {
     /// to a command that is on its way.
     fn say(&mut self, reply: &[u8], rng: &mut Rng, healthy: bool) {
         let early = reply.starts_with(b"220 mx");
-        let choices: &[usize] = if early { &[0, 1, 2, 3, 4, 5] } else { &[0, 1, 2, 3, 4] };
+        let choices: &[usize] = if early {
+            &[0, 1, 2, 3, 4, 5]
+        } else {
+            &[0, 1, 2, 3, 4]
+        };
         self.answer(reply, choices, rng, healthy);
     }
 

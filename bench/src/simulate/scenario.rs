@@ -140,7 +140,11 @@ pub(super) fn names(rng: &mut Rng, hosts: usize) -> Names {
             0 => Zone::NullMx,
             1 => Zone::Nobody,
             2 => Zone::Implicit(first),
-            _ => Zone::Mx((0..1 + rng.below(3)).map(|next| (first + next) % hosts).collect()),
+            _ => Zone::Mx(
+                (0..1 + rng.below(3))
+                    .map(|next| (first + next) % hosts)
+                    .collect(),
+            ),
         };
         names.zones.push((format!("d{index}.test"), zone));
     }
@@ -151,7 +155,11 @@ pub(super) fn names(rng: &mut Rng, hosts: usize) -> Names {
 pub(super) fn files(rng: &mut Rng, names: &Names) -> Ledger {
     let mut ledger = Ledger::default();
     for file in 0..1 + rng.below(8) {
-        let format = if rng.below(2) == 0 { Format::Eml } else { Format::Bsmtp };
+        let format = if rng.below(2) == 0 {
+            Format::Eml
+        } else {
+            Format::Bsmtp
+        };
         let valid = rng.below(8) > 0;
         let mut drop = DropFile {
             name: format!("f{file}"),
@@ -163,7 +171,11 @@ pub(super) fn files(rng: &mut Rng, names: &Names) -> Ledger {
             accepted: false,
             ended: None,
         };
-        let messages = if format == Format::Eml { 1 } else { 1 + rng.below(5) };
+        let messages = if format == Format::Eml {
+            1
+        } else {
+            1 + rng.below(5)
+        };
         let mut contents = Vec::new();
         for message in 0..messages {
             let spam = rng.below(12) == 0;
@@ -178,7 +190,9 @@ pub(super) fn files(rng: &mut Rng, names: &Names) -> Ledger {
                 let end = if taken { End::Delivered } else { End::Bounced };
                 drop.recipients += 1;
                 drop.delivered += u64::from(taken);
-                ledger.recipients.insert(address.clone(), Recipient::new(file, message, end));
+                ledger
+                    .recipients
+                    .insert(address.clone(), Recipient::new(file, message, end));
                 recipients.push(address.into_boxed_str());
             }
             let envelope = Envelope {
@@ -204,7 +218,9 @@ pub(super) fn files(rng: &mut Rng, names: &Names) -> Ledger {
 /// Makes a file one that must be refused, as late in it as can be.
 fn spoil(rng: &mut Rng, drop: &mut DropFile) {
     match (drop.format, rng.below(2)) {
-        (Format::Bsmtp, 0) => drop.bytes.extend_from_slice(b"MAIL FROM:<news@out.test>\r\n"),
+        (Format::Bsmtp, 0) => drop
+            .bytes
+            .extend_from_slice(b"MAIL FROM:<news@out.test>\r\n"),
         (Format::Bsmtp, _) => drop.bytes.extend_from_slice(b"NONSENSE\r\n"),
         (Format::Eml, _) => drop.bytes.extend_from_slice(b"a line with a NUL: \0\r\n"),
     }

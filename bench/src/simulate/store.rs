@@ -29,7 +29,9 @@ enum Phase {
 impl World {
     /// Takes the next batch, if none is in flight.
     pub(super) fn take_batch(&mut self, shard: usize, store: usize) -> Checked {
-        let Some(process) = &mut self.process else { return Ok(()) };
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
         if process.shards[shard].writers[store].batch.is_some() {
             return Ok(());
         }
@@ -46,7 +48,9 @@ impl World {
 
     /// A write or a flush is done.
     pub(super) fn on_store(&mut self, shard: usize, store: usize) -> Checked {
-        let Some(process) = &mut self.process else { return Ok(()) };
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
         let Some((batch, phase)) = process.shards[shard].writers[store].batch.take() else {
             return Ok(());
         };
@@ -70,7 +74,10 @@ impl World {
                     self.disk.write_back_maps(&self.spool_dir());
                 }
                 self.stats.commits += 1;
-                if self.turn(shard, |shard, now| shard.on_committed(now, store, batch))?.is_none() {
+                if self
+                    .turn(shard, |shard, now| shard.on_committed(now, store, batch))?
+                    .is_none()
+                {
                     return Ok(());
                 }
                 self.note_durable(shard);
@@ -89,7 +96,11 @@ impl World {
             self.ledger.rotten = true;
         }
         before(Call::Open(&batch.path))?;
-        before(Call::Write { path: &batch.path, offset, bytes: &batch.bytes })?;
+        before(Call::Write {
+            path: &batch.path,
+            offset,
+            bytes: &batch.bytes,
+        })?;
         let file = OpenOptions::new().write(true).open(&*batch.path)?;
         let end = file.metadata()?.len();
         let room = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
@@ -107,15 +118,23 @@ impl World {
 
     /// The process is gone in the middle of writes.
     pub(super) fn tear_writes(&mut self) -> io::Result<()> {
-        let Some(process) = &mut self.process else { return Ok(()) };
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
         for shard in &mut process.shards {
             for writer in &mut shard.writers {
-                let Some((batch, Phase::Writing)) = writer.batch.take() else { continue };
+                let Some((batch, Phase::Writing)) = writer.batch.take() else {
+                    continue;
+                };
                 let blocks = batch.bytes.len() / 512 + 1;
                 let part = (self.rng.below(blocks) * 512).min(batch.bytes.len());
                 // Remembered as not flushed, so that a power cut may take it back.
                 self.disk.revive();
-                before(Call::Write { path: &batch.path, offset: batch.offset, bytes: &batch.bytes[..part] })?;
+                before(Call::Write {
+                    path: &batch.path,
+                    offset: batch.offset,
+                    bytes: &batch.bytes[..part],
+                })?;
                 OpenOptions::new()
                     .write(true)
                     .open(&*batch.path)?

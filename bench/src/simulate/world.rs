@@ -3,8 +3,8 @@
 //! Everything that happens is an event in a heap; events of one moment come in random, seeded order. Nothing here reads a
 //! clock, draws from the system or iterates over a hash table, so a seed repeats, and [`World::trace`] proves it.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -67,7 +67,13 @@ impl Event {
     const fn ends_with_process(&self) -> bool {
         !matches!(
             self,
-            Self::Start | Self::End(_) | Self::Drop(_) | Self::Heal | Self::Jump(_) | Self::Full(_) | Self::AtPeer(_)
+            Self::Start
+                | Self::End(_)
+                | Self::Drop(_)
+                | Self::Heal
+                | Self::Jump(_)
+                | Self::Full(_)
+                | Self::AtPeer(_)
         )
     }
 }
@@ -187,7 +193,10 @@ fn readable(part: &[u8]) -> String {
     if part.iter().all(|byte| (b' '..=b'~').contains(byte)) {
         return String::from_utf8_lossy(part).into_owned();
     }
-    part.iter().rev().map(|byte| format!("{byte:02x}")).collect()
+    part.iter()
+        .rev()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// 2030-01-01, in milliseconds.
@@ -272,7 +281,9 @@ impl World {
     pub(super) fn run(&mut self) -> Checked {
         while !self.is_done() {
             let Some(Reverse(next)) = self.events.pop() else {
-                return Err(Broken("nothing will happen any more, and not everybody has an end".into()));
+                return Err(Broken(
+                    "nothing will happen any more, and not everybody has an end".into(),
+                ));
             };
             self.stats.events += 1;
             if self.stats.events > EVENTS_MAX || next.at > TIME_MAX {
@@ -298,7 +309,10 @@ impl World {
         while !done(self) {
             let next = self.events.pop().filter(|Reverse(next)| next.at < last);
             let Some(Reverse(next)) = next else {
-                return Err(Broken(format!("P11: no end of the drain within an hour: {}", self.unfinished())));
+                return Err(Broken(format!(
+                    "P11: no end of the drain within an hour: {}",
+                    self.unfinished()
+                )));
             };
             self.stats.events += 1;
             self.now = self.now.max(next.at);
@@ -387,7 +401,9 @@ impl World {
 
     /// Log lines, effects and the timer of a shard that has just had its turn.
     pub(super) fn after_turn(&mut self, shard: usize) -> Checked {
-        let Some(process) = &mut self.process else { return Ok(()) };
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
         let state = &mut process.shards[shard];
         if state.shard.log_len() > 0 {
             let lines = state.shard.swap_log(Vec::new());
@@ -396,14 +412,21 @@ impl World {
                 eprint!("{:>18} {}", self.now, String::from_utf8_lossy(&lines));
             }
             let shard = &state.shard;
-            self.ledger.lines(&lines, |log| Some(shard.durability(log)?.1))?;
+            self.ledger
+                .lines(&lines, |log| Some(shard.durability(log)?.1))?;
         }
         loop {
-            let Some(process) = &mut self.process else { return Ok(()) };
-            let Some(effect) = process.shards[shard].shard.take_effect() else { break };
+            let Some(process) = &mut self.process else {
+                return Ok(());
+            };
+            let Some(effect) = process.shards[shard].shard.take_effect() else {
+                break;
+            };
             self.carry_out_effect(shard, effect);
         }
-        let Some(process) = &mut self.process else { return Ok(()) };
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
         let state = &mut process.shards[shard];
         if let Some(due) = state.shard.next_timer()
             && due < state.timer_at
@@ -458,7 +481,11 @@ impl World {
         };
         let (sends, then) = dns::poll(flight, now);
         let (shard, domain) = (flight.shard, flight.domain);
-        let trouble = if self.healthy { 0 } else { self.scenario.dns_trouble };
+        let trouble = if self.healthy {
+            0
+        } else {
+            self.scenario.dns_trouble
+        };
         for (via, packet, query) in sends {
             let via: Via = via;
             if let Reply::Packet(answer) = self.names.answer(&packet, via, &mut self.rng, trouble) {
@@ -473,8 +500,10 @@ impl World {
             }
             LookupAction::Done(answer) => {
                 self.flights[index] = None;
-                self.turn(usize::from(shard.0), |shard, now| shard.on_resolved(now, domain, &answer))
-                    .map(drop)
+                self.turn(usize::from(shard.0), |shard, now| {
+                    shard.on_resolved(now, domain, &answer)
+                })
+                .map(drop)
             }
             LookupAction::Send { .. } => Ok(()),
         }
@@ -505,7 +534,11 @@ impl World {
 
     /// A moment at most so many nanoseconds ahead.
     pub(super) fn soon(&mut self, within: u64) -> u64 {
-        self.now + 1 + self.rng.below(usize::try_from(within).unwrap_or(usize::MAX)) as u64
+        self.now
+            + 1
+            + self
+                .rng
+                .below(usize::try_from(within).unwrap_or(usize::MAX)) as u64
     }
 
     pub(super) fn mono(&self) -> Instant {
@@ -518,7 +551,9 @@ impl World {
     }
 
     pub(super) fn shards(&self) -> usize {
-        self.process.as_ref().map_or(0, |process| process.shards.len())
+        self.process
+            .as_ref()
+            .map_or(0, |process| process.shards.len())
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -553,28 +588,48 @@ impl World {
 
     /// All trouble is over, every file is done, and nobody is owed anything.
     fn is_done(&self) -> bool {
-        self.healthy && self.process.as_ref().is_some_and(|process| self.is_quiet(process))
+        self.healthy
+            && self
+                .process
+                .as_ref()
+                .is_some_and(|process| self.is_quiet(process))
     }
 
     fn is_quiet(&self, process: &Process) -> bool {
-        let places = self.places.iter().all(|place| {
-            matches!(place, Place::Removed(..) | Place::Quarantined)
-        });
+        let places = self
+            .places
+            .iter()
+            .all(|place| matches!(place, Place::Removed(..) | Place::Quarantined));
         if self.ledger.rotten {
             // What was lost can leave a submission open for ever; what is there must get its end.
-            let left: usize = process.shards.iter().map(|state| state.shard.census().messages).sum();
+            let left: usize = process
+                .shards
+                .iter()
+                .map(|state| state.shard.census().messages)
+                .sum();
             return places && left == 0 && process.shards.iter().all(|state| state.ring.is_empty());
         }
         places
             && process.ingest.is_idle()
-            && process.shards.iter().all(|state| {
-                state.ring.is_empty() && state.shard.census().submissions == 0
-            })
+            && process
+                .shards
+                .iter()
+                .all(|state| state.ring.is_empty() && state.shard.census().submissions == 0)
     }
 
     fn unfinished(&self) -> String {
-        let census: Vec<String> = self.process.iter().flat_map(|process| &process.shards)
-            .map(|state| format!("{:?} ring {} room {}", state.shard.census(), state.ring.len(), !state.waits_for_room))
+        let census: Vec<String> = self
+            .process
+            .iter()
+            .flat_map(|process| &process.shards)
+            .map(|state| {
+                format!(
+                    "{:?} ring {} room {}",
+                    state.shard.census(),
+                    state.ring.len(),
+                    !state.waits_for_room
+                )
+            })
             .collect();
         format!("places {:?}, {}", self.places, census.join("; "))
     }

@@ -62,6 +62,8 @@ pub struct Domain {
     pub in_round: Option<SiteKey>,
     /// Consecutive failed lookups.
     pub lookup_failures: u16,
+    /// The last lookup said that there is no such domain, or no address in it.
+    pub denied: bool,
 }
 
 /// All domains of one shard.
@@ -84,6 +86,7 @@ impl Domains {
             routing: Routing::Unknown,
             in_round: None,
             lookup_failures: 0,
+            denied: false,
         });
         let key = DomainKey(u32::try_from(index).unwrap_or(u32::MAX));
         self.by_name.insert(name.into(), key);
@@ -124,7 +127,8 @@ impl Domains {
         let Some(domain) = self.table.get(key.0 as usize) else {
             return;
         };
-        if domain.recipients == 0 && domain.in_round.is_none() && domain.routing != Routing::Asking {
+        if domain.recipients == 0 && domain.in_round.is_none() && domain.routing != Routing::Asking
+        {
             let domain = self.table.remove(key.0 as usize);
             self.by_name.remove(&domain.name);
         }

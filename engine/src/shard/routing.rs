@@ -62,6 +62,7 @@ impl Shard {
                 let site = self.site(now, key, hosts, port);
                 let domain = self.domains.get_mut(key);
                 domain.lookup_failures = 0;
+                domain.denied = false;
                 domain.routing = Routing::Site(site, now.mono.after(answer.ttl.max(LIFETIME_MIN)));
                 self.join_round(now, key, site);
             }
@@ -70,8 +71,13 @@ impl Shard {
                 domain.lookup_failures = domain.lookup_failures.saturating_add(1);
                 let failures = domain.lookup_failures;
                 // One look can be wrong (a zone being edited, a resolver's lie): a name that does
-                // not exist is looked up again before anybody is bounced.
-                let unsure = failure.kind == FailureKind::NoSuchDomain && failures < 2;
+                // not exist, or has no address, is looked up again before anybody is bounced. A
+                // look that failed says nothing, so it is no first look.
+                let denies = matches!(
+                    failure.kind,
+                    FailureKind::NoSuchDomain | FailureKind::NoAddress
+                );
+                let unsure = denies && !std::mem::replace(&mut domain.denied, denies);
                 let event = Event::Dns(if unsure {
                     DnsFailure::Temporary
                 } else {
