@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::recover::RecoverArgs;
 use crate::simulate::SimulateArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
@@ -32,6 +33,8 @@ pub enum Command {
     Crash(CrashArgs),
     /// Run whole shards under virtual time with a faulty disk, network and peers, from a seed
     Simulate(SimulateArgs),
+    /// Fill a spool with waiting recipients and start the engine on it: how long, how much memory
+    Recover(RecoverArgs),
 }
 
 /// `hikyaku-bench sink`.

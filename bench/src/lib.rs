@@ -6,6 +6,7 @@
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! hikyaku-bench simulate  whole shards under virtual time, faulty disks and peers, from one seed
+//! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod crash;
 pub mod load;
 pub mod process;
+pub mod recover;
 pub mod report;
 pub mod simulate;
 pub mod sink;

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,7 +16,9 @@ use std::thread::{self, JoinHandle};
 use crossbeam::queue::SegQueue;
 use hikyaku_spool::faults::point;
 use hikyaku_spool::{Log, Recovered, Spool, SpoolError};
-use hikyaku_tuning::{HostCheck, HostNeeds, LimitRule, LimitRules, Profiles, TuningError};
+use hikyaku_tuning::{
+    HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
+};
 
 use crate::connection::tls::{TlsConfigError, TlsMode, TlsPolicy};
 use crate::dns::route::RouteError;
@@ -36,9 +39,12 @@ use crate::log::record::{EngineEvent, EngineRecord, LineWriter};
 use crate::mail::id::{ShardId, SubmissionId};
 use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
-use crate::settings::{Ehlo, Origin, Settings};
-use crate::shard::{ConnectionCap, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits};
+use crate::settings::{Durability, Ehlo, Origin, Settings};
+use crate::shard::{
+    ConnectionCap, DoubtPolicy, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits,
+};
 use crate::signing::{Signer, SigningError};
+use crate::smtp::StreamDepth;
 use crate::throttle::Registry;
 use crate::time::WallTime;
 
@@ -177,7 +183,12 @@ impl Engine {
         let watch = dir.watch().map_err(watch_error)?;
         let spool = Spool::open(&settings.engine.spool, &spool_options(settings))?;
         point("start.spool-opened");
-        let (logs, accepted, recovered) = open_logs(&spool, settings.engine.shards, clock::wall())?;
+        let (logs, accepted, recovered) = open_logs(
+            &spool,
+            settings.engine.shards,
+            clock::wall(),
+            Threads::EachLog,
+        )?;
         let log = LogFile::open(&settings.engine.log, LOG_ROTATE)?;
         point("start.attempts-log-opened");
         say(
@@ -381,6 +392,7 @@ impl Engine {
                 delivered: sum(|gauge| gauge.delivered.load(Relaxed)),
                 bounced: sum(|gauge| gauge.bounced.load(Relaxed)),
                 expired: sum(|gauge| gauge.expired.load(Relaxed)),
+                held: sum(|gauge| gauge.held.load(Relaxed)),
                 deferred_attempts: sum(|gauge| gauge.deferred.load(Relaxed)),
                 possible_duplicates: sum(|gauge| gauge.possible_duplicates.load(Relaxed)),
                 delivered_bytes: sum(|gauge| gauge.delivered_bytes.load(Relaxed)),
@@ -421,11 +433,25 @@ pub type OpenedLogs = (
 /// What one log says of a submission, and what the acceptance in any of them says.
 type Open = HashMap<SubmissionId, (Vec<u16>, Option<Acceptance>)>;
 
+/// On how many threads logs are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// The caller's, in order: for simulations, which must repeat.
+    One,
+    /// One for each log.
+    EachLog,
+}
+
 /// Opens every log of a spool, and one for each of `shards`.
 ///
 /// # Errors
 /// The first log that cannot be opened.
-pub fn open_logs(spool: &Spool, shards: u16, wall: WallTime) -> Result<OpenedLogs, SpoolError> {
+pub fn open_logs(
+    spool: &Spool,
+    shards: u16,
+    wall: WallTime,
+    threads: Threads,
+) -> Result<OpenedLogs, SpoolError> {
     let mut ids: Vec<u16> = spool.log_ids();
     ids.extend(0..shards);
     ids.sort_unstable();
@@ -433,22 +459,22 @@ pub fn open_logs(spool: &Spool, shards: u16, wall: WallTime) -> Result<OpenedLog
     let mut logs = Vec::new();
     let mut open = Open::new();
     let mut summary = RecoverySummary::default();
-    for id in ids {
-        let (log, recovered) = spool.open_log(id, wall.unix_millis())?;
-        point("start.log-recovered");
+    for (id, opened) in ids.iter().zip(open_each(spool, &ids, wall, threads)) {
+        let (log, recovered) = opened?;
         for submission in recovered
             .submissions
             .iter()
             .filter(|submission| !submission.closed)
         {
             let (logs, acceptance) = open.entry(SubmissionId(submission.id)).or_default();
-            logs.push(id);
+            logs.push(*id);
             if submission.accepted
                 && let Some(info) = log.submission_info(submission.id)?
             {
                 *acceptance = acceptance.take().or_else(|| Acceptance::decode(info));
             }
         }
+        summary.messages += log.messages_left();
         summary.waiting += log.recipients_left();
         summary.in_doubt += recovered
             .in_doubt
@@ -460,6 +486,37 @@ pub fn open_logs(spool: &Spool, shards: u16, wall: WallTime) -> Result<OpenedLog
         logs.push((log, recovered));
     }
     Ok((logs, accepted_of(open), summary))
+}
+
+/// Opens every log, each on a thread of its own when there are several: what bounds it is the replay.
+fn open_each(
+    spool: &Spool,
+    ids: &[u16],
+    wall: WallTime,
+    threads: Threads,
+) -> Vec<Result<(Log, Recovered), SpoolError>> {
+    let open = |id| {
+        let opened = spool.open_log(id, wall.unix_millis());
+        point("start.log-recovered");
+        opened
+    };
+    let [first, others @ ..] = ids else {
+        return Vec::new();
+    };
+    if threads == Threads::One {
+        return ids.iter().map(|&id| open(id)).collect();
+    }
+    thread::scope(|scope| {
+        let others: Vec<_> = others
+            .iter()
+            .map(|&id| scope.spawn(move || open(id)))
+            .collect();
+        let first = open(*first);
+        let others = others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        std::iter::once(first).chain(others).collect()
+    })
 }
 
 /// The drop directory's lock knows no names; the spool's does, when the same engine holds both.
@@ -567,8 +624,18 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
         None => Profiles::builtin(),
     };
     let mut rules = Vec::new();
+    // Between the default profile and the others, where a limit for `*` lies as well.
+    let pipeline = settings.delivery.pipeline.map(|pipeline| match pipeline {
+        Pipeline::None => "pipeline=none",
+        Pipeline::Transaction => "pipeline=transaction",
+        Pipeline::Stream => "pipeline=stream",
+    });
+    let mut general = false;
     for limit in &settings.limits {
-        let rule: LimitRule = limit.text.parse().map_err(|error: TuningError| {
+        let text = with_pipeline(&limit.text, pipeline);
+        general |= text.is_some();
+        let text = text.as_deref().unwrap_or(&limit.text);
+        let rule: LimitRule = text.parse().map_err(|error: TuningError| {
             // The sentence names the flag; a limit from a file is better named by its place.
             let sentence = error.to_string();
             StartError::Limit(match &limit.origin {
@@ -580,6 +647,9 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
             })
         })?;
         rules.push(rule);
+    }
+    if let Some(pipeline) = pipeline.filter(|_| !general) {
+        rules.push(format!("*={pipeline}").parse()?);
     }
     let rules = LimitRules::new(rules, &profiles)?;
     let routes: Vec<(String, String)> = settings
@@ -611,6 +681,10 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
             expires_after: settings.retry.expire,
             ..RetryPolicy::default()
         },
+        doubt: DoubtPolicy {
+            on_doubt: settings.delivery.on_doubt,
+            crashes_max: settings.delivery.crashes_max,
+        },
         backoff: SiteBackoff {
             max: SiteBackoff::default().max.min(settings.retry.max),
             ..SiteBackoff::default()
@@ -622,10 +696,27 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
         },
         deadlines: settings.deadlines,
         signer,
+        stream_depth: StreamDepth::new(settings.delivery.stream_depth),
+        stream_auto: settings.delivery.stream_auto,
+        strict: settings.durability == Durability::Strict,
         classifier: Classifier::builtin(),
         connections: ConnectionCap::new(settings.engine.connections_max),
         log_attempts: true,
     })
+}
+
+/// The limit for `*`, which may stand only once, with `pipeline` where it has none of its own.
+/// `None`: a limit for others.
+fn with_pipeline(limit: &str, pipeline: Option<&str>) -> Option<String> {
+    let (pattern, limits) = limit.split_once('=')?;
+    if pattern.trim() != "*" {
+        return None;
+    }
+    let has_own = limits
+        .split(',')
+        .any(|limit| limit.trim_start().starts_with("pipeline"));
+    let pipeline = pipeline.filter(|_| !has_own);
+    Some(pipeline.map_or_else(|| limit.to_owned(), |more| format!("{limit},{more}")))
 }
 
 /// The name for EHLO. A literal of an address that the kernel chooses is not known before the

@@ -191,6 +191,8 @@ pub(crate) struct Deferral {
     pub(crate) recipient: u32,
     pub(crate) attempts: u16,
     pub(crate) code: u16,
+    /// How often in a row the process ended while an attempt was active; written by recovery only.
+    pub(crate) crashes: u8,
 }
 
 impl Deferral {
@@ -201,7 +203,11 @@ impl Deferral {
         out[16..20].copy_from_slice(&self.recipient.to_le_bytes());
         out[20..22].copy_from_slice(&self.attempts.to_le_bytes());
         out[22..24].copy_from_slice(&self.code.to_le_bytes());
-        (Head::new(Kind::Deferral), out)
+        let head = Head {
+            aux: self.crashes.into(),
+            ..Head::new(Kind::Deferral)
+        };
+        (head, out)
     }
 
     pub(crate) fn decode(record: &Record<'_>) -> Option<Deferral> {
@@ -212,6 +218,7 @@ impl Deferral {
             recipient: u32_at(bytes, 16),
             attempts: u16_at(bytes, 20),
             code: u16_at(bytes, 22),
+            crashes: u8::try_from(record.aux).unwrap_or(u8::MAX),
         })
     }
 }

@@ -88,30 +88,39 @@ impl Replay {
         path: &Path,
         batch: &BatchView<'_>,
     ) -> Result<(), SpoolError> {
-        for (offset, record) in batch.records() {
-            let Some(kind) = Kind::from_u8(record.kind) else {
-                if record.flags & FLAG_IGNORABLE != 0 {
-                    continue;
-                }
-                return Err(SpoolError::UnknownRecord {
-                    path: path.into(),
-                    offset,
-                    kind: record.kind,
-                });
-            };
-            let (Ok(offset), Ok(len)) = (u32::try_from(offset), u32::try_from(record.size)) else {
-                continue;
-            };
-            self.record(
-                kind,
-                &record,
-                Spot {
-                    segment,
-                    offset,
-                    len,
-                },
-            );
-        }
+        batch
+            .records()
+            .try_for_each(|(offset, record)| self.found(segment, path, offset, &record))
+    }
+
+    /// One record at `offset` of a segment. An error is one that must not be passed over. Of a message's payload only the
+    /// head is looked at, of an accept's only what lies before the engine's bytes.
+    pub(crate) fn found(
+        &mut self,
+        segment: u32,
+        path: &Path,
+        offset: u64,
+        record: &Record<'_>,
+    ) -> Result<(), SpoolError> {
+        let Some(kind) = Kind::from_u8(record.kind) else {
+            if record.flags & FLAG_IGNORABLE != 0 {
+                return Ok(());
+            }
+            return Err(SpoolError::UnknownRecord {
+                path: path.into(),
+                offset,
+                kind: record.kind,
+            });
+        };
+        let (Ok(offset), Ok(len)) = (u32::try_from(offset), u32::try_from(record.size)) else {
+            return Ok(());
+        };
+        let spot = Spot {
+            segment,
+            offset,
+            len,
+        };
+        self.record(kind, record, spot);
         Ok(())
     }
 
@@ -152,6 +161,7 @@ impl Replay {
                 };
                 if let Some(at) = self.index.find(deferral.seq) {
                     let deferred = Deferred::new(deferral.attempts, deferral.due_wall_ms);
+                    let deferred = deferred.with_crashes(deferral.crashes);
                     self.table.defer(at, deferral.recipient, deferred);
                 }
             }
@@ -169,7 +179,7 @@ impl Replay {
     }
 
     fn message(&mut self, record: &Record<'_>, spot: Spot) {
-        let Some((head, ..)) = MessageHead::decode(record.payload) else {
+        let Some(head) = MessageHead::decode_head(record.payload) else {
             return;
         };
         let recipients = record.extra;
@@ -278,7 +288,7 @@ impl Replay {
     /// Who is in doubt: the slots that were found, and intents without a mark behind them. A slot says more, so it goes
     /// before an intent for the same recipient; one whose recipient is final, or gone, is stale. In the order of the log.
     pub(crate) fn in_doubt(&self, found: &[Found]) -> Vec<InDoubtRecipient> {
-        let mut all = BTreeMap::new();
+        let mut all: BTreeMap<(u64, u32), InDoubtRecipient> = BTreeMap::new();
         for (message, recipient, attempt) in self.table.intents() {
             let doubt = InDoubtRecipient {
                 message,
@@ -286,6 +296,8 @@ impl Replay {
                 attempt,
                 state: Doubt::Sent,
                 code: 0,
+                crashes: 0,
+                noted: false,
             };
             all.insert((message.seq(), recipient), doubt);
         }
@@ -303,14 +315,29 @@ impl Replay {
                 attempt: found.attempt,
                 state: found.state,
                 code: found.code,
+                crashes: 0,
+                noted: false,
             };
             let told = all.entry((found.seq, recipient)).or_insert(doubt);
-            // After a power cut a slot may be of an attempt before the one that was intended last.
-            if doubt.attempt >= told.attempt {
+            // After a power cut a slot may be of an attempt before the one that was intended last, and may not have
+            // heard that its dot was sent.
+            if doubt.attempt > told.attempt
+                || doubt.attempt == told.attempt && doubt.state != Doubt::Active
+            {
                 *told = doubt;
             }
         }
-        all.into_values().collect()
+        let counted = all.into_values().map(|doubt| {
+            let before = self.table.deferred(doubt.message, doubt.recipient);
+            let noted = before.attempts() >= doubt.attempt;
+            let crashes = before.crashes().saturating_add(u8::from(!noted));
+            InDoubtRecipient {
+                crashes,
+                noted,
+                ..doubt
+            }
+        });
+        counted.collect()
     }
 }
 

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hikyaku::dns::Routes;
-use hikyaku::engine::open_logs;
+use hikyaku::engine::{Threads, open_logs};
+use hikyaku::mail::envelope::OnDoubt;
 use hikyaku::mail::id::ShardId;
 use hikyaku::outcome::Classifier;
 use hikyaku::queue::retry::{RetryPolicy, SiteBackoff};
 use hikyaku::settings::Deadlines;
 use hikyaku::shard::{
-    Census, ConnectionCap, EgressSource, Gauge, Now, Recovery, Shard, ShardConfig, SiteLimits,
+    Census, ConnectionCap, DoubtPolicy, EgressSource, Gauge, Now, Recovery, Shard, ShardConfig,
+    SiteLimits,
 };
-use hikyaku::smtp::TlsPolicy;
+use hikyaku::smtp::{StreamDepth, TlsPolicy};
 use hikyaku::throttle::Registry;
 use hikyaku_spool::{Doubt, Options, Recovered, Spool, SpoolError, faults};
 use hikyaku_tuning::{LimitRules, Profiles};
@@ -83,6 +85,14 @@ impl World {
                 ..RetryPolicy::default()
             },
             backoff: SiteBackoff::default(),
+            doubt: DoubtPolicy {
+                on_doubt: OnDoubt::Retry,
+                // Here processes end for no fault of a message.
+                crashes_max: 0,
+            },
+            stream_depth: StreamDepth::new(self.scenario.stream_depth),
+            stream_auto: self.scenario.stream_auto,
+            strict: self.scenario.strict,
             tls: TlsPolicy::Opportunistic,
             deadlines: Deadlines::default(),
             signer: None,
@@ -148,7 +158,7 @@ impl World {
                 }
             }
         }
-        let (logs, accepted, _) = open_logs(&spool, shards, self.wall())?;
+        let (logs, accepted, _) = open_logs(&spool, shards, self.wall(), Threads::One)?;
         if self.rng.below(2) == 0 {
             self.disk.write_back_maps(&self.spool_dir());
         }
@@ -352,7 +362,8 @@ impl World {
         self.crash = None;
         self.drained = false;
         self.cut_links()?;
-        self.ledger.process_ended(ending == Ending::PowerCut);
+        self.ledger
+            .process_ended(ending == Ending::PowerCut && !self.scenario.strict);
         if ending == Ending::PowerCut {
             self.disk
                 .power_cut(&self.spool_dir())

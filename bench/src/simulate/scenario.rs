@@ -67,6 +67,11 @@ pub(super) struct Scenario {
     pub(super) jumps: bool,
     /// For some of the time no space can be allocated.
     pub(super) full: bool,
+    /// The end of a message waits until stable storage knows of it: then every duplicate is named, after a power cut, too.
+    pub(super) strict: bool,
+    /// Transactions in flight where a site has shown that it can.
+    pub(super) stream_depth: u8,
+    pub(super) stream_auto: Option<u32>,
     pub(super) log_segments_max: u64,
     pub(super) indoubt_slots: u32,
 }
@@ -90,6 +95,9 @@ impl Scenario {
             reshard: rng.below(2) == 0,
             jumps: rng.below(3) == 0,
             full: rng.below(4) == 0,
+            strict: rng.below(4) == 0,
+            stream_depth: [2, 4, 16][rng.below(3)],
+            stream_auto: [None, Some(0), Some(2)][rng.below(3)],
             log_segments_max: 6 + rng.below(20) as u64,
             indoubt_slots: [4, 16, 64][rng.below(3)],
         }

@@ -27,6 +27,10 @@ impl Shard {
         let conn = &self.conns[key.index as usize];
         if conn.messages > 0 {
             // It had its use; peers close idle connections, and some after a number of messages.
+            // What they say about our pace counts all the same.
+            if matches!(report.event, smtp::Event::Reply(_)) {
+                self.heed(now, key, report);
+            }
             return;
         }
         let tls_failed = report.event == smtp::Event::TlsFailed;
@@ -73,7 +77,6 @@ impl Shard {
         if self.conn(key).is_none() {
             return;
         }
-        self.finish_transaction(key);
         let conn = self.conns.remove(key.index as usize);
         gauge::sub(&self.gauge.connections, 1);
         self.sites[conn.site.0 as usize]
@@ -86,8 +89,10 @@ impl Shard {
             plan,
             candidate,
             failover,
+            transactions,
             ..
         } = conn;
+        self.release_slots(transactions);
         match failover {
             Failover::Next if !self.draining => {
                 self.open(now, site, source, permit, plan);

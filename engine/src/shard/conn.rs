@@ -3,6 +3,7 @@
 //! The driver knows sockets and nothing of SMTP; the session knows SMTP and nothing of the spool.
 //! What stands between them is here and in `transaction.rs`; how a connection ends is in `closing.rs`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::{ConnKey, Now, Shard};
 use crate::connection::plan::{Candidate, Plan};
 use crate::outcome::{Event, Phase};
 use crate::queue::domain::SiteKey;
-use crate::smtp::{self, Action, Session, TlsInfo};
+use crate::smtp::{Action, Session, TlsInfo};
 use crate::throttle::Permit;
 use crate::time::Instant;
 
@@ -59,11 +60,14 @@ pub(super) struct Conn {
     pub(super) clear: bool,
     pub(super) session: Option<Session>,
     pub(super) tls: Option<TlsInfo>,
-    pub(super) transaction: Option<Transaction>,
+    /// In flight, in the order they were begun; more than one only where the session streams.
+    pub(super) transactions: VecDeque<Transaction>,
     /// When somebody must look at it at the latest, and when a timer will.
     pub(super) deadline: Instant,
     pub(super) armed: Instant,
     pub(super) idle: bool,
+    /// The driver has a [`Step::Write`] in hand: it must not be woken, for that ends a write.
+    pub(super) writing: bool,
     idle_until: Instant,
     /// Transactions begun.
     pub(super) messages: u32,
@@ -100,10 +104,11 @@ impl Conn {
             clear,
             session: None,
             tls: None,
-            transaction: None,
+            transactions: VecDeque::new(),
             deadline,
             armed: deadline,
             idle: false,
+            writing: false,
             idle_until: deadline,
             messages: 0,
             failover: Failover::None,
@@ -140,9 +145,13 @@ impl Shard {
                 let config =
                     self.config
                         .session(source, &self.sites[site.0 as usize].limits, clear);
+                let mut session = Session::new(now.mono, config);
+                if let Some(depth) = self.stream_depth(site) {
+                    session = session.with_stream(depth);
+                }
                 let conn = &mut self.conns[key.index as usize];
                 conn.permit.path().connected();
-                conn.session = Some(Session::new(now.mono, config));
+                conn.session = Some(session);
             }
             Err(failure) => {
                 let (event, text) = match failure {
@@ -172,7 +181,9 @@ impl Shard {
 
     /// Everything of the last [`Step::Write`] is on the socket; `buffer` is kept for the next.
     pub fn on_written(&mut self, now: Now, key: ConnKey, mut buffer: Vec<u8>) {
-        let Some(session) = self.session(key) else {
+        let Some(conn) = self.conn(key) else { return };
+        conn.writing = false;
+        let Some(session) = &mut conn.session else {
             return;
         };
         buffer.clear();
@@ -181,7 +192,7 @@ impl Shard {
         }
         session.handle_written(now.mono);
         // `Action::Body` comes once; what did not fit into the first chunk follows write by write.
-        if session.phase() == smtp::Phase::Body {
+        if session.wants_content() {
             self.push_body(now, key);
         }
     }
@@ -205,17 +216,23 @@ impl Shard {
     /// What the driver of `key` does next.
     pub fn step(&mut self, now: Now, key: ConnKey) -> Step {
         loop {
-            let Some(session) = self.session(key) else {
+            let Some(conn) = self.conn(key) else {
+                return Step::Close;
+            };
+            let Some(session) = &mut conn.session else {
                 return Step::Close;
             };
             match session.poll() {
-                Action::Write => return Step::Write(std::mem::take(session.output())),
+                Action::Write => {
+                    conn.writing = true;
+                    return Step::Write(std::mem::take(session.output()));
+                }
                 Action::Body => self.push_body(now, key),
                 Action::StartTls => {
                     let host = Arc::clone(&self.conns[key.index as usize].candidate.host);
                     return Step::StartTls { host };
                 }
-                Action::Recipient { key: index, report } => self.settle(now, key, index, report),
+                Action::Recipient { key: index, report } => self.settle(now, key, index, &report),
                 Action::Ready => self.on_ready(now, key),
                 Action::SessionFailed(report) => self.session_failed(now, key, &report),
                 Action::Wait { until } => {
@@ -231,6 +248,7 @@ impl Shard {
                     return Step::Read;
                 }
                 Action::Close => {
+                    self.note_stream(now, key);
                     self.close_conn(now, key);
                     return Step::Close;
                 }
@@ -289,38 +307,42 @@ impl Shard {
         self.effects.push_back(super::Effect::Wake(key));
     }
 
-    /// The session may begin a transaction.
+    /// The session may begin a transaction; there may be others in flight.
     fn on_ready(&mut self, now: Now, key: ConnKey) {
-        self.finish_transaction(key);
-        let draining = self.draining;
+        self.note_stream(now, key);
         let conn = &mut self.conns[key.index as usize];
         conn.ready.get_or_insert(now.mono);
-        let site = conn.site;
-        let messages = conn.messages;
-        let state = &mut self.sites[site.0 as usize];
+        let state = &mut self.sites[conn.site.0 as usize];
         state.failures = 0;
-        let path = self.conns[key.index as usize].permit.path();
-        let surplus = path.is_over();
-        if draining || surplus || messages >= state.limits.messages_per_connection_max {
+        let over = self.draining
+            || conn.permit.path().is_over()
+            || conn.messages >= state.limits.messages_per_connection_max;
+        let Some(session) = &mut conn.session else {
+            return;
+        };
+        if state.stream_broken {
+            session.stop_streaming();
+        }
+        let idle = session.is_idle();
+        // With something in flight there is nothing to decide: this is asked again when it ends.
+        if over && idle {
+            session.quit(now.mono);
+        }
+        if over || !session.is_ready() || self.begin_next(now, key) || !idle {
+            return;
+        }
+        if self.is_wanted_elsewhere(key) {
             if let Some(session) = &mut self.conns[key.index as usize].session {
                 session.quit(now.mono);
             }
             return;
         }
-        if !self.begin_next(now, key) {
-            if self.is_wanted_elsewhere(key) {
-                if let Some(session) = &mut self.conns[key.index as usize].session {
-                    session.quit(now.mono);
-                }
-                return;
-            }
-            let idle_max = self.sites[site.0 as usize].limits.idle_max;
-            self.sites[site.0 as usize].idle.push(key);
-            let conn = &mut self.conns[key.index as usize];
-            conn.idle = true;
-            conn.idle_until = now.mono.after(idle_max);
-            self.rest(now, key);
-        }
+        let conn = &mut self.conns[key.index as usize];
+        let site = &mut self.sites[conn.site.0 as usize];
+        site.idle.push(key);
+        conn.idle = true;
+        conn.idle_until = now.mono.after(site.limits.idle_max);
+        self.rest(now, key);
     }
 
     /// Has an idle connection looked at when its time is over; sooner where all connections that are

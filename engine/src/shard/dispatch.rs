@@ -60,18 +60,54 @@ impl Shard {
         }
     }
 
+    /// Puts a recipient back in front, as if its turn had not come.
+    pub(super) fn put_back(&mut self, now: Now, entry: Waiting) {
+        let domain = self.domains.get_mut(entry.domain);
+        domain.ready.push_front(entry);
+        match domain.in_round {
+            Some(site) => {
+                self.sites[site.0 as usize].ready += 1;
+                self.arm_site(site, now.mono);
+            }
+            None => self.route(now, entry.domain),
+        }
+    }
+
+    /// `added` recipients were put into the ready list of a domain without saying so.
+    pub(super) fn announce_ready(&mut self, now: Now, key: DomainKey, added: u32) {
+        let (routing, round) = (
+            self.domains.get(key).routing,
+            self.domains.get(key).in_round,
+        );
+        if let Some(site) = round {
+            self.sites[site.0 as usize].ready += u64::from(added);
+        }
+        match routing {
+            Routing::Site(site, until) if until > now.mono && round == Some(site) => {
+                self.pump(now, site);
+            }
+            Routing::Asking => {}
+            _ => self.route(now, key),
+        }
+    }
+
     /// Puts a recipient off for `wait`.
     pub(super) fn defer(&mut self, now: Now, entry: Waiting, wait: Duration) {
-        let tick = self.tick(now.mono.after(wait)).saturating_add(1);
+        let tick = self.tick_after(now, wait);
         self.deferred.insert(tick, entry);
         self.arm_wheel();
     }
 
-    fn tick(&self, at: Instant) -> u32 {
+    /// The first tick that begins when `wait` is over.
+    pub(super) fn tick_after(&self, now: Now, wait: Duration) -> u32 {
+        self.tick(now.mono.after(wait)).saturating_add(1)
+    }
+
+    pub(super) fn tick(&self, at: Instant) -> u32 {
         u32::try_from(at.since(self.wheel_base).as_secs()).unwrap_or(u32::MAX)
     }
 
-    fn arm_wheel(&mut self) {
+    pub(super) fn arm_wheel(&mut self) {
         let Some(tick) = self.deferred.next_due() else {
             return;
         };
@@ -336,7 +372,8 @@ impl Shard {
     }
 
     /// Starts the next transaction of `conn`'s site on it. `false`: nothing may be sent now; the
-    /// connection is idle or on its way out, and somebody looks again when it is time.
+    /// connection is idle, on its way out or has transactions in flight, and somebody looks again
+    /// when it is time.
     pub(super) fn begin_next(&mut self, now: Now, conn: ConnKey) -> bool {
         let key = self.conns[conn.index as usize].site;
         loop {

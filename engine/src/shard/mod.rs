@@ -27,6 +27,7 @@ mod commit;
 mod config;
 mod conn;
 mod dispatch;
+mod doubt;
 mod gauge;
 mod intake;
 mod report;
@@ -44,6 +45,7 @@ use slab::Slab;
 
 pub use config::{ConnectionCap, EgressSource, ShardConfig, SiteLimits};
 pub use conn::{ConnectFailure, Step};
+pub use doubt::{Decision, DoubtPolicy, HoldReason, decide, on_doubt_of};
 pub use gauge::Gauge;
 pub use intake::Recovery;
 

@@ -95,6 +95,12 @@ impl Session {
         self.stream.broken
     }
 
+    /// From the next transaction on, one at a time: another session to the same site found out that
+    /// streaming does not work there.
+    pub const fn stop_streaming(&mut self) {
+        self.stream.depth = None;
+    }
+
     /// Whether another transaction may be begun while replies to this one are due.
     #[must_use]
     pub fn is_streaming(&self) -> bool {
@@ -258,8 +264,8 @@ impl Session {
                 told |= !is_reply;
                 running.report_all(Phase::Dot, doubt(&event), &mut self.actions);
             } else if running.is_open() {
-                told = true;
-                running.report_all(Phase::Mail, event.clone(), &mut self.actions);
+                // The peer said nothing of it: what ended the session is no verdict on it.
+                running.report_all(Phase::Mail, Event::NotReached, &mut self.actions);
             }
         }
         if !told {
