@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::recover::RecoverArgs;
 use crate::flip::FlipArgs;
+use crate::recover::RecoverArgs;
+use crate::simulate::SimulateArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 
@@ -37,6 +38,8 @@ pub enum Command {
     Scale(crate::scale::ScaleArgs),
     /// Cut the power under the engine again and again, on a file system in an image (root only)
     Powercut(crate::powercut::PowercutArgs),
+    /// Run whole shards under virtual time with a faulty disk, network and peers, from a seed
+    Simulate(SimulateArgs),
     /// Fill a spool with waiting recipients and start the engine on it: how long, how much memory
     Recover(RecoverArgs),
     /// Damage a spool segment in every way, and see that it is noticed and called by its name

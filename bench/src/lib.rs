@@ -8,6 +8,7 @@
 //! hikyaku-bench scale     how the cost of a message grows with all that may grow
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! hikyaku-bench powercut  the same with power cuts, on a file system in an image (root only)
+//! hikyaku-bench simulate  whole shards under virtual time, faulty disks and peers, from one seed
 //! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
 //! hikyaku-bench flip      every byte of a segment damaged: noticed, and called by its name
 //! ```
@@ -25,10 +26,11 @@ pub mod flip;
 pub mod load;
 pub mod powercut;
 pub mod process;
-pub mod recover;
 pub mod random;
+pub mod recover;
 pub mod report;
 pub mod scale;
+pub mod simulate;
 pub mod sink;
 
 pub use hikyaku::sink::workload;

@@ -5,22 +5,19 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use hikyaku_bench::cli::{Cli, Command};
-use hikyaku_bench::{ceiling, compare, crash, load, scale, sink};
-use hikyaku_bench::{ceiling, crash, load, powercut, sink};
-use hikyaku_bench::{ceiling, crash, load, recover, sink};
-use hikyaku_bench::{ceiling, crash, flip, load, sink};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Sink(args) => sink::run(&args),
-        Command::Load(args) => load::run(&args),
-        Command::Ceiling(args) => ceiling::run(&args),
-        Command::Crash(args) => crash::run(&args),
-        Command::Compare(args) => compare::run(&args),
-        Command::Scale(args) => scale::run(&args),
-        Command::Powercut(args) => powercut::run(&args),
-        Command::Recover(args) => recover::run(&args),
-        Command::Flip(args) => flip::run(&args),
+        Command::Sink(args) => hikyaku_bench::sink::run(&args),
+        Command::Load(args) => hikyaku_bench::load::run(&args),
+        Command::Ceiling(args) => hikyaku_bench::ceiling::run(&args),
+        Command::Crash(args) => hikyaku_bench::crash::run(&args),
+        Command::Compare(args) => hikyaku_bench::compare::run(&args),
+        Command::Scale(args) => hikyaku_bench::scale::run(&args),
+        Command::Powercut(args) => hikyaku_bench::powercut::run(&args),
+        Command::Simulate(args) => hikyaku_bench::simulate::run(&args),
+        Command::Recover(args) => hikyaku_bench::recover::run(&args),
+        Command::Flip(args) => hikyaku_bench::flip::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

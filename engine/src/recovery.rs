@@ -59,30 +59,8 @@ pub(crate) fn open_spool(settings: &Settings) -> Result<OpenedSpool, SpoolError>
     let spool = Spool::open(&settings.engine.spool, &spool_options(settings))?;
     point("start.spool-opened");
     let now = clock::wall();
-    let mut ids: Vec<u16> = spool.log_ids();
-    ids.extend(0..settings.engine.shards);
-    ids.sort_unstable();
-    ids.dedup();
-    let mut logs = Vec::new();
-    let mut accepted = Accepted::new();
-    let mut summary = RecoverySummary::default();
-    for opened in open_each(&spool, &ids, now) {
-        let (log, recovered) = opened?;
-        collect(&mut accepted, &log, &recovered)?;
-        summary.messages += log.messages_left();
-        summary.waiting += log.recipients_left();
-        summary.in_doubt += if recovered.report.in_doubt_lost {
-            log.recipients_left()
-        } else {
-            let sent = recovered.in_doubt.iter();
-            sent.filter(|doubt| doubt.state == Doubt::Sent).count() as u64
-        };
-        summary.torn_bytes += recovered.report.torn_bytes;
-        summary.damaged += recovered.report.damage.len() as u64;
-        logs.push((log, recovered));
-    }
-    let ids: Vec<u16> = logs.iter().map(|(log, _)| log.id()).collect();
-    keep_open(&mut accepted, &ids, |at, id| logs[at].0.is_open(id.0));
+    let (logs, accepted, mut summary) =
+        open_logs(&spool, settings.engine.shards, now, Threads::EachLog)?;
     let signs = summary.in_doubt + summary.torn_bytes + summary.damaged > 0;
     if signs || matches!(spool.last_stop(), LastStop::Unclean { .. }) {
         let found = report::Found {
@@ -123,20 +101,72 @@ pub(crate) fn spool_options(settings: &Settings) -> Options {
     }
 }
 
+/// Every log with what its recovery found, the acceptances of all, and a summary.
+pub type OpenedLogs = (Vec<(Log, Recovered)>, Accepted, RecoverySummary);
+
+/// On how many threads logs are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// The caller's, in order: for simulations, which must repeat.
+    One,
+    /// One for each log.
+    EachLog,
+}
+
+/// Opens every log of a spool, and one for each of `shards`.
+///
+/// # Errors
+/// The first log that cannot be opened.
+pub fn open_logs(
+    spool: &Spool,
+    shards: u16,
+    wall: WallTime,
+    threads: Threads,
+) -> Result<OpenedLogs, SpoolError> {
+    let mut ids: Vec<u16> = spool.log_ids();
+    ids.extend(0..shards);
+    ids.sort_unstable();
+    ids.dedup();
+    let mut logs = Vec::new();
+    let mut accepted = Accepted::new();
+    let mut summary = RecoverySummary::default();
+    for opened in open_each(spool, &ids, wall, threads) {
+        let (log, recovered) = opened?;
+        collect(&mut accepted, &log, &recovered)?;
+        summary.messages += log.messages_left();
+        summary.waiting += log.recipients_left();
+        summary.in_doubt += if recovered.report.in_doubt_lost {
+            log.recipients_left()
+        } else {
+            let sent = recovered.in_doubt.iter();
+            sent.filter(|doubt| doubt.state == Doubt::Sent).count() as u64
+        };
+        summary.torn_bytes += recovered.report.torn_bytes;
+        summary.damaged += recovered.report.damage.len() as u64;
+        logs.push((log, recovered));
+    }
+    keep_open(&mut accepted, &ids, |at, id| logs[at].0.is_open(id.0));
+    Ok((logs, accepted, summary))
+}
+
 /// Opens every log, each on a thread of its own when there are several: what bounds it is the replay.
 fn open_each(
     spool: &Spool,
     ids: &[u16],
-    now: WallTime,
+    wall: WallTime,
+    threads: Threads,
 ) -> Vec<Result<(Log, Recovered), SpoolError>> {
     let open = |id| {
-        let opened = spool.open_log(id, now.unix_millis());
+        let opened = spool.open_log(id, wall.unix_millis());
         point("start.log-recovered");
         opened
     };
     let [first, others @ ..] = ids else {
         return Vec::new();
     };
+    if threads == Threads::One {
+        return ids.iter().map(|&id| open(id)).collect();
+    }
     thread::scope(|scope| {
         let others: Vec<_> = others
             .iter()
@@ -151,7 +181,7 @@ fn open_each(
 }
 
 /// The submissions that some log says were accepted, each once, however many there are.
-type Accepted = HashMap<SubmissionId, Arc<Acceptance>>;
+pub type Accepted = HashMap<SubmissionId, Arc<Acceptance>>;
 
 fn collect(accepted: &mut Accepted, log: &Log, recovered: &Recovered) -> Result<(), SpoolError> {
     let submissions = recovered.submissions.iter();

@@ -227,6 +227,11 @@ fn write_format(
         disk::sync_all(&file, &tmp)?;
         disk::rename(&tmp, path)?;
         disk::sync_dir(dir)?;
+        // Whoever made the directory may not have flushed its own name. One that we may not read is not ours to flush.
+        match disk::sync_above(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            flushed => flushed?,
+        }
         Ok(uuid)
     };
     write().map_err(SpoolError::io("write", path))

@@ -63,10 +63,25 @@ pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
 }
 
-/// Makes a directory and those above it, for this user only.
+/// Makes a directory and those above it that are missing, for this user only, each durable in the one above it.
 pub(crate) fn create_dirs(path: &Path) -> io::Result<()> {
-    before(Call::Create(path))?;
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        create_dirs(above)?;
+    }
+    create_dir(path)?;
+    sync_above(path)
+}
+
+/// Flushes the name of a file or directory in the one above it.
+pub(crate) fn sync_above(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(above) if above.as_os_str().is_empty() => sync_dir(Path::new(".")),
+        Some(above) => sync_dir(above),
+        None => Ok(()),
+    }
 }
 
 /// Allocates the first `len` bytes. A file system that cannot is no error: what follows fills them.

@@ -286,10 +286,7 @@ pub(crate) fn submissions(table: &Table) -> Vec<RecoveredSubmission> {
 
 pub(crate) fn make_dir(dir: &Path) -> Result<(), SpoolError> {
     match disk::create_dir(dir) {
-        Ok(()) => {
-            let sync = dir.parent().map_or(Ok(()), disk::sync_dir);
-            sync.map_err(SpoolError::io("flush the directory above", dir))
-        }
+        Ok(()) => disk::sync_above(dir).map_err(SpoolError::io("flush the directory above", dir)),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(source) => Err(SpoolError::io("make", dir)(source)),
     }

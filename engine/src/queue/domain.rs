@@ -58,10 +58,12 @@ pub struct Domain {
     pub recipients: u32,
     /// Where its mail goes.
     pub routing: Routing,
-    /// Whether it stands in its site's round of domains already.
-    pub in_round: bool,
+    /// The site in whose round of domains it stands.
+    pub in_round: Option<SiteKey>,
     /// Consecutive failed lookups.
     pub lookup_failures: u16,
+    /// The last lookup said that there is no such domain, or no address in it.
+    pub denied: bool,
 }
 
 /// All domains of one shard.
@@ -82,8 +84,9 @@ impl Domains {
             ready: VecDeque::new(),
             recipients: 0,
             routing: Routing::Unknown,
-            in_round: false,
+            in_round: None,
             lookup_failures: 0,
+            denied: false,
         });
         let key = DomainKey(u32::try_from(index).unwrap_or(u32::MAX));
         self.by_name.insert(name.into(), key);
@@ -124,7 +127,8 @@ impl Domains {
         let Some(domain) = self.table.get(key.0 as usize) else {
             return;
         };
-        if domain.recipients == 0 && !domain.in_round && domain.routing != Routing::Asking {
+        if domain.recipients == 0 && domain.in_round.is_none() && domain.routing != Routing::Asking
+        {
             let domain = self.table.remove(key.0 as usize);
             self.by_name.remove(&domain.name);
         }

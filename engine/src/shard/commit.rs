@@ -61,6 +61,12 @@ impl Store {
         self.waiting.push_back((self.log.forming_seq(), then));
     }
 
+    /// A discarded submission is owed no receipts.
+    pub(super) fn forget_receipts(&mut self, key: u32) {
+        self.waiting
+            .retain(|(_, then)| !matches!(then, OnDurable::Receipt(of) | OnDurable::Activate(of) if *of == key));
+    }
+
     /// The mark that settles this slot was appended: free it when that is durable.
     pub(super) fn free_when_durable(&mut self, slot: Slot) {
         self.slots.push_back((self.log.forming_seq(), slot));

@@ -46,9 +46,13 @@ impl Shard {
     pub(super) fn make_ready(&mut self, now: Now, entry: Waiting) {
         let domain = self.domains.get_mut(entry.domain);
         domain.ready.push_back(entry);
-        match domain.routing {
-            Routing::Site(site, until) if until > now.mono && domain.in_round => {
-                self.sites[site.0 as usize].ready += 1;
+        let (routing, round) = (domain.routing, domain.in_round);
+        // Counted where the domain stands, which need not be where it is routed by now.
+        if let Some(site) = round {
+            self.sites[site.0 as usize].ready += 1;
+        }
+        match routing {
+            Routing::Site(site, until) if until > now.mono && round == Some(site) => {
                 self.pump(now, site);
             }
             Routing::Asking => {}
@@ -60,20 +64,26 @@ impl Shard {
     pub(super) fn put_back(&mut self, now: Now, entry: Waiting) {
         let domain = self.domains.get_mut(entry.domain);
         domain.ready.push_front(entry);
-        match domain.routing {
-            Routing::Site(site, _) if domain.in_round => {
+        match domain.in_round {
+            Some(site) => {
                 self.sites[site.0 as usize].ready += 1;
                 self.arm_site(site, now.mono);
             }
-            _ => self.route(now, entry.domain),
+            None => self.route(now, entry.domain),
         }
     }
 
     /// `added` recipients were put into the ready list of a domain without saying so.
     pub(super) fn announce_ready(&mut self, now: Now, key: DomainKey, added: u32) {
-        match self.domains.get(key).routing {
-            Routing::Site(site, until) if until > now.mono && self.domains.get(key).in_round => {
-                self.sites[site.0 as usize].ready += u64::from(added);
+        let (routing, round) = (
+            self.domains.get(key).routing,
+            self.domains.get(key).in_round,
+        );
+        if let Some(site) = round {
+            self.sites[site.0 as usize].ready += u64::from(added);
+        }
+        match routing {
+            Routing::Site(site, until) if until > now.mono && round == Some(site) => {
                 self.pump(now, site);
             }
             Routing::Asking => {}
@@ -343,12 +353,10 @@ impl Shard {
     }
 
     /// Takes a domain's first ready recipient out, wherever the domain stands.
-    fn pop_ready(&mut self, key: DomainKey) -> Option<Waiting> {
+    pub(super) fn pop_ready(&mut self, key: DomainKey) -> Option<Waiting> {
         let domain = self.domains.find_mut(key)?;
         let entry = domain.ready.pop_front()?;
-        if domain.in_round
-            && let Routing::Site(site, _) = domain.routing
-        {
+        if let Some(site) = domain.in_round {
             self.sites[site.0 as usize].ready -= 1;
         }
         Some(entry)
@@ -406,7 +414,7 @@ impl Shard {
         site.round.pop_front();
         let state = self.domains.get_mut(domain);
         site.ready -= state.ready.len() as u64;
-        state.in_round = false;
+        state.in_round = None;
         if state.ready.is_empty() {
             self.domains.forget_if_empty(domain);
         } else {

@@ -491,6 +491,8 @@ impl Shard {
             return;
         };
         let submission = self.submissions.remove(key as usize);
+        // Nobody waits for its receipts any more, and its key may soon be another's.
+        self.stores[0].forget_receipts(key);
         for message in submission.staged {
             let message = self.messages.remove(message.0 as usize);
             if let Some(domain) = message.domain() {

@@ -111,6 +111,21 @@ pub enum Effect {
     Room,
 }
 
+/// How much a [`Shard`] remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Census {
+    /// Messages with recipients that are not final, staged ones included.
+    pub messages: usize,
+    /// Submissions that are not closed.
+    pub submissions: usize,
+    /// Domains that somebody waits for.
+    pub domains: usize,
+    /// Connections.
+    pub connections: usize,
+    /// Effects that nobody took.
+    pub effects: usize,
+}
+
 /// One core's share of the engine.
 pub struct Shard {
     id: ShardId,
@@ -267,6 +282,26 @@ impl Shard {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.draining && self.conns.is_empty() && self.stores.iter().all(Store::is_durable)
+    }
+
+    /// Of the store on this log: the highest batch that is durable, and the one that holds what was
+    /// appended last. `None` when the shard has no such log.
+    #[must_use]
+    pub fn durability(&self, log: u16) -> Option<(u64, u64)> {
+        let store = self.stores.iter().find(|store| store.log.id() == log)?;
+        Some((store.log.durable_seq(), store.log.forming_seq()))
+    }
+
+    /// What the shard keeps in memory: all zero for one that has drained and is owed nothing.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        Census {
+            messages: self.messages.len(),
+            submissions: self.submissions.len(),
+            domains: self.domains.len(),
+            connections: self.conns.len(),
+            effects: self.effects.len(),
+        }
     }
 
     /// Takes what was appended to store `index` since the last batch, unless one is in flight.

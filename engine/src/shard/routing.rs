@@ -62,6 +62,7 @@ impl Shard {
                 let site = self.site(now, key, hosts, port);
                 let domain = self.domains.get_mut(key);
                 domain.lookup_failures = 0;
+                domain.denied = false;
                 domain.routing = Routing::Site(site, now.mono.after(answer.ttl.max(LIFETIME_MIN)));
                 self.join_round(now, key, site);
             }
@@ -70,8 +71,13 @@ impl Shard {
                 domain.lookup_failures = domain.lookup_failures.saturating_add(1);
                 let failures = domain.lookup_failures;
                 // One look can be wrong (a zone being edited, a resolver's lie): a name that does
-                // not exist is looked up again before anybody is bounced.
-                let unsure = failure.kind == FailureKind::NoSuchDomain && failures < 2;
+                // not exist, or has no address, is looked up again before anybody is bounced. A
+                // look that failed says nothing, so it is no first look.
+                let denies = matches!(
+                    failure.kind,
+                    FailureKind::NoSuchDomain | FailureKind::NoAddress
+                );
+                let unsure = denies && !std::mem::replace(&mut domain.denied, denies);
                 let event = Event::Dns(if unsure {
                     DnsFailure::Temporary
                 } else {
@@ -84,11 +90,7 @@ impl Shard {
                 let text = Arc::clone(&failure.text);
                 if failure.is_permanent() && !unsure {
                     // The domain is forgotten with its last recipient.
-                    while let Some(entry) = self
-                        .domains
-                        .find_mut(key)
-                        .and_then(|domain| domain.ready.pop_front())
-                    {
+                    while let Some(entry) = self.pop_ready(key) {
                         self.fail_unsent(now, entry, None, Phase::Dns, event, &text);
                     }
                     self.domains.forget_if_empty(key);
@@ -129,8 +131,16 @@ impl Shard {
     /// `key` has ready recipients and `site` serves it: have them sent.
     fn join_round(&mut self, now: Now, key: DomainKey, site: SiteKey) {
         let domain = self.domains.get_mut(key);
-        if !domain.in_round {
-            domain.in_round = true;
+        if let Some(former) = domain.in_round.filter(|former| *former != site) {
+            // Another answer than last time: the former site has nothing to do with it any more.
+            domain.in_round = None;
+            let state = &mut self.sites[former.0 as usize];
+            state.ready -= domain.ready.len() as u64;
+            state.round.retain(|domain| *domain != key);
+        }
+        let domain = self.domains.get_mut(key);
+        if domain.in_round.is_none() {
+            domain.in_round = Some(site);
             let state = &mut self.sites[site.0 as usize];
             state.ready += domain.ready.len() as u64;
             state.round.push_back(key);

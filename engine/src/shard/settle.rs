@@ -97,6 +97,15 @@ impl Shard {
         event: Event<'_>,
         text: &str,
     ) {
+        if self.domains.get(entry.domain).name.is_empty() {
+            // Its message could not be read when its domain was wanted (see `intake.rs`): that is our
+            // trouble, and no reason to bounce anybody.
+            let message = &self.messages[entry.message.0 as usize];
+            let (store, at) = (usize::from(message.store), message.at());
+            if let Err(error) = self.stores[store].log.message(at).map(drop) {
+                return self.hold(entry, &error);
+            }
+        }
         let attempt = Attempt {
             entry,
             conn: key,

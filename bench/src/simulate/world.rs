@@ -1,0 +1,636 @@
+//! One world: virtual time, the engine's shards as values, and everything around them.
+//!
+//! Everything that happens is an event in a heap; events of one moment come in random, seeded order. Nothing here reads a
+//! clock, draws from the system or iterates over a hash table, so a seed repeats, and [`World::trace`] proves it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use hikyaku::dns::lookup::{LookupAction, QueryId, Via};
+use hikyaku::dns::rng::Rng;
+use hikyaku::handoff::{Receipt, Tally};
+use hikyaku::mail::id::{ShardId, SubmissionId};
+use hikyaku::shard::{ConnKey, ConnectFailure, Effect, Now, Shard};
+use hikyaku::time::{Instant, WallTime};
+use hikyaku_spool::Spool;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::disk::Disk;
+use super::dns::{self, Flight, Names, Reply};
+use super::ingest::{Ingest, Place, Ring};
+use super::ledger::{Broken, Checked, Ledger};
+use super::life::Parts;
+use super::link::Link;
+use super::scenario::{Crash, Scenario, files, names};
+use super::store::Writer;
+
+/// What can happen.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The process starts.
+    Start,
+    /// The plan's next end, if it is time for it and this is still that process.
+    End(u32),
+    /// A producer's file is there.
+    Drop(usize),
+    /// Trouble ends: from now on everybody behaves.
+    Heal,
+    /// The wall clock is set, by so many milliseconds.
+    Jump(i64),
+    /// Space is gone, or back.
+    Full(bool),
+    // Of this life of the process only:
+    Timer(usize),
+    Commit(usize, usize),
+    Store(usize, usize),
+    Ring(usize),
+    Ingest,
+    SyncDrops,
+    Receipt(Box<Receipt>),
+    Connected(usize, Option<ConnectFailure>),
+    Written(usize),
+    AtEngine(usize, Vec<u8>),
+    PeerClosed(usize),
+    Woken(usize),
+    Tls(usize),
+    Dns(usize, QueryId, Vec<u8>),
+    DnsPoll(usize),
+    // Of no process:
+    AtPeer(usize),
+}
+
+impl Event {
+    /// Whether it is nothing to a later process.
+    const fn ends_with_process(&self) -> bool {
+        !matches!(
+            self,
+            Self::Start
+                | Self::End(_)
+                | Self::Drop(_)
+                | Self::Heal
+                | Self::Jump(_)
+                | Self::Full(_)
+                | Self::AtPeer(_)
+        )
+    }
+}
+
+struct Scheduled {
+    at: u64,
+    tie: u64,
+    order: u64,
+    life: u32,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.tie, self.order).cmp(&(other.at, other.tie, other.order))
+    }
+}
+
+/// One shard with what its driver keeps.
+pub(super) struct ShardState {
+    pub(super) shard: Shard,
+    pub(super) writers: Vec<Writer>,
+    pub(super) logs: Vec<u16>,
+    pub(super) ring: Ring,
+    pub(super) waits_for_room: bool,
+    timer_at: Instant,
+}
+
+impl ShardState {
+    pub(super) fn new(shard: Shard, logs: Vec<u16>) -> Self {
+        Self {
+            shard,
+            writers: logs.iter().map(|_| Writer::default()).collect(),
+            logs,
+            ring: Ring::new(),
+            waits_for_room: false,
+            timer_at: Instant::FAR_FUTURE,
+        }
+    }
+}
+
+/// The engine while it runs.
+pub(super) struct Process {
+    pub(super) shards: Vec<ShardState>,
+    pub(super) ingest: Ingest,
+    pub(super) draining: bool,
+    /// Held for its lock.
+    pub(super) _spool: Spool,
+}
+
+/// Counts of one seed.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Stats {
+    pub(super) events: u64,
+    pub(super) starts: u64,
+    pub(super) starts_broken: u64,
+    pub(super) connections: u64,
+    pub(super) commits: u64,
+    pub(super) refused_commands: u64,
+    pub(super) jumps: u64,
+    pub(super) torn_tails: u64,
+    pub(super) in_doubt: u64,
+    pub(super) endings: BTreeMap<&'static str, u64>,
+    pub(super) faults: BTreeSet<&'static str>,
+    pub(super) verdicts: BTreeMap<&'static str, u64>,
+}
+
+pub(super) struct World {
+    pub(super) rng: Rng,
+    pub(super) now: u64,
+    order: u64,
+    events: BinaryHeap<Reverse<Scheduled>>,
+    trace: Xxh3,
+    /// Say everything on standard error, too.
+    pub(super) tell: bool,
+    pub(super) scenario: Scenario,
+    pub(super) crashes: std::vec::IntoIter<Crash>,
+    pub(super) crash: Option<Crash>,
+    pub(super) dir: PathBuf,
+    pub(super) disk: Rc<Disk>,
+    pub(super) ledger: Ledger,
+    pub(super) names: Names,
+    pub(super) parts: Rc<Parts>,
+    pub(super) life: u32,
+    /// What the wall clock says beyond virtual time.
+    pub(super) wall_offset: i64,
+    pub(super) process: Option<Process>,
+    /// A call failed as it was told to: the process must end.
+    pub(super) disk_failed: bool,
+    /// The last process ended in order: nothing may be in doubt.
+    pub(super) drained: bool,
+    pub(super) links: Vec<Link>,
+    pub(super) live: BTreeMap<(usize, ConnKey), usize>,
+    flights: Vec<Option<Flight>>,
+    pub(super) places: Vec<Place>,
+    pub(super) finals: BTreeMap<SubmissionId, Tally>,
+    pub(super) healthy: bool,
+    pub(super) stats: Stats,
+}
+
+/// Text as it is, numbers in hexadecimal digits, last byte first.
+fn readable(part: &[u8]) -> String {
+    if part.iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        return String::from_utf8_lossy(part).into_owned();
+    }
+    part.iter()
+        .rev()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// 2030-01-01, in milliseconds.
+const WALL_BASE: i64 = 1_893_456_000_000;
+/// No seed needs a tenth of it.
+const EVENTS_MAX: u64 = 3_000_000;
+/// Virtual time after which a world that is not done will not be.
+const TIME_MAX: u64 = 25 * 24 * 3600 * 1_000_000_000;
+pub(super) const SECOND: u64 = 1_000_000_000;
+
+impl World {
+    pub(super) fn new(seed: u64, dir: PathBuf, parts: Rc<Parts>) -> io::Result<Self> {
+        let mut rng = Rng::new(seed);
+        let scenario = Scenario::draw(&mut rng);
+        let names = names(&mut rng, scenario.personas.len());
+        let ledger = files(&mut rng, &names);
+        std::fs::create_dir_all(dir.join("grave"))?;
+        let disk = Rc::new(Disk::new(&dir.join("grave"), rng.next_u64()));
+        let mut world = Self {
+            now: SECOND,
+            order: 0,
+            events: BinaryHeap::new(),
+            trace: Xxh3::new(),
+            tell: false,
+            crashes: scenario.crashes.clone().into_iter(),
+            crash: None,
+            places: ledger.files.iter().map(|_| Place::Unwritten).collect(),
+            rng,
+            scenario,
+            dir,
+            disk,
+            ledger,
+            names,
+            parts,
+            life: 0,
+            wall_offset: WALL_BASE,
+            process: None,
+            disk_failed: false,
+            drained: false,
+            links: Vec::new(),
+            live: BTreeMap::new(),
+            flights: Vec::new(),
+            finals: BTreeMap::new(),
+            healthy: false,
+            stats: Stats::default(),
+        };
+        world.schedule_plan();
+        Ok(world)
+    }
+
+    fn schedule_plan(&mut self) {
+        self.at(self.now, Event::Start);
+        let within = self.scenario.drops_within.as_nanos() as u64;
+        for file in 0..self.places.len() {
+            let at = self.soon(within);
+            self.at(at, Event::Drop(file));
+        }
+        let heal = self.scenario.heal_after.as_nanos() as u64;
+        self.at(self.now + heal, Event::Heal);
+        if self.scenario.full {
+            let at = self.soon(heal / 2);
+            self.at(at, Event::Full(true));
+            let until = at + self.rng.below(heal as usize) as u64;
+            self.at(until, Event::Full(false));
+        }
+        if self.scenario.jumps {
+            for _ in 0..3 {
+                let at = self.soon(heal);
+                let by = self.draw_jump();
+                self.at(at, Event::Jump(by));
+            }
+        }
+    }
+
+    /// Ten years, or an hour, in either direction.
+    pub(super) fn draw_jump(&mut self) -> i64 {
+        let years = 10 * 365 * 24 * 3_600_000;
+        [years, -years, 3_600_000, -3_600_000][self.rng.below(4)]
+    }
+
+    /// Runs to the end and settles the account.
+    pub(super) fn run(&mut self) -> Checked {
+        while !self.is_done() {
+            let Some(Reverse(next)) = self.events.pop() else {
+                return Err(Broken(
+                    "nothing will happen any more, and not everybody has an end".into(),
+                ));
+            };
+            self.stats.events += 1;
+            if self.stats.events > EVENTS_MAX || next.at > TIME_MAX {
+                let left = self.unfinished();
+                return Err(Broken(format!("it does not come to an end: {left}")));
+            }
+            self.now = self.now.max(next.at);
+            if next.event.ends_with_process() && next.life != self.life {
+                continue;
+            }
+            self.happen(next.event)?;
+            if self.process.is_some() && (self.is_dead() || self.disk_failed) {
+                self.process_died()?;
+            }
+        }
+        self.last_look()?;
+        self.ledger.settle()
+    }
+
+    /// Events until `done`, with nobody ending the process.
+    pub(super) fn run_until(&mut self, done: impl Fn(&Self) -> bool) -> Checked {
+        let last = self.now + 3600 * SECOND;
+        while !done(self) {
+            let next = self.events.pop().filter(|Reverse(next)| next.at < last);
+            let Some(Reverse(next)) = next else {
+                return Err(Broken(format!(
+                    "P11: no end of the drain within an hour: {}",
+                    self.unfinished()
+                )));
+            };
+            self.stats.events += 1;
+            self.now = self.now.max(next.at);
+            if next.event.ends_with_process() && next.life != self.life {
+                continue;
+            }
+            self.happen(next.event)?;
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Checked {
+        match event {
+            Event::Start => self.start(),
+            Event::End(life) if life == self.life => self.end_now(),
+            Event::End(_) => Ok(()),
+            Event::Drop(file) => {
+                self.places[file] = Place::New;
+                self.wake_ingest();
+                Ok(())
+            }
+            Event::Heal => self.heal(),
+            Event::Jump(by) => {
+                self.wall_offset += by;
+                self.stats.jumps += 1;
+                Ok(())
+            }
+            Event::Full(full) => {
+                self.disk.set_full(full && !self.healthy);
+                Ok(())
+            }
+            Event::Timer(shard) => {
+                if let Some(process) = &mut self.process {
+                    process.shards[shard].timer_at = Instant::FAR_FUTURE;
+                }
+                self.turn(shard, Shard::on_timer).map(drop)
+            }
+            Event::Commit(shard, store) => self.take_batch(shard, store),
+            Event::Store(shard, store) => self.on_store(shard, store),
+            Event::Ring(shard) => self.serve_ring(shard),
+            Event::Ingest => self.ingest_turn(),
+            Event::SyncDrops => {
+                self.sync_drops();
+                Ok(())
+            }
+            Event::Receipt(receipt) => self.on_receipt(&receipt),
+            Event::Connected(link, failure) => self.on_connected(link, failure),
+            Event::Written(link) => self.on_written(link),
+            Event::AtPeer(link) => self.at_peer(link),
+            Event::AtEngine(link, bytes) => self.at_engine(link, &bytes),
+            Event::PeerClosed(link) => self.on_peer_closed(link),
+            Event::Woken(link) => self.on_woken(link),
+            Event::Tls(link) => self.on_tls(link),
+            Event::Dns(flight, query, packet) => {
+                let now = self.mono();
+                if let Some(Some(flight)) = self.flights.get_mut(flight) {
+                    flight.lookup.handle_answer(now, query, &packet);
+                }
+                self.poll_dns(flight)
+            }
+            Event::DnsPoll(flight) => self.poll_dns(flight),
+        }
+    }
+
+    /// One call into a shard, and all that follows from it. `None` when the process died in it.
+    pub(super) fn turn<T>(
+        &mut self,
+        shard: usize,
+        call: impl FnOnce(&mut Shard, Now) -> T,
+    ) -> Result<Option<T>, Broken> {
+        let now = Now {
+            mono: self.mono(),
+            wall: self.wall(),
+        };
+        let Some(process) = &mut self.process else {
+            return Ok(None);
+        };
+        let state = &mut process.shards[shard];
+        let result = call(&mut state.shard, now);
+        if self.disk.is_dead() {
+            return Ok(None);
+        }
+        self.after_turn(shard)?;
+        Ok(Some(result))
+    }
+
+    /// Log lines, effects and the timer of a shard that has just had its turn.
+    pub(super) fn after_turn(&mut self, shard: usize) -> Checked {
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        let state = &mut process.shards[shard];
+        if state.shard.log_len() > 0 {
+            let lines = state.shard.swap_log(Vec::new());
+            self.trace.update(&lines);
+            if self.tell {
+                eprint!("{:>18} {}", self.now, String::from_utf8_lossy(&lines));
+            }
+            let shard = &state.shard;
+            self.ledger
+                .lines(&lines, |log| Some(shard.durability(log)?.1))?;
+        }
+        loop {
+            let Some(process) = &mut self.process else {
+                return Ok(());
+            };
+            let Some(effect) = process.shards[shard].shard.take_effect() else {
+                break;
+            };
+            self.carry_out_effect(shard, effect);
+        }
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        let state = &mut process.shards[shard];
+        if let Some(due) = state.shard.next_timer()
+            && due < state.timer_at
+        {
+            state.timer_at = due;
+            let at = due.as_nanos().max(self.now);
+            self.at(at, Event::Timer(shard));
+        }
+        Ok(())
+    }
+
+    fn carry_out_effect(&mut self, shard: usize, effect: Effect) {
+        match effect {
+            Effect::Connect { conn, address, .. } => {
+                self.note(&[b"connect", address.to_string().as_bytes()]);
+                let host = match address.ip() {
+                    std::net::IpAddr::V4(ip) => usize::from(ip.octets()[3]).saturating_sub(1),
+                    std::net::IpAddr::V6(_) => 0,
+                };
+                self.connect(shard, conn, host.min(self.scenario.personas.len() - 1));
+            }
+            Effect::Wake(conn) => self.wake(shard, conn),
+            Effect::Resolve { domain, name } => {
+                self.note(&[b"resolve", name.as_bytes()]);
+                let lookup = dns::lookup(self.mono(), &name, self.rng.next_u64());
+                let flight = self.flights.len();
+                self.flights.push(Some(Flight {
+                    lookup,
+                    shard: ShardId(u16::try_from(shard).unwrap_or(u16::MAX)),
+                    domain,
+                }));
+                self.at(self.now + 1, Event::DnsPoll(flight));
+            }
+            Effect::Commit(store) => self.at(self.now + 1, Event::Commit(shard, store)),
+            Effect::Receipt(receipt) => {
+                let at = self.soon(300_000);
+                self.at(at, Event::Receipt(Box::new(receipt)));
+            }
+            Effect::Room => {
+                if let Some(process) = &mut self.process {
+                    process.shards[shard].waits_for_room = false;
+                }
+                self.at(self.now + 1, Event::Ring(shard));
+            }
+        }
+    }
+
+    fn poll_dns(&mut self, index: usize) -> Checked {
+        let now = self.mono();
+        let Some(Some(flight)) = self.flights.get_mut(index) else {
+            return Ok(());
+        };
+        let (sends, then) = dns::poll(flight, now);
+        let (shard, domain) = (flight.shard, flight.domain);
+        let trouble = if self.healthy {
+            0
+        } else {
+            self.scenario.dns_trouble
+        };
+        for (via, packet, query) in sends {
+            let via: Via = via;
+            if let Reply::Packet(answer) = self.names.answer(&packet, via, &mut self.rng, trouble) {
+                let at = self.soon(300_000_000);
+                self.at(at, Event::Dns(index, query, answer));
+            }
+        }
+        match then {
+            LookupAction::Wait { until } => {
+                self.at(until.as_nanos().max(self.now + 1), Event::DnsPoll(index));
+                Ok(())
+            }
+            LookupAction::Done(answer) => {
+                self.flights[index] = None;
+                self.turn(usize::from(shard.0), |shard, now| {
+                    shard.on_resolved(now, domain, &answer)
+                })
+                .map(drop)
+            }
+            LookupAction::Send { .. } => Ok(()),
+        }
+    }
+
+    /// Tells the ledger what is on stable storage.
+    pub(super) fn note_durable(&mut self, shard: usize) {
+        let Some(process) = &self.process else { return };
+        let state = &process.shards[shard];
+        for &log in &state.logs {
+            if let Some((durable, _)) = state.shard.durability(log) {
+                self.ledger.durable(log, durable);
+            }
+        }
+    }
+
+    pub(super) fn at(&mut self, at: u64, event: Event) {
+        self.order += 1;
+        let tie = self.rng.next_u64();
+        self.events.push(Reverse(Scheduled {
+            at,
+            tie,
+            order: self.order,
+            life: self.life,
+            event,
+        }));
+    }
+
+    /// A moment at most so many nanoseconds ahead.
+    pub(super) fn soon(&mut self, within: u64) -> u64 {
+        self.now
+            + 1
+            + self
+                .rng
+                .below(usize::try_from(within).unwrap_or(usize::MAX)) as u64
+    }
+
+    pub(super) fn mono(&self) -> Instant {
+        Instant::from_nanos(self.now)
+    }
+
+    pub(super) fn wall(&self) -> WallTime {
+        let millis = (self.now / 1_000_000) as i64 + self.wall_offset;
+        WallTime::from_unix_millis(u64::try_from(millis).unwrap_or(0))
+    }
+
+    pub(super) fn shards(&self) -> usize {
+        self.process
+            .as_ref()
+            .map_or(0, |process| process.shards.len())
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.disk.is_dead()
+    }
+
+    pub(super) fn spool_dir(&self) -> PathBuf {
+        self.dir.join("spool")
+    }
+
+    /// Puts something into the trace.
+    pub(super) fn note(&mut self, parts: &[&[u8]]) {
+        self.trace.update(&self.now.to_le_bytes());
+        for part in parts {
+            self.trace.update(part);
+        }
+        if self.tell {
+            let texts: Vec<String> = parts.iter().map(|part| readable(part)).collect();
+            eprintln!("{:>18} {}", self.now, texts.join(" "));
+        }
+    }
+
+    /// The same for the same seed, down to each log line and each copy.
+    pub(super) fn trace(&self) -> u64 {
+        self.trace.digest()
+    }
+
+    /// A failure of the harness's own files.
+    pub(super) fn trouble(error: io::Error) -> Broken {
+        Broken(format!("the harness itself: {error}"))
+    }
+
+    /// All trouble is over, every file is done, and nobody is owed anything.
+    fn is_done(&self) -> bool {
+        self.healthy
+            && self
+                .process
+                .as_ref()
+                .is_some_and(|process| self.is_quiet(process))
+    }
+
+    fn is_quiet(&self, process: &Process) -> bool {
+        let places = self
+            .places
+            .iter()
+            .all(|place| matches!(place, Place::Removed(..) | Place::Quarantined));
+        if self.ledger.rotten {
+            // What was lost can leave a submission open for ever; what is there must get its end.
+            let left: usize = process
+                .shards
+                .iter()
+                .map(|state| state.shard.census().messages)
+                .sum();
+            return places && left == 0 && process.shards.iter().all(|state| state.ring.is_empty());
+        }
+        places
+            && process.ingest.is_idle()
+            && process
+                .shards
+                .iter()
+                .all(|state| state.ring.is_empty() && state.shard.census().submissions == 0)
+    }
+
+    fn unfinished(&self) -> String {
+        let census: Vec<String> = self
+            .process
+            .iter()
+            .flat_map(|process| &process.shards)
+            .map(|state| {
+                format!(
+                    "{:?} ring {} room {}",
+                    state.shard.census(),
+                    state.ring.len(),
+                    !state.waits_for_room
+                )
+            })
+            .collect();
+        format!("places {:?}, {}", self.places, census.join("; "))
+    }
+}
