@@ -192,9 +192,13 @@ impl Conn {
 impl Shard {
     /// A connection is open, or could not be opened.
     pub fn on_connected(&mut self, now: Now, key: ConnKey, outcome: Result<(), ConnectFailure>) {
-        let Some(conn) = self.conn(key) else { return };
+        if self.conn(key).is_none() {
+            return;
+        }
         match outcome {
             Ok(()) => {
+                self.socket_made();
+                let conn = &mut self.conns[key.index as usize];
                 conn.connected = now.mono;
                 let (site, source, clear) = (conn.site, conn.source, conn.clear);
                 let address = conn.candidate.address.ip();
@@ -206,17 +210,17 @@ impl Shard {
                 conn.permit.path().connected();
                 conn.session = Some(Session::new(now.mono, config));
             }
+            Err(ConnectFailure::Local) => {
+                self.no_socket(now);
+                self.close_conn(now, key);
+            }
             Err(failure) => {
                 let (event, text) = match failure {
                     ConnectFailure::Refused => (Event::Refused, "connection refused"),
                     ConnectFailure::Reset => (Event::Reset, "connection reset while connecting"),
-                    ConnectFailure::Unreachable => (
+                    ConnectFailure::Unreachable | ConnectFailure::Local => (
                         Event::Unreachable,
                         "host unreachable from this source address",
-                    ),
-                    ConnectFailure::Local => (
-                        Event::Unreachable,
-                        "no socket could be made: out of descriptors or memory",
                     ),
                 };
                 self.candidate_failed(now, key, Phase::Connect, event, text);
@@ -309,6 +313,15 @@ impl Shard {
             self.arm(at, Timer::Conn(key));
             return;
         }
+        if now.mono.since(conn.deadline) >= STALLED {
+            // Not the peer was slow: this process did not run (stopped, or a machine asleep). Its
+            // reply may lie in the socket, so there is one more look before a verdict.
+            conn.deadline = now.mono.after(GRACE);
+            conn.armed = conn.deadline;
+            let at = conn.deadline;
+            self.arm(at, Timer::Conn(key));
+            return;
+        }
         conn.armed = Instant::FAR_FUTURE;
         let idle = conn.idle;
         match &mut conn.session {
@@ -323,7 +336,7 @@ impl Shard {
                 self.close_conn(now, key);
             }
             Some(_) if idle => {
-                if now.mono >= conn.idle_until || self.is_wanted_elsewhere(key) {
+                if now.mono >= conn.idle_until || self.is_wanted_elsewhere(now, key) {
                     return self.quit(now, key);
                 }
                 return self.rest(now, key);
@@ -356,21 +369,26 @@ impl Shard {
         self.finish_transaction(key);
         let draining = self.draining;
         let conn = &mut self.conns[key.index as usize];
+        let first = conn.is_opening();
         conn.ready.get_or_insert(now.mono);
         let site = conn.site;
         let messages = conn.messages;
         let state = &mut self.sites[site.0 as usize];
         state.failures = 0;
+        if first {
+            state.opening -= 1;
+        }
+        let messages_max = state.limits.messages_per_connection_max;
         let path = self.conns[key.index as usize].permit.path();
-        let surplus = path.is_over();
-        if draining || surplus || messages >= state.limits.messages_per_connection_max {
+        let surplus = path.is_over() || self.is_others_turn(now, key);
+        if draining || surplus || messages >= messages_max {
             if let Some(session) = &mut self.conns[key.index as usize].session {
                 session.quit(now.mono);
             }
             return;
         }
         if !self.begin_next(now, key) {
-            if self.is_wanted_elsewhere(key) {
+            if self.is_wanted_elsewhere(now, key) {
                 if let Some(session) = &mut self.conns[key.index as usize].session {
                     session.quit(now.mono);
                 }
@@ -382,6 +400,24 @@ impl Shard {
             conn.idle = true;
             conn.idle_until = now.mono.after(idle_max);
             self.rest(now, key);
+        }
+        if first && !self.draining {
+            // It has shown that it answers: more may be opened.
+            self.pump(now, site);
+        }
+    }
+
+    /// Whether a busy connection's place should go to another shard: that one waits for it, this one
+    /// holds half or more, and the connection has had its time.
+    fn is_others_turn(&self, now: Now, key: ConnKey) -> bool {
+        let conn = &self.conns[key.index as usize];
+        let path = conn.permit.path();
+        let had = conn
+            .ready
+            .is_some_and(|ready| now.mono.since(ready) >= TURN);
+        had && path.wanted_by_another(now.mono, self.id) && {
+            let held = self.sites[conn.site.0 as usize].held[conn.source];
+            held.saturating_mul(2) >= path.connections_allowed()
         }
     }
 
@@ -406,9 +442,10 @@ impl Shard {
     }
 
     /// Whether somebody waits for this connection's place while its own shard has nothing for it.
-    fn is_wanted_elsewhere(&self, key: ConnKey) -> bool {
+    fn is_wanted_elsewhere(&self, now: Now, key: ConnKey) -> bool {
         let conn = &self.conns[key.index as usize];
-        let wanted = conn.permit.path().connection_wanted() || self.config.connections.is_full();
+        let path = conn.permit.path();
+        let wanted = path.wanted_by_another(now.mono, self.id) || self.config.connections.is_full();
         wanted && self.sites[conn.site.0 as usize].round.is_empty()
     }
 
@@ -636,6 +673,7 @@ impl Shard {
         }
         self.finish_transaction(key);
         let conn = self.conns.remove(key.index as usize);
+        let opening = conn.is_opening();
         gauge::sub(&self.gauge.connections, 1);
         self.sites[conn.site.0 as usize]
             .idle
@@ -649,6 +687,8 @@ impl Shard {
             failover,
             ..
         } = conn;
+        let again = failover != Failover::None && !self.draining;
+        self.sites[site.0 as usize].opening += u32::from(again && !opening);
         match failover {
             Failover::Next if !self.draining => {
                 self.open(now, site, source, permit, plan);
@@ -656,7 +696,7 @@ impl Shard {
             Failover::Clear if !self.draining => {
                 self.open_candidate(now, site, source, permit, plan, candidate);
             }
-            _ => self.release(now, site, source, permit),
+            _ => self.release(now, site, source, permit, opening),
         }
     }
 
@@ -674,6 +714,15 @@ impl Shard {
 /// Content is given to the session in parts of this size, so that a message of any size costs a
 /// connection no more memory than this.
 const CHUNK: usize = 128 << 10;
+
+/// A deadline that is met this late was missed by us.
+const STALLED: Duration = Duration::from_secs(1);
+/// Then the peer has so much longer.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A busy connection keeps its place for so long, whoever else wants it: a new one costs four round
+/// trips.
+const TURN: Duration = Duration::from_secs(2);
 
 /// How often an idle connection is looked at while all that are allowed are taken.
 const IDLE_LOOK: Duration = Duration::from_millis(500);

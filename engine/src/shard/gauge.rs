@@ -32,6 +32,28 @@ pub struct Gauge {
     pub spool_bytes: AtomicU64,
     /// Recipients whose delivery may be repeated (the final dot's reply was lost).
     pub possible_duplicates: AtomicU64,
+    /// Recipients taken over from ingest in this run, accepted or not.
+    pub staged: AtomicU64,
+    /// Content of their messages, bytes.
+    pub staged_bytes: AtomicU64,
+    /// Bytes of memory that all that waits costs ([`super::memory`]), as last reckoned.
+    pub memory: AtomicU64,
+    /// [`Self::staged`] at that time: what came later is not in it.
+    pub memory_staged: AtomicU64,
+    /// Recipient domains known.
+    pub domains: AtomicU64,
+    /// Sites known.
+    pub sites: AtomicU64,
+    /// Deferred recipients that wait for their time.
+    pub deferred_waiting: AtomicU64,
+    /// Room for new messages in the spool: 0 open, 1 tight, 2 closed.
+    pub room: AtomicU64,
+    /// Sockets that could not be made, for want of descriptors or memory.
+    pub sockets_refused: AtomicU64,
+    /// 1 while the last socket could not be made.
+    pub sockets_short: AtomicU64,
+    /// 1 while transactions wait because every in-doubt slot is taken.
+    pub slots_short: AtomicU64,
 }
 
 /// Adds to a counter that only this thread writes.
