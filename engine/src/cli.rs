@@ -179,6 +179,13 @@ pub struct RunArgs {
     /// Skip fdatasync: an accepted message may be lost. For benchmarks only.
     #[arg(long, hide = true)]
     pub unsafe_no_sync: bool,
+    /// Bytes of a spool segment, a multiple of 4096: small ones let a test meet their ends often. Messages must be far
+    /// smaller
+    #[arg(long, value_name = "BYTES", hide = true)]
+    pub segment_bytes: Option<u64>,
+    /// What shall befall this run, for tests; the grammar is in io/faults.rs
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub faults: Vec<String>,
 }
 
 const RUN_EXAMPLES: &str = "\

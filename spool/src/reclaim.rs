@@ -5,6 +5,7 @@
 //! the segment is restated with its tally. The order is: append the copies, wait until they are durable, free.
 //! A crash in between leaves a message twice; both copies have one sequence number, and recovery takes the later.
 
+use crate::faults::point;
 use crate::log::{Log, Move, Moved};
 use crate::mark::Tally;
 use crate::record::{self, FLAG_ACCEPTED, FLAG_RESTATED, Head, Kind, MessageHead};
@@ -180,6 +181,7 @@ impl Log {
             what: Moved::Message(at),
             spot,
         });
+        point("spool.moved");
         Some(true)
     }
 
@@ -245,6 +247,7 @@ impl Log {
             path, file, map, ..
         }) = self.segments.pop_front()
         {
+            point("spool.before-free");
             let usable = map.bytes().len() as u64 == self.options.segment_bytes;
             drop(map);
             let wanted = self.spares_wanted();

@@ -14,6 +14,7 @@
 //!
 //! Blocking calls throughout: only the ingestion thread may use this.
 
+mod calls;
 mod chunks;
 mod open;
 mod quarantine;
@@ -27,7 +28,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Stat};
+use hikyaku_spool::faults::{Call, before, point};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use crate::ingest::{Format, Refusal, code};
@@ -223,14 +225,8 @@ impl DropDir {
             return Err(ClaimError::Gone);
         };
         let path = claimed_name(submission, name);
-        match rustix::fs::renameat_with(
-            &self.new,
-            name,
-            &self.claimed,
-            &*path,
-            RenameFlags::NOREPLACE,
-        ) {
-            Ok(()) => {}
+        match calls::rename_new(&self.new, name.as_bytes(), &self.claimed, path.as_bytes()) {
+            Ok(()) => point("ingest.claimed"),
             Err(Errno::NOENT) => return Err(ClaimError::Gone),
             Err(source) => {
                 // Among others a directory that is not ours: its parent cannot be changed.
@@ -245,12 +241,11 @@ impl DropDir {
             .inspect_err(|error| {
                 if let ClaimError::Io { .. } = error {
                     // Out of descriptors, an I/O error: it is tried again from new/.
-                    let _ = rustix::fs::renameat_with(
+                    let _ = calls::rename_new(
                         &self.claimed,
-                        &*path,
+                        path.as_bytes(),
                         &self.new,
-                        name,
-                        RenameFlags::NOREPLACE,
+                        name.as_bytes(),
                     );
                 }
             })
@@ -264,7 +259,7 @@ impl DropDir {
     /// `claimed/` cannot be read.
     pub fn claimed_leftovers(&mut self, now: WallTime) -> io::Result<Vec<Leftover>> {
         let mut leftovers = Vec::new();
-        for name in list(&self.claimed)? {
+        for name in list(&self.claimed, "claimed")? {
             let leftover = name.split_at_checked(33).and_then(|(id, rest)| {
                 let submission = str::from_utf8(id.strip_suffix(b"-")?).ok()?.parse().ok()?;
                 Some(Leftover {
@@ -306,13 +301,7 @@ impl DropDir {
     ) -> Result<Claimed, ClaimError> {
         let from = claimed_name(leftover.submission, &leftover.name);
         let to = claimed_name(submission, &leftover.name);
-        match rustix::fs::renameat_with(
-            &self.claimed,
-            &*from,
-            &self.claimed,
-            &*to,
-            RenameFlags::NOREPLACE,
-        ) {
+        match calls::rename_new(&self.claimed, from.as_bytes(), &self.claimed, to.as_bytes()) {
             Ok(()) => self.open_claimed(&leftover.name, submission, now),
             Err(Errno::NOENT) => Err(ClaimError::Gone),
             Err(source) => Err(ClaimError::Io {
@@ -346,13 +335,14 @@ impl DropDir {
     /// `claimed/`.
     pub fn unclaim(&mut self, claimed: Claimed) -> io::Result<()> {
         let path = claimed_name(claimed.submission, &claimed.name);
-        Ok(rustix::fs::renameat_with(
+        calls::rename_new(
             &self.claimed,
-            &*path,
+            path.as_bytes(),
             &self.new,
-            &*claimed.name,
-            RenameFlags::NOREPLACE,
-        )?)
+            claimed.name.as_bytes(),
+        )?;
+        point("ingest.unclaimed");
+        Ok(())
     }
 
     /// Moves a refused file to quarantine, with its `.reason` and a receipt. Answers its name there.
@@ -375,8 +365,8 @@ impl DropDir {
     /// `fsync` failed: nothing that was claimed since may be accepted.
     pub fn sync_claimed(&self) -> io::Result<()> {
         // A rename has two ends; the second call costs little where one journal holds both.
-        rustix::fs::fsync(&self.claimed)?;
-        Ok(rustix::fs::fsync(&self.new)?)
+        calls::sync_dir(&self.claimed, "claimed")?;
+        calls::sync_dir(&self.new, "new")
     }
 
     /// Writes `receipts/<name>.json` as a whole, in place of an earlier one. Receipts are advisory
@@ -457,7 +447,7 @@ impl DropDir {
             AtFlags::SYMLINK_NOFOLLOW,
         )?)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&self.claimed, path, flags, Mode::empty()) {
+        let file = match calls::open(&self.claimed, path, flags, Mode::empty()) {
             Err(Errno::ACCESS | Errno::PERM) => {
                 let detail =
                     "no permission to read the file; make it readable for the engine's group";
@@ -504,7 +494,7 @@ impl DropDir {
     }
 
     fn unlink_claimed(&self, path: &str) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.claimed, path, AtFlags::empty()) {
+        match calls::remove(&self.claimed, path) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -536,7 +526,8 @@ fn claimed_name(submission: SubmissionId, name: &str) -> String {
     format!("{submission}-{name}")
 }
 
-fn list(dir: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+fn list(dir: &OwnedFd, name: &str) -> io::Result<Vec<Vec<u8>>> {
+    before(Call::Read(Path::new(name)))?;
     rustix::fs::seek(dir, SeekFrom::Start(0))?;
     let mut names = Vec::new();
     let mut buffer = Vec::with_capacity(SLICE_BYTES);

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use hikyaku_spool::faults::point;
+
 use super::clock;
 use super::driver::Receipts;
 use super::dropdir::{
@@ -124,10 +126,14 @@ impl Ingest {
         for leftover in dir.claimed_leftovers(now)? {
             if recovered.contains_key(&leftover.submission) {
                 dir.remove_leftover(&leftover)?;
+                point("start.leftover-removed");
                 continue;
             }
             match dir.reclaim(&leftover, fresh_id(), now) {
-                Ok(file) => claimed.push_back(file),
+                Ok(file) => {
+                    point("start.leftover-reclaimed");
+                    claimed.push_back(file);
+                }
                 Err(error) => {
                     tracing::warn!(file = leftover.name, %error, "a file of an earlier run stays in claimed/")
                 }
@@ -135,6 +141,7 @@ impl Ingest {
         }
         if !claimed.is_empty() {
             dir.sync_claimed()?;
+            point("start.leftovers-synced");
         }
         let outlet_of_log = outlets
             .iter()
@@ -267,6 +274,7 @@ impl Ingest {
             }
             Step::Accepted(submission, acceptance) => {
                 self.state.accepted.fetch_add(1, Relaxed);
+                point("ingest.accepted");
                 // First the receipt, then the file: a producer that sees its file gone finds it.
                 self.write_receipt(
                     submission,
@@ -274,10 +282,14 @@ impl Ingest {
                     ReceiptState::Accepted,
                     Tally::default(),
                 );
-                if let Some(claimed) = self.files.remove(&submission)
-                    && let Err(error) = self.dir.done(&claimed)
-                {
-                    tracing::warn!(file = claimed.name, %error, "an accepted file stays in claimed/ until the next start");
+                if let Some(claimed) = self.files.remove(&submission) {
+                    point("ingest.before-unlink");
+                    match self.dir.done(&claimed) {
+                        Ok(()) => point("ingest.unlinked"),
+                        Err(error) => {
+                            tracing::warn!(file = claimed.name, %error, "an accepted file stays in claimed/ until the next start");
+                        }
+                    }
                 }
                 if let Some(step) = self.desk.final_now(submission) {
                     self.carry_out(step);
@@ -340,10 +352,12 @@ impl Ingest {
             tracing::error!(%error, "the drop directory cannot be synced: finished files are not forgotten yet");
             return;
         }
+        point("ingest.removals-synced");
         for submission in std::mem::take(&mut self.closing) {
             for log in self.desk.closed(submission) {
                 self.give(log, Command::Close { submission });
             }
+            point("ingest.closed");
         }
     }
 
@@ -449,6 +463,7 @@ impl Ingest {
             self.put_back();
             return Progress::None;
         }
+        point("ingest.claims-synced");
         Progress::Made
     }
 
@@ -584,10 +599,12 @@ impl Ingest {
                 accept: None,
             },
         );
+        point("ingest.staged");
     }
 
     /// The file was read to its end: give away what is left, and ask for its acceptance.
     fn finish(&mut self, mut reading: Reading, summary: &Summary) {
+        point("ingest.read");
         let submission = reading.claimed.submission;
         let acceptance = Acceptance {
             file: reading.claimed.name.clone(),

@@ -20,11 +20,11 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
+use hikyaku_spool::faults::{Call, before};
 
 use super::clock;
 use crate::handoff::Doorbell;
 use crate::log::record::{EngineEvent, EngineRecord, LineWriter};
-use hikyaku_spool::faults::{self, Call};
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// Name of the file that lines are appended to.
@@ -219,7 +219,7 @@ struct Writer {
 fn append(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::FileExt;
     use std::os::unix::fs::OpenOptionsExt;
-    faults::before(Call::Open(path))?;
+    before(Call::Open(path))?;
     let mut file = OpenOptions::new()
         .read(true)
         .append(true)
@@ -237,6 +237,7 @@ fn append(path: &Path) -> std::io::Result<File> {
         file.read_exact_at(&mut last, meta.len() - 1)?;
     }
     if last != *b"\n" {
+        announce_write(path, meta.len(), b"\n")?;
         file.write_all(b"\n")?;
     }
     Ok(file)
@@ -322,11 +323,7 @@ impl Writer {
         if std::mem::take(&mut self.half) {
             self.half = file.write(b"\n").is_err();
         }
-        faults::before(Call::Write {
-            path: &self.path,
-            offset: self.written,
-            bytes: lines,
-        })?;
+        announce_write(&self.path, self.written, lines)?;
         let mut patience = None;
         while !lines.is_empty() {
             match file.write(lines) {
@@ -389,7 +386,7 @@ impl Writer {
             }
             number += 1;
         };
-        let renamed = faults::before(Call::Rename(&self.path, &aside))
+        let renamed = before(Call::Rename(&self.path, &aside))
             .and_then(|()| std::fs::rename(&self.path, &aside));
         match renamed {
             Ok(()) => {
@@ -409,6 +406,14 @@ impl Writer {
             }
         }
     }
+}
+
+fn announce_write(path: &Path, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+    before(Call::Write {
+        path,
+        offset,
+        bytes,
+    })
 }
 
 fn line_count(lines: &[u8]) -> u64 {

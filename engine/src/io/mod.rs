@@ -9,6 +9,7 @@
 //! | `ingest.rs` | the ingestion core: drop files to commands, receipts to files |
 //! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
 //! | `resolver.rs` | DNS over UDP and TCP |
+//! | `faults.rs` | faults on demand, for harnesses |
 //! | `logfile.rs` | log lines: batched append, rotation |
 //! | `clock.rs`, `random.rs` | time, randomness |
 
@@ -18,6 +19,7 @@ pub mod driver;
 pub mod dropdir;
 pub mod dropper;
 pub mod executor;
+pub mod faults;
 pub mod ingest;
 pub mod logfile;
 pub mod random;

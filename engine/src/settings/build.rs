@@ -140,6 +140,7 @@ fn engine(
         allow_private_targets: private.unwrap_or(false),
         development: development.unwrap_or(false),
         sync: !args.unsafe_no_sync,
+        segment_bytes: args.segment_bytes,
         once: args.once,
         progress: !args.no_progress,
         json: args.json,

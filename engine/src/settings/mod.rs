@@ -96,6 +96,8 @@ pub struct Engine {
     pub development: bool,
     /// Whether the spool is synchronised; `false` only for benchmarks.
     pub sync: bool,
+    /// Bytes of a spool segment, where a test wants another size than the spool's own.
+    pub segment_bytes: Option<u64>,
     /// End when everything has a final state.
     pub once: bool,
     /// Whether progress may be shown on a terminal.

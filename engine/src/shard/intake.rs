@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hikyaku_spool::faults::point;
 use hikyaku_spool::{Doubt, LiveMessage, Log, Mark, MessageRef, Recovered, Verdict};
 
 use super::commit::{OnDurable, Store};
@@ -145,6 +146,7 @@ impl Shard {
                 messages.drain(..index);
                 return Err(messages);
             };
+            point("shard.staged");
             let domain =
                 self.common_domain(message.envelope.recipients.iter().map(|r| domain_of(r)));
             if let Some(domain) = domain {
@@ -249,6 +251,7 @@ impl Shard {
                 verdict,
                 code,
             });
+            point("start.doubt-settled");
             if let (Ok(id), Verdict::Delivered) = (submission, verdict) {
                 let key =
                     self.submission(u16::try_from(index).unwrap_or(u16::MAX), SubmissionId(id));
@@ -335,6 +338,7 @@ impl Shard {
             .log
             .append_accept(id.0, &info)
             .map_err(drop)?;
+        point("shard.accept-appended");
         self.submissions[key as usize].acceptance = Some(Arc::clone(acceptance));
         self.stores[0].when_durable(OnDurable::Activate(key));
         Ok(())

@@ -3,10 +3,10 @@
 
 use std::io;
 
-use rustix::fs::RenameFlags;
+use hikyaku_spool::faults::point;
 use rustix::io::Errno;
 
-use super::{DropDir, NAME_MAX, Reason, Receipt, list, receipt};
+use super::{DropDir, NAME_MAX, Reason, Receipt, calls, list, receipt};
 use crate::ingest::Refusal;
 use crate::mail::id::SubmissionId;
 use crate::time::WallTime;
@@ -59,13 +59,7 @@ impl DropDir {
                 Part::New => &self.new,
                 Part::Claimed => &self.claimed,
             };
-            match rustix::fs::renameat_with(
-                part,
-                path,
-                &self.quarantine,
-                &*place,
-                RenameFlags::NOREPLACE,
-            ) {
+            match calls::rename_new(part, path, &self.quarantine, place.as_bytes()) {
                 Ok(()) => break place,
                 // An earlier run in the same second.
                 Err(Errno::EXIST) if attempts < 1000 => attempts += 1,
@@ -73,6 +67,7 @@ impl DropDir {
             }
         };
         self.quarantined += 1;
+        point("ingest.quarantined");
         let hex = (safe.as_bytes() != original).then(|| {
             original
                 .iter()
@@ -91,7 +86,7 @@ impl DropDir {
     }
 
     pub(super) fn count_quarantine(&mut self) -> io::Result<()> {
-        self.quarantined = list(&self.quarantine)?
+        self.quarantined = list(&self.quarantine, "quarantine")?
             .iter()
             .filter(|name| !name.ends_with(b".reason"))
             .count();

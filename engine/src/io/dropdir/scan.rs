@@ -1,8 +1,10 @@
 //! Looking through `new/` in slices, so that a million files cost neither memory nor a long pause.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
+use hikyaku_spool::faults::{Call, before};
 use rustix::fs::{AtFlags, RawDir, SeekFrom};
 
 use super::{DropDir, Identity, NAME_MAX, Part, SLICE_BYTES, acceptable};
@@ -73,6 +75,7 @@ impl DropDir {
 
     /// Reads one slice of `new/` into `pending`; false at the end of the directory.
     fn read_slice(&mut self, now: WallTime, scan: &mut Scan) -> io::Result<bool> {
+        before(Call::Read(Path::new("new")))?;
         let mut bad: Vec<Vec<u8>> = Vec::new();
         let mut slice: Vec<Candidate> = Vec::new();
         let mut buffer = Vec::with_capacity(SLICE_BYTES);

@@ -10,9 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hikyaku_spool::faults::{Call, before};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 use rustix::io::Errno;
+
+use super::calls::announce;
 
 /// How long an idle engine waits at most before it looks again.
 pub const RESCAN_IDLE: Duration = Duration::from_secs(5);
@@ -56,6 +59,7 @@ impl Watch {
     /// # Errors
     /// No descriptor is to be had.
     pub fn new(directory: &Path) -> io::Result<Self> {
+        before(Call::Create(Path::new("eventfd")))?;
         let wake = Arc::new(rustix::event::eventfd(
             0,
             EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
@@ -66,7 +70,10 @@ impl Watch {
             | inotify::WatchFlags::DELETE_SELF
             | inotify::WatchFlags::MOVE_SELF
             | inotify::WatchFlags::ONLYDIR;
-        let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        let inotify = announce(Call::Open(directory))
+            .and_then(|()| {
+                inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+            })
             .and_then(|fd| inotify::add_watch(&fd, directory, events).map(|_| fd));
         Ok(Self {
             inotify: inotify.ok(),
