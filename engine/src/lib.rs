@@ -10,6 +10,7 @@
 //! Everything but [`io`] is pure: bytes, values and `now` go in, actions come out.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod limits;
 pub mod mail;
 pub mod time;
@@ -39,6 +40,8 @@ pub mod shard;
 pub mod io;
 
 pub mod settings;
+
+pub mod status;
 
 pub mod engine;
 

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod drop;
 pub mod run;
 pub mod spool;
+pub mod status;
 
 use std::process::ExitCode;
 

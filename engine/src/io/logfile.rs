@@ -73,6 +73,12 @@ impl LogSender {
         self.0.bell.ring();
     }
 
+    /// Lines dropped so far, and whether lines are being lost now.
+    #[must_use]
+    pub fn losses(&self) -> (u64, bool) {
+        (self.0.dropped.load(Relaxed), self.0.failing.load(Relaxed))
+    }
+
     /// Waits until what was sent before is in the file (or dropped, when it cannot be written), but
     /// no longer than a few seconds. For the start of a shard, which may block.
     pub fn settle(&self) {
@@ -172,13 +178,6 @@ impl LogFile {
     #[must_use]
     pub fn sender(&self) -> LogSender {
         LogSender(Arc::clone(&self.shared.0))
-    }
-
-    /// Lines dropped so far, and whether lines are being lost now.
-    #[must_use]
-    pub fn losses(&self) -> (u64, bool) {
-        let shared = &self.shared.0;
-        (shared.dropped.load(Relaxed), shared.failing.load(Relaxed))
     }
 
     /// Opens the file anew: it was moved away (SIGHUP).
@@ -494,21 +493,18 @@ mod tests {
         let log = LogFile::open(dir.path(), u64::MAX).expect("open");
         let sender = log.sender();
         sender.send(b"first\n".to_vec());
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while std::fs::read(dir.path().join(FILE))
             .unwrap_or_default()
             .is_empty()
         {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "the first line never arrived"
-            );
+            assert!(Instant::now() < deadline, "the first line never arrived");
             thread::sleep(Duration::from_millis(1));
         }
         std::fs::rename(dir.path().join(FILE), dir.path().join("old")).expect("move");
         log.reopen();
         while !dir.path().join(FILE).exists() {
-            assert!(std::time::Instant::now() < deadline, "never reopened");
+            assert!(Instant::now() < deadline, "never reopened");
             sender.send(b"second\n".to_vec());
             thread::sleep(Duration::from_millis(1));
         }

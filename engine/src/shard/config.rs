@@ -189,6 +189,12 @@ impl ConnectionCap {
         claimed.is_ok()
     }
 
+    /// How many there may be.
+    #[must_use]
+    pub const fn max(&self) -> u32 {
+        self.max
+    }
+
     /// Whether all are taken.
     pub(super) fn is_full(&self) -> bool {
         self.open.load(Relaxed) >= self.max

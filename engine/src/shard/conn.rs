@@ -45,6 +45,8 @@ pub enum ConnectFailure {
     Unreachable,
     /// No descriptor or no memory for a socket: ours, not the peer's.
     Local,
+    /// Every local port for this destination is taken: ours, too, and of this site alone.
+    NoPort,
 }
 
 /// One connection from the moment it is asked for.
@@ -214,11 +216,19 @@ impl Shard {
                 self.no_socket(now);
                 self.close_conn(now, key);
             }
+            Err(ConnectFailure::NoPort) => {
+                let site = self.conns[key.index as usize].site;
+                let site = &mut self.sites[site.0 as usize];
+                site.not_before = site.not_before.max(now.mono.after(PORT_WAIT));
+                self.close_conn(now, key);
+            }
             Err(failure) => {
                 let (event, text) = match failure {
                     ConnectFailure::Refused => (Event::Refused, "connection refused"),
                     ConnectFailure::Reset => (Event::Reset, "connection reset while connecting"),
-                    ConnectFailure::Unreachable | ConnectFailure::Local => (
+                    ConnectFailure::Unreachable
+                    | ConnectFailure::Local
+                    | ConnectFailure::NoPort => (
                         Event::Unreachable,
                         "host unreachable from this source address",
                     ),
@@ -714,6 +724,9 @@ impl Shard {
 /// Content is given to the session in parts of this size, so that a message of any size costs a
 /// connection no more memory than this.
 const CHUNK: usize = 128 << 10;
+
+/// A port is free again when a closed connection has been forgotten.
+const PORT_WAIT: Duration = Duration::from_secs(1);
 
 /// A deadline that is met this late was missed by us.
 const STALLED: Duration = Duration::from_secs(1);

@@ -487,6 +487,7 @@ impl Shard {
                     .push_front(recipient.entry);
                 self.sites[key.0 as usize].ready += 1;
             }
+            gauge::add(&self.gauge.slots_refused, 1);
             self.arm_site(key, now.mono.after(RECHECK));
             return Taken::NoSlot;
         }

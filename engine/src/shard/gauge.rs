@@ -3,6 +3,7 @@
 //! Written by one shard only, so every update is a plain load and store of a relaxed atomic.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 /// One shard's counters.
 #[derive(Debug, Default)]
@@ -52,8 +53,29 @@ pub struct Gauge {
     pub sockets_refused: AtomicU64,
     /// 1 while the last socket could not be made.
     pub sockets_short: AtomicU64,
-    /// 1 while transactions wait because every in-doubt slot is taken.
-    pub slots_short: AtomicU64,
+    /// Transactions that had to wait because every in-doubt slot was taken.
+    pub slots_refused: AtomicU64,
+    /// Why the spool makes no spare segments.
+    pub(super) trouble: Mutex<Option<String>>,
+}
+
+impl Gauge {
+    /// Why the spool makes no spare segments at the moment.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<&str>) {
+        // The shard is the only writer, and readers hold it for a copy: nobody waits to speak of.
+        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != trouble {
+            *known = trouble.map(str::to_owned);
+        }
+    }
 }
 
 /// Adds to a counter that only this thread writes.

@@ -76,6 +76,8 @@ impl Shard {
             self.stores[0].log.reclaim();
             self.commit_soon(0);
         }
+        let trouble = self.stores.first().and_then(|store| store.log.pool_error());
+        self.gauge.set_trouble(trouble);
         self.note_room();
     }
 
