@@ -29,6 +29,10 @@ pub enum Command {
     Ceiling(CeilingArgs),
     /// Kill the engine again and again, and settle the account: nothing lost, every duplicate named
     Crash(CrashArgs),
+    /// One receiver in ten answers a byte a minute: what do the others keep of their rate?
+    Tarpit(crate::tarpit::TarpitArgs),
+    /// The same load with fdatasync and without, in turns: what does durability cost?
+    Durable(crate::durable::DurableArgs),
 }
 
 /// `hikyaku-bench sink`.
@@ -145,7 +149,7 @@ pub enum MixName {
 }
 
 /// `hikyaku-bench load`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
     /// What is sent.
     #[command(flatten)]

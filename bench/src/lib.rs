@@ -5,6 +5,8 @@
 //! hikyaku-bench load      workload -> drop directory -> hikyaku run -> sink, measured and verified
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
+//! hikyaku-bench tarpit    one receiver in ten answers a byte a minute: the others' rate beside it and without
+//! hikyaku-bench durable   the same load with fdatasync and without, in turns
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -15,9 +17,11 @@
 pub mod ceiling;
 pub mod cli;
 pub mod crash;
+pub mod durable;
 pub mod load;
 pub mod process;
 pub mod report;
 pub mod sink;
+pub mod tarpit;
 
 pub use hikyaku::sink::workload;

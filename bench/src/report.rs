@@ -37,6 +37,13 @@ impl Figures {
         self.0.push((name, value));
     }
 
+    /// The figure of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<f64> {
+        let found = self.0.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| *value)
+    }
+
     /// As a JSON object.
     #[must_use]
     pub fn to_json(&self) -> Value {

@@ -158,7 +158,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub message_size_max: Option<String>,
 
-    /// Memory for what waits and is under way, 32MiB to 1048576GiB; drop files that would need more
+    /// Memory for what waits and is under way, 16MiB to 1048576GiB; drop files that would need more
     /// wait on disk [default: half of the machine's or the control group's]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub memory: Option<String>,

@@ -131,7 +131,7 @@ impl Memory {
 }
 
 /// The smallest budget of a run.
-pub const MEMORY_MIN: u64 = 32 << 20;
+pub const MEMORY_MIN: u64 = 16 << 20;
 
 /// `MemTotal:` of /proc/meminfo, in bytes.
 fn meminfo_total(text: &str) -> u64 {

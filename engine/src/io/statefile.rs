@@ -5,6 +5,7 @@
 //! A thread of its own that only reads counters. A file that cannot be written is tried again; that
 //! is said once, and nothing waits for it.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,6 +116,7 @@ struct Writer {
     room: Lasting,
     disk: Lasting,
     slots_refused: u64,
+    spare: Option<File>,
     complained: bool,
 }
 
@@ -147,6 +149,7 @@ impl Writer {
             room: Lasting::default(),
             disk: Lasting::default(),
             slots_refused: 0,
+            spare: spare(),
             complained: false,
         }
     }
@@ -293,7 +296,16 @@ impl Writer {
         self.before = (numbers.delivered, numbers.accepted);
         self.written = numbers;
         self.written_at = now;
-        match replace(&self.sources.dir, text.as_bytes()) {
+        let mut replaced = replace(&self.sources.dir, text.as_bytes());
+        if replaced.as_ref().is_err_and(socket::is_shortage) {
+            // That there are no descriptors has to be shown, too.
+            self.spare = None;
+            replaced = replace(&self.sources.dir, text.as_bytes());
+        }
+        if self.spare.is_none() {
+            self.spare = spare();
+        }
+        match replaced {
             Ok(()) => self.complained = false,
             Err(error) => {
                 if !std::mem::replace(&mut self.complained, true) {
@@ -342,6 +354,11 @@ fn replace(dir: &Path, text: &[u8]) -> io::Result<()> {
     std::fs::write(&new, text)?;
     before(Call::Rename(&new, &path))?;
     std::fs::rename(&new, &path)
+}
+
+/// A descriptor kept for the moment in which there is no other.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// Memory of this process that is not the spool's (whose pages the kernel takes back as it likes).

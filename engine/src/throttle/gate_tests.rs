@@ -219,20 +219,23 @@ fn prune_forgets_only_what_owes_nothing() {
     let _ = registry
         .path(at(0), "a", "throttled", &limits)
         .throttled(at(1_000), Slower::default());
-    // Each new path has two old ones looked at; these are held and stay.
-    let mut fresh = Vec::new();
-    let mut known = |now: u64, expected: usize| {
-        for _ in 0..10 {
-            let name = format!("fresh{}", fresh.len());
-            fresh.push(registry.path(at(now), "a", &name, &limits));
+    // Each new path has two old ones looked at.
+    let known = |now: u64| {
+        for number in 0..20 {
+            let name = format!("fresh{now}.{number}");
+            drop(registry.path(at(now), "a", &name, &limits));
         }
-        assert_eq!(registry.len() - fresh.len(), expected, "at {now}");
+        let paths = registry.paths();
+        let old = paths
+            .iter()
+            .filter(|path| !path.site().starts_with("fresh"));
+        old.count()
     };
-    known(1_000, 4);
-    known(2_000, 3);
-    known(9_000, 2);
+    assert_eq!(known(1_000), 4);
+    assert_eq!(known(2_000), 3);
+    assert_eq!(known(9_000), 2);
     drop(held);
-    known(9_000, 1);
+    assert_eq!(known(9_001), 1);
 }
 
 #[test]
