@@ -63,7 +63,11 @@ fn benches(c: &mut Criterion) {
         let path = path("unlimited", rate);
         let mut now = clock();
         group.bench_function(name, |b| {
-            b.iter(|| black_box(&path).try_connection(now(), hikyaku::mail::id::ShardId(0), 0).map(drop))
+            b.iter(|| {
+                black_box(&path)
+                    .try_connection(now(), hikyaku::mail::id::ShardId(0), 0)
+                    .map(drop)
+            })
         });
     }
     for (name, rate) in [

@@ -595,7 +595,11 @@ fn host_needs(settings: &Settings) -> HostNeeds {
         memory: settings.engine.memory,
         spool: Some(settings.engine.spool.clone()),
         drop: Some(settings.engine.drop.clone()),
-        spool_free_min: SPOOL_FREE_MIN * u64::from(settings.engine.shards),
+        spool_free_min: settings
+            .engine
+            .segment_bytes
+            .map_or(SPOOL_FREE_MIN, |bytes| bytes * 8)
+            .saturating_mul(settings.engine.shards.into()),
         any_file_system: settings.engine.development,
         ring_attempt: None,
     }
