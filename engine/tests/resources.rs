@@ -2,6 +2,7 @@
 //! memory, and time itself. The real binary on loopback; no root needed, except where a test says so.
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
+#[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
 use std::fs;
@@ -451,6 +452,37 @@ fn what_waits_is_bounded_by_the_memory_budget() {
     });
     drop(engine);
     drop(sink);
+}
+
+#[test]
+fn sites_and_domains_without_mail_are_forgotten() {
+    let bed = Bed::new();
+    let listen = (0..5).map(|_| "127.0.0.1:0".parse().expect("address"));
+    let sink = bed.sink_with(SinkConfig {
+        listen: listen.collect(),
+        ..SinkConfig::default()
+    });
+    let mut flags = "--tls never --limit *=messages-per-connection=2".to_owned();
+    for (number, address) in sink.addresses().iter().enumerate() {
+        flags += &format!(" --route d{number}.test={address}");
+    }
+    flags += &format!(" --route *={}", sink.addresses()[0]);
+    let engine = bed.start(&flags);
+    for round in 0..2 {
+        bed.drop_bsmtp(
+            &format!("{round}.bsmtp"),
+            &addresses(round * 70, (round + 1) * 70),
+        );
+        until("all arrived", || bed.arrived().len() == (round + 1) * 70);
+        // The paths go with the next that are made.
+        until("sites and domains are forgotten", || {
+            let known = &state(&bed)["known"];
+            known["sites"] == 0 && known["domains"] == 0
+        });
+    }
+    engine.signal(Signal::TERM);
+    let ended = engine.wait();
+    assert_eq!((ended.code, ended.count("delivered")), (Some(0), 140));
 }
 
 #[test]

@@ -520,4 +520,45 @@ mod tests {
                 .starts_with("second\n")
         );
     }
+
+    struct NoRename;
+
+    impl hikyaku_spool::faults::Observer for NoRename {
+        fn before(&self, call: &Call<'_>) -> std::io::Result<()> {
+            match call {
+                Call::Rename(..) => Err(std::io::ErrorKind::PermissionDenied.into()),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_renamed_is_written_on() {
+        let dir = tempfile::tempdir().expect("directory");
+        let log = LogFile::open(dir.path(), u64::MAX).expect("open");
+        let shared = Arc::clone(&log.shared.0);
+        let path = dir.path().join("other.jsonl");
+        let mut writer = Writer {
+            file: None,
+            path: path.clone(),
+            rotate: 10,
+            written: 0,
+            pipe: false,
+            half: false,
+            complained: false,
+            told: 0,
+            rotate_after: None,
+        };
+        hikyaku_spool::faults::install_here(Some(std::rc::Rc::new(NoRename)));
+        for _ in 0..3 {
+            assert!(writer.append(b"eight ch\n", &shared));
+        }
+        hikyaku_spool::faults::install_here(None);
+        assert_eq!(std::fs::read(&path).expect("read").len(), 27);
+        assert!(writer.rotate_after.is_some(), "tried again in a while");
+        writer.rotate_after = Some(Instant::now());
+        assert!(writer.append(b"eight ch\n", &shared));
+        assert_eq!(std::fs::read(&path).expect("read").len(), 9, "a new file");
+        assert_eq!(log.close(), 0);
+    }
 }
