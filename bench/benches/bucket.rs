@@ -19,7 +19,7 @@ fn path(rate: &str, connection_rate: &str) -> Arc<Path> {
     let mut limits: Limits = *Profiles::builtin().default_limits();
     limits.rate = Rate::parse(rate).expect("a rate");
     limits.connection_rate = Rate::parse(connection_rate).expect("a rate");
-    Registry::new().path("source", "site", &limits)
+    Registry::new().path(Instant::default(), "source", "site", &limits)
 }
 
 /// A clock that moves by [`STEP`] each time it is read.
@@ -63,7 +63,11 @@ fn benches(c: &mut Criterion) {
         let path = path("unlimited", rate);
         let mut now = clock();
         group.bench_function(name, |b| {
-            b.iter(|| black_box(&path).try_connection(now()).map(drop))
+            b.iter(|| {
+                black_box(&path)
+                    .try_connection(now(), hikyaku::mail::id::ShardId(0), 0)
+                    .map(drop)
+            })
         });
     }
     for (name, rate) in [

@@ -44,6 +44,10 @@ pub enum Command {
     Recover(RecoverArgs),
     /// Damage a spool segment in every way, and see that it is noticed and called by its name
     Flip(FlipArgs),
+    /// One receiver in ten answers a byte a minute: what do the others keep of their rate?
+    Tarpit(crate::tarpit::TarpitArgs),
+    /// The same load with fdatasync and without, in turns: what does durability cost?
+    Durable(crate::durable::DurableArgs),
 }
 
 /// `hikyaku-bench sink`.
@@ -160,7 +164,7 @@ pub enum MixName {
 }
 
 /// `hikyaku-bench load`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
     /// What is sent.
     #[command(flatten)]

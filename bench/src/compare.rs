@@ -93,7 +93,7 @@ pub fn run(args: &CompareArgs) -> Result<bool, Box<dyn Error>> {
     }
     let field = Field {
         args,
-        engine: load::engine_path(args.engine.as_ref())?,
+        engine: load::engine_path(args.engine.as_deref())?,
         packages,
         work,
     };

@@ -11,6 +11,8 @@
 //! hikyaku-bench simulate  whole shards under virtual time, faulty disks and peers, from one seed
 //! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
 //! hikyaku-bench flip      every byte of a segment damaged: noticed, and called by its name
+//! hikyaku-bench tarpit    one receiver in ten answers a byte a minute: the others' rate beside it and without
+//! hikyaku-bench durable   the same load with fdatasync and without, in turns
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -22,6 +24,7 @@ pub mod ceiling;
 pub mod cli;
 pub mod compare;
 pub mod crash;
+pub mod durable;
 pub mod flip;
 pub mod load;
 pub mod powercut;
@@ -32,5 +35,6 @@ pub mod report;
 pub mod scale;
 pub mod simulate;
 pub mod sink;
+pub mod tarpit;
 
 pub use hikyaku::sink::workload;

@@ -55,7 +55,7 @@ pub enum LoadError {
 ///
 /// The engine is missing, a child failed, or the file system did.
 pub fn run(args: &LoadArgs) -> Result<bool, Box<dyn Error>> {
-    let engine = engine_path(args.engine.as_ref())?;
+    let engine = engine_path(args.engine.as_deref())?;
     let work = args.work.workload();
     let checksum = format!("{:016x}", work.checksum());
     if !args.json {
@@ -129,9 +129,9 @@ fn engine_arguments(args: &LoadArgs, dir: &Path, sink: SocketAddr) -> Vec<OsStri
 /// # Errors
 ///
 /// There is none.
-pub fn engine_path(named: Option<&PathBuf>) -> Result<PathBuf, Box<dyn Error>> {
+pub fn engine_path(named: Option<&Path>) -> Result<PathBuf, Box<dyn Error>> {
     let path = match named {
-        Some(path) => path.clone(),
+        Some(path) => path.to_owned(),
         None => std::env::current_exe()?.with_file_name("hikyaku"),
     };
     if path.is_file() {
@@ -147,21 +147,25 @@ pub fn engine_path(named: Option<&PathBuf>) -> Result<PathBuf, Box<dyn Error>> {
 ///
 /// As [`run`].
 pub fn measure(args: &LoadArgs) -> Result<(Figures, Vec<String>), Box<dyn Error>> {
-    let engine = engine_path(args.engine.as_ref())?;
+    let engine = engine_path(args.engine.as_deref())?;
     let run = one_run(args, &engine, &args.work.workload())?;
     Ok((run.figures, run.faults))
 }
 
-struct Run {
-    figures: Figures,
+pub(crate) struct Run {
+    pub(crate) figures: Figures,
     /// Why the run does not count.
-    faults: Vec<String>,
+    pub(crate) faults: Vec<String>,
     sink: Report,
     /// What the engine printed last, if it was JSON.
     engine: Value,
 }
 
-fn one_run(args: &LoadArgs, engine: &Path, work: &Workload) -> Result<Run, Box<dyn Error>> {
+pub(crate) fn one_run(
+    args: &LoadArgs,
+    engine: &Path,
+    work: &Workload,
+) -> Result<Run, Box<dyn Error>> {
     let deadline = Instant::now() + args.time_limit();
     let mut builder = tempfile::Builder::new();
     builder.prefix("hikyaku-load-").disable_cleanup(args.keep);
@@ -306,7 +310,7 @@ fn feed(
     Ok(written)
 }
 
-type Lines = Receiver<Report>;
+pub(crate) type Lines = Receiver<Report>;
 
 /// Starts the sink and learns its port. Its later lines arrive as reports.
 fn start_sink(
@@ -347,7 +351,7 @@ fn start_sink(
 }
 
 /// Reads reports on a thread of its own, which ends with the pipe.
-fn reports(lines: BufReader<ChildStdout>) -> Lines {
+pub(crate) fn reports(lines: BufReader<ChildStdout>) -> Lines {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for line in lines.lines().map_while(Result::ok) {
@@ -448,6 +452,11 @@ fn figures(
         "engine_rss_peak_mib",
         engine.rss_peak as f64 / f64::from(1 << 20),
     );
+    // Without what is mapped of the spool, which the kernel takes back as it likes.
+    out.add(
+        "engine_rss_anonymous_peak_mib",
+        engine.rss_anonymous_peak as f64 / f64::from(1 << 20),
+    );
     out.add(
         "sink_rss_peak_mib",
         sink_usage.rss_peak as f64 / f64::from(1 << 20),
@@ -486,7 +495,7 @@ fn find(value: &Value, name: &str) -> Option<f64> {
 }
 
 /// The last lines of a file, for a message about why its writer failed.
-fn tail(path: &Path) -> String {
+pub(crate) fn tail(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(5)..].join(" | ")

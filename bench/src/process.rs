@@ -29,6 +29,8 @@ pub struct Usage {
     pub switches_involuntary: u64,
     /// Largest resident set, bytes; sampled.
     pub rss_peak: u64,
+    /// Largest resident set without files, bytes; sampled.
+    pub rss_anonymous_peak: u64,
     /// Bytes that it caused to be read from storage.
     pub read_bytes: u64,
     /// Bytes that it caused to be written to storage.
@@ -122,6 +124,8 @@ impl Watched {
         if let Some(status) = self.read("status") {
             let kib: u64 = value(&status, "VmHWM:").unwrap_or(0);
             self.usage.rss_peak = self.usage.rss_peak.max(kib << 10);
+            let kib: u64 = value(&status, "RssAnon:").unwrap_or(0);
+            self.usage.rss_anonymous_peak = self.usage.rss_anonymous_peak.max(kib << 10);
         }
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))
             .into_iter()

@@ -173,7 +173,7 @@ fn one(
 ) -> Result<(Figures, Vec<String>), Box<dyn Error>> {
     if dimension == Dimension::Waiting {
         let backlog = Backlog {
-            engine: load::engine_path(args.engine.as_ref())?,
+            engine: load::engine_path(args.engine.as_deref())?,
             waiting: value,
             messages: args.messages,
             dir: args.dir.clone(),

@@ -35,6 +35,8 @@ pub enum Command {
     Drop(DropArgs),
     /// Check the settings and the host without delivering anything
     Check(CheckArgs),
+    /// Show what an engine is doing: what waits, rates, and what is short
+    Status(StatusArgs),
     /// Show what lies in a spool; reads only, also while its engine runs
     Spool(SpoolArgs),
     /// Make a DKIM key and print its DNS record
@@ -173,6 +175,11 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Durability")]
     pub strict: bool,
 
+    /// Memory for what waits and is under way, 16MiB to 1048576GiB; drop files that would need more
+    /// wait on disk [default: half of the machine's or the control group's]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub memory: Option<String>,
+
     /// Wait before the second attempt, 1s to 1d [default: 5m]
     #[arg(long, value_name = "TIME", help_heading = "Retries")]
     pub retry_first: Option<String>,
@@ -212,6 +219,9 @@ pub struct RunArgs {
     /// What shall befall this run, for tests; the grammar is in io/faults.rs
     #[arg(long, value_name = "SPEC", hide = true)]
     pub faults: Vec<String>,
+    /// Lets the wall clock jump during this run, for tests: 2s=+10y,4s=-10y
+    #[arg(long, value_name = "JUMPS", hide = true, allow_hyphen_values = true)]
+    pub clock_jumps: Option<String>,
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -334,6 +344,25 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DOMAIN")]
     pub domain: Vec<String>,
 }
+
+/// `hikyaku status`.
+#[derive(Debug, Args)]
+#[command(after_help = STATUS_EXAMPLES)]
+pub struct StatusArgs {
+    /// Log directory of the engine, where it keeps state.json [default: log]
+    #[arg(long, value_name = "DIR")]
+    pub log: Option<PathBuf>,
+    /// Print the state file as it is: one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  hikyaku status --log /var/log/hikyaku
+  hikyaku status --log /var/log/hikyaku --json | jq .conditions
+
+Status: 0 it runs and nothing is short, 1 no state to read, 3 it does not run, or something is short.";
 
 /// `hikyaku spool`.
 #[derive(Debug, Args)]

@@ -21,18 +21,21 @@ use hikyaku_tuning::{
     HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
 };
 
+use crate::budget::{Descriptors, Memory};
 use crate::connection::tls::{TlsConfigError, TlsMode, TlsPolicy};
 use crate::dns::route::RouteError;
 use crate::dns::site::RuleError;
 use crate::dns::{OwnAddresses, ProviderRules, Routes};
 use crate::handoff::Doorbell;
 use crate::ingest::Limits as IngestLimits;
+use crate::io::admission::Admission;
 use crate::io::driver::Receipts;
 use crate::io::dropdir::{DropDir, DropDirError, DropLimits};
 use crate::io::executor::{self, ExecutorError, ShardThread, Shared};
 use crate::io::ingest::{Ingest, IngestState, Outlet};
 use crate::io::logfile::{LogError, LogFile, LogSender};
 use crate::io::resolver::{ResolverConfig, servers_from_resolv_conf};
+use crate::io::statefile::{Sources, StateFile};
 use crate::io::tls::load_roots;
 use crate::io::{clock, random};
 use crate::log::latency::{Account, Latency};
@@ -101,6 +104,7 @@ pub struct Engine {
     state: Arc<IngestState>,
     receipts: Arc<Receipts>,
     log: LogFile,
+    state_file: StateFile,
     /// What recovery found, for the first lines of a run.
     pub recovered: RecoverySummary,
     /// Keeps the spool's lock until all threads have ended.
@@ -154,8 +158,13 @@ impl Engine {
     /// The first thing that does not do, with what to change.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         check_host(settings)?;
+        let descriptors = descriptors(settings);
+        let memory = memory(settings);
         let config = Arc::new(shard_config(settings)?);
-        let resolver = resolver_config(settings, &config)?;
+        let resolver = ResolverConfig {
+            parallel_max: descriptors.lookups,
+            ..resolver_config(settings, &config)?
+        };
         let resolvers = resolvers(settings)?;
         let tls = tls_policy(settings)?;
         let limits = DropLimits {
@@ -175,7 +184,11 @@ impl Engine {
             summary: recovered,
             stop,
         } = open_spool(settings)?;
-        let log = LogFile::open(&settings.engine.log, LOG_ROTATE)?;
+        let log = LogFile::with_memory(
+            &settings.engine.log,
+            LOG_ROTATE,
+            usize::try_from(memory.log).unwrap_or(usize::MAX),
+        )?;
         point("start.attempts-log-opened");
         say(
             &log.sender(),
@@ -229,6 +242,16 @@ impl Engine {
             )?);
         }
         let state = Arc::new(IngestState::default());
+        let gauges: Vec<Arc<Gauge>> = shards
+            .iter()
+            .map(|shard| Arc::clone(&shard.gauge))
+            .collect();
+        let admission = Admission::new(
+            &memory,
+            descriptors.files,
+            gauges.clone(),
+            Arc::clone(&state.door),
+        );
         let outlets = shards
             .iter()
             .map(|shard| Outlet {
@@ -250,7 +273,24 @@ impl Engine {
             Arc::clone(&state),
             &accepted,
         )
-        .map_err(watch_error)?;
+        .map_err(watch_error)?
+        .admitted_by(admission);
+        let sources = Sources {
+            dir: settings.engine.log.clone(),
+            spool: settings.engine.spool.clone(),
+            gauges,
+            ingest: Arc::clone(&state),
+            config: shared.config,
+            registry: shared.registry,
+            memory,
+            recovered: recovered.waiting,
+        };
+        let failed = |source| StartError::File {
+            what: "thread of",
+            path: "state".into(),
+            source,
+        };
+        let state_file = StateFile::start(sources, log.sender()).map_err(failed)?;
         let shards_done = Arc::new(AtomicBool::new(false));
         let ingest = {
             let done = Arc::clone(&shards_done);
@@ -273,6 +313,7 @@ impl Engine {
                 .map_err(failed)?
         };
         Ok(Self {
+            state_file,
             shards,
             ingest,
             shards_done,
@@ -322,6 +363,7 @@ impl Engine {
     pub fn begin_stop(&self) {
         point("drain.begun");
         say(&self.log.sender(), EngineEvent::Draining);
+        self.state_file.draining();
         self.state.stop.store(true, Relaxed);
         self.receipts.bell.wake();
         for shard in &self.shards {
@@ -360,6 +402,7 @@ impl Engine {
         if !crashed {
             self.stop.clean();
         }
+        self.state_file.finish();
         let sum = |counter: fn(&Gauge) -> u64| gauges.iter().map(|gauge| counter(gauge)).sum();
         Report {
             account: Account {
@@ -486,13 +529,35 @@ pub fn check_settings(settings: &Settings) -> Result<(), StartError> {
 /// What a run with these settings asks of the host.
 fn host_needs(settings: &Settings) -> HostNeeds {
     HostNeeds {
-        descriptors: u64::from(settings.engine.connections_max) + DESCRIPTORS_BESIDE,
+        descriptors: Descriptors::enough(settings.engine.connections_max),
+        descriptors_min: Descriptors::least(settings.engine.shards),
+        memory: settings.engine.memory,
         spool: Some(settings.engine.spool.clone()),
         drop: Some(settings.engine.drop.clone()),
-        spool_free_min: SPOOL_FREE_MIN * u64::from(settings.engine.shards),
+        spool_free_min: settings
+            .engine
+            .segment_bytes
+            .map_or(SPOOL_FREE_MIN, |bytes| bytes * 8)
+            .saturating_mul(settings.engine.shards.into()),
         any_file_system: settings.engine.development,
         ring_attempt: None,
     }
+}
+
+/// What there is of descriptors, after the host check has raised the limit as far as it goes.
+fn descriptors(settings: &Settings) -> Descriptors {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let engine = &settings.engine;
+    Descriptors::divide(limit, engine.shards, engine.connections_max)
+}
+
+/// The memory of this run, divided.
+fn memory(settings: &Settings) -> Memory {
+    let engine = &settings.engine;
+    let total = engine
+        .memory
+        .unwrap_or_else(|| hikyaku_tuning::Memory::read().share());
+    Memory::divide(total, engine.shards, engine.connections_max)
 }
 
 fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
@@ -577,7 +642,7 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
         stream_auto: settings.delivery.stream_auto,
         strict: settings.durability == Durability::Strict,
         classifier: Classifier::builtin(),
-        connections: ConnectionCap::new(settings.engine.connections_max),
+        connections: ConnectionCap::new(descriptors(settings).connections),
         log_attempts: true,
     })
 }
@@ -684,8 +749,6 @@ fn pin(core: u16) {
 
 /// Commands in flight to one shard; a command is a drop file or a quarter of a mebibyte of one.
 const RING_CAPACITY: usize = 256;
-/// Descriptors for everything that is not a connection.
-const DESCRIPTORS_BESIDE: u64 = 4096;
 /// Room for a first set of segments of one shard.
 const SPOOL_FREE_MIN: u64 = 512 << 20;
 /// The log begins a new file at this size.

@@ -10,6 +10,7 @@
 //! Everything but [`io`] is pure: bytes, values and `now` go in, actions come out.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod limits;
 pub mod mail;
 pub mod time;
@@ -40,6 +41,8 @@ pub mod shard;
 pub mod io;
 
 pub mod settings;
+
+pub mod status;
 
 pub mod engine;
 

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => commands::demo::demo(&args),
         Command::SinkForDemo(args) => commands::demo::serve(&args),
         Command::Drop(args) => commands::drop::drop(&args),
+        Command::Status(args) => commands::status::status(&args),
         Command::Spool(args) => commands::spool::spool(&args),
         Command::Suppress(args) => commands::suppress::suppress(&args),
     }

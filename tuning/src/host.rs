@@ -18,6 +18,11 @@ pub const MEMLOCK_MIN: u64 = 512 * 1024;
 pub struct HostNeeds {
     /// Descriptors: connections, spool segments, logs, DNS and rings together.
     pub descriptors: u64,
+    /// With fewer than [`Self::descriptors`], but so many, a run has fewer connections; below, it
+    /// does not start.
+    pub descriptors_min: u64,
+    /// Bytes of memory that the operator allows the run, if they said so.
+    pub memory: Option<u64>,
     /// Where the spool lies or will lie.
     pub spool: Option<PathBuf>,
     /// Where drop files arrive.
@@ -78,6 +83,65 @@ pub struct FileSystem {
     pub free: u64,
 }
 
+/// Memory that this process may have, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Of the machine; 0 when it cannot be read.
+    pub machine: u64,
+    /// The least limit of the control groups that we are in (version 2).
+    pub group: Option<u64>,
+}
+
+impl Memory {
+    /// Reads `/proc/meminfo` and the control group's limits.
+    #[must_use]
+    pub fn read() -> Self {
+        let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        let group = text(Path::new("/proc/self/cgroup"));
+        // The line of version 2 is `0::/path`; a limit may stand on any level of the path.
+        let place = group
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .unwrap_or("");
+        let least = Path::new("/sys/fs/cgroup")
+            .join(place)
+            .ancestors()
+            .take_while(|level| level.starts_with("/sys/fs/cgroup"))
+            .filter_map(|level| text(&level.join("memory.max")).trim().parse().ok())
+            .min();
+        Self {
+            machine: meminfo_total(&text(Path::new("/proc/meminfo"))),
+            group: least,
+        }
+    }
+
+    /// What there is for all of us.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.group
+            .map_or(self.machine, |group| group.min(self.machine))
+    }
+
+    /// The budget of a run without one in its settings: half. The other half is the page cache's,
+    /// from which the spool is read.
+    #[must_use]
+    pub fn share(&self) -> u64 {
+        (self.total() / 2).max(MEMORY_MIN)
+    }
+}
+
+/// The smallest budget of a run.
+pub const MEMORY_MIN: u64 = 16 << 20;
+
+/// `MemTotal:` of /proc/meminfo, in bytes.
+fn meminfo_total(text: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .map_or(0, |kib| kib.saturating_mul(1024))
+}
+
 /// What was read from the host. Plain values.
 #[derive(Debug, Clone)]
 pub struct HostReading {
@@ -95,6 +159,8 @@ pub struct HostReading {
     pub memlock: Limit,
     /// RLIMIT_NOFILE, after the soft limit was raised.
     pub descriptors: Limit,
+    /// What memory there is.
+    pub memory: Memory,
     /// Under the spool; the error's text when it cannot be read.
     pub spool: Option<Result<FileSystem, String>>,
     /// Under the drop directory.
@@ -124,6 +190,7 @@ impl HostReading {
                 .into_owned(),
             memlock: limit(getrlimit(Resource::Memlock)),
             descriptors: raise_descriptors(needs.descriptors),
+            memory: Memory::read(),
             spool: needs.spool.as_deref().map(file_system),
             drop: needs.drop.as_deref().map(file_system),
         }
@@ -217,6 +284,7 @@ impl HostCheck {
             ring(needs, reading),
             memlock(reading),
             descriptors(needs, reading),
+            memory(needs, reading),
         ];
         if let Some(spool) = &reading.spool {
             findings.push(spool_system(needs, spool));
@@ -352,14 +420,43 @@ fn descriptors(needs: &HostNeeds, reading: &HostReading) -> Finding {
     if soft.is_none_or(|soft| soft >= needs.descriptors) {
         return good(NAME, detail);
     }
-    bad(
-        NAME,
-        detail,
-        format!(
-            "set LimitNOFILE={} in the unit, raise `ulimit -n`, or allow fewer connections",
-            needs.descriptors
+    let remedy = format!(
+        "set LimitNOFILE={} in the unit, raise `ulimit -n`, or allow fewer connections",
+        needs.descriptors
+    );
+    if soft.is_some_and(|soft| soft >= needs.descriptors_min) {
+        return Finding {
+            name: NAME,
+            ok: true,
+            detail: format!("{detail}; the run has fewer connections than it is allowed"),
+            remedy,
+        };
+    }
+    bad(NAME, detail, remedy)
+}
+
+fn memory(needs: &HostNeeds, reading: &HostReading) -> Finding {
+    const NAME: &str = "memory";
+    let mib = |bytes: u64| bytes >> 20;
+    let memory = &reading.memory;
+    let of = match memory.group {
+        Some(group) if group < memory.machine => {
+            format!("{} MiB that the control group allows", mib(group))
+        }
+        _ => format!("{} MiB of the machine", mib(memory.machine)),
+    };
+    match needs.memory {
+        Some(budget) if memory.machine > 0 && budget > memory.total() => bad(
+            NAME,
+            format!("a budget of {} MiB is more than the {of}", mib(budget)),
+            "set --memory to about half of it: the rest is the page cache's, from which the spool is read",
         ),
-    )
+        Some(budget) => good(NAME, format!("a budget of {} MiB of the {of}", mib(budget))),
+        None => good(
+            NAME,
+            format!("a budget of {} MiB, half of the {of}", mib(memory.share())),
+        ),
+    }
 }
 
 /// What a file system is to us.

@@ -24,6 +24,10 @@ fn fine() -> HostReading {
         kernel: "6.18.44".into(),
         memlock: OPEN,
         descriptors: soft(65_536),
+        memory: Memory {
+            machine: 8 << 30,
+            group: None,
+        },
         spool: Some(Ok(FileSystem {
             magic: 0xef53,
             free: 10 << 30,
@@ -38,6 +42,7 @@ fn fine() -> HostReading {
 fn needs() -> HostNeeds {
     HostNeeds {
         descriptors: 20_000,
+        descriptors_min: 20_000,
         spool_free_min: 1 << 30,
         ..HostNeeds::default()
     }
@@ -47,7 +52,7 @@ fn needs() -> HostNeeds {
 fn a_good_host_passes() {
     let check = HostCheck::judge(&needs(), &fine());
     assert!(check.is_ok(), "{:?}", check.failures().collect::<Vec<_>>());
-    assert_eq!(check.findings.len(), 6);
+    assert_eq!(check.findings.len(), 7);
     let kernel_without_switch = HostReading {
         ring_disabled: None,
         kernel: "5.15.0-91-generic".into(),
@@ -336,9 +341,62 @@ fn this_host_can_be_read() {
         reading.spool.unwrap().map(|system| system.magic),
         reading.drop.unwrap().map(|system| system.magic)
     );
-    assert!(HostCheck::run(&needs).findings.len() == 6);
+    assert!(HostCheck::run(&needs).findings.len() == 7);
     assert!(
         file_system(Path::new("/proc/self/mem/below")).is_err(),
         "a file on the way is no directory"
     );
+}
+
+#[test]
+fn fewer_descriptors_than_wished_mean_fewer_connections() {
+    let needs = HostNeeds {
+        descriptors_min: 256,
+        ..needs()
+    };
+    let with = |descriptors| HostReading {
+        descriptors: soft(descriptors),
+        ..fine()
+    };
+    let check = HostCheck::judge(&needs, &with(1024));
+    assert!(check.is_ok());
+    assert!(
+        check
+            .findings
+            .iter()
+            .any(|finding| finding.name == "descriptors" && finding.remedy.contains("20000"))
+    );
+    assert!(!HostCheck::judge(&needs, &with(255)).is_ok());
+}
+
+#[test]
+fn memory_is_the_machines_or_the_groups() {
+    assert_eq!(
+        meminfo_total("MemFree: 1 kB\nMemTotal:       24593988 kB\n"),
+        24_593_988 * 1024
+    );
+    assert_eq!(meminfo_total(""), 0);
+    let machine = 8 << 30;
+    for (group, total) in [
+        (None, machine),
+        (Some(1 << 30), 1 << 30),
+        (Some(1 << 40), machine),
+    ] {
+        let memory = Memory { machine, group };
+        assert_eq!((memory.total(), memory.share()), (total, total / 2));
+    }
+    let much = HostNeeds {
+        memory: Some(9 << 30),
+        ..needs()
+    };
+    let reading = HostReading {
+        memory: Memory {
+            machine,
+            group: None,
+        },
+        ..fine()
+    };
+    assert!(!HostCheck::judge(&much, &reading).is_ok());
+    assert!(HostCheck::judge(&needs(), &reading).is_ok());
+    assert!(Memory::read().machine > 0);
 }

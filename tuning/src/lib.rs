@@ -19,7 +19,7 @@ pub mod profile;
 pub mod units;
 
 pub use error::TuningError;
-pub use host::{Finding, HostCheck, HostNeeds};
+pub use host::{Finding, HostCheck, HostNeeds, MEMORY_MIN, Memory};
 pub use limit::{LimitRule, LimitRules, Pattern};
 pub use limits::{Backoff, Deadlines, Limits, Overlay, Pipeline, Retry, TlsPolicy};
 pub use profile::{Profile, Profiles, Rollup};

@@ -66,12 +66,13 @@ impl World {
         self.stats.connections += 1;
         let unreachable = self.scenario.personas[host].unreachable;
         let trouble = !self.healthy && self.rng.below(1000) < unreachable;
-        let failure = match self.rng.below(5) {
+        let failure = match self.rng.below(6) {
             _ if !trouble => None,
             0 => Some(ConnectFailure::Refused),
             1 => Some(ConnectFailure::Reset),
             2 => Some(ConnectFailure::Unreachable),
             3 => Some(ConnectFailure::Local),
+            4 => Some(ConnectFailure::NoPort),
             // No answer at all: the shard's own deadline ends it.
             _ => {
                 self.stats.faults.insert("net: no answer");
@@ -84,6 +85,7 @@ impl World {
                 ConnectFailure::Reset => "net: reset",
                 ConnectFailure::Unreachable => "net: unreachable",
                 ConnectFailure::Local => "net: no descriptor",
+                ConnectFailure::NoPort => "net: no local port",
             });
         }
         let at = self.soon(80_000_000);

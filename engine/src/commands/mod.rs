@@ -13,6 +13,7 @@ pub mod demo;
 pub mod drop;
 pub mod run;
 pub mod spool;
+pub mod status;
 pub mod suppress;
 
 use std::process::ExitCode;

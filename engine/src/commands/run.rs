@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::{NOT_ALL, host, refuse};
 use crate::cli::RunArgs;
 use crate::engine::{Engine, Progress, RecoverySummary, Report};
+use crate::io::clock::{self, Jumps};
 use crate::io::faults::{self, Spec};
 use crate::settings::Settings;
 
@@ -25,6 +26,10 @@ pub fn run(args: &RunArgs) -> ExitCode {
     if faults.list {
         print!("{}", faults::list());
         return ExitCode::SUCCESS;
+    }
+    match args.clock_jumps.as_deref().map(Jumps::parse).transpose() {
+        Ok(jumps) => jumps.map_or((), clock::arm),
+        Err(error) => return refuse(&error),
     }
     let armed = (faults != Spec::default()).then(|| faults.arm());
     let settings = match Settings::load(args, &host()) {

@@ -7,12 +7,16 @@
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use glommio::GlommioError;
 use glommio::io::{BufferedFile, OpenOptions};
+use glommio::timer::Timer;
 use hikyaku_spool::Batch;
 use hikyaku_spool::faults::{Call, before, point};
 
 use super::driver::Driver;
+use super::socket;
 use crate::shard::{Now, Shard};
 
 /// Commits batches of store `index` for as long as the executor runs.
@@ -56,15 +60,7 @@ async fn close(open: Open) {
 async fn write(open: &mut Open, batch: &mut Batch, sync: bool) {
     if open.as_ref().is_none_or(|(path, _)| *path != batch.path) {
         close(open.take()).await;
-        if let Err(error) = before(Call::Open(&batch.path)) {
-            fatal("opening", batch, &error);
-        }
-        match OpenOptions::new()
-            .read(true)
-            .write(true)
-            .buffered_open(&*batch.path)
-            .await
-        {
+        match open_segment(&batch.path).await {
             Ok(file) => *open = Some((Arc::clone(&batch.path), file)),
             Err(error) => fatal("opening", batch, &error),
         }
@@ -100,6 +96,40 @@ async fn write(open: &mut Open, batch: &mut Batch, sync: bool) {
     }
     point("commit.synced");
 }
+
+/// Opens a segment. Out of descriptors or memory nothing was written and nothing is in doubt: it
+/// waits, and with it all that needs this batch.
+async fn open_segment(path: &Path) -> std::io::Result<BufferedFile> {
+    loop {
+        let opened = match before(Call::Open(path)) {
+            Ok(()) => OpenOptions::new()
+                .read(true)
+                .write(true)
+                .buffered_open(path)
+                .await
+                .map_err(plain),
+            Err(error) => Err(error),
+        };
+        match opened {
+            Err(error) if socket::is_shortage(&error) => {
+                socket::note_shortage();
+                Timer::new(SHORT_WAIT).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// With its errno, which glommio's own conversion drops.
+fn plain(error: GlommioError<()>) -> std::io::Error {
+    match error {
+        GlommioError::EnhancedIoError { source, .. } => source,
+        other => other.into(),
+    }
+}
+
+/// Between two tries to open a segment without a descriptor.
+const SHORT_WAIT: Duration = Duration::from_millis(100);
 
 fn fatal(doing: &str, batch: &Batch, error: &dyn std::fmt::Display) -> ! {
     eprintln!(

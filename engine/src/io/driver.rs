@@ -290,7 +290,10 @@ impl Driver {
     /// Calls the shard when its next timer is due, and ships its log lines meanwhile.
     pub(crate) async fn serve_timer(self: Rc<Self>) {
         loop {
-            self.turn(Shard::on_timer);
+            self.turn(|shard, now| {
+                shard.on_timer(now);
+                shard.reckon();
+            });
             self.ship_log();
             let due = self
                 .shard

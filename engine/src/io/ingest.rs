@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use hikyaku_spool::faults::point;
 
+use super::admission::{Admission, Door};
 use super::clock;
 use super::driver::Receipts;
 use super::dropdir::{
@@ -55,6 +56,10 @@ pub struct IngestState {
     pub refused: std::sync::atomic::AtomicU64,
     /// Files accepted in this run.
     pub accepted: std::sync::atomic::AtomicU64,
+    /// Whether files are claimed, or wait on disk.
+    pub door: Arc<Door>,
+    /// The drop directory was removed or replaced.
+    pub gone: AtomicBool,
 }
 
 /// The ingestion loop's state.
@@ -85,6 +90,7 @@ pub struct Ingest {
     complained: HashSet<String>,
     rescan: bool,
     watched_gone: bool,
+    admission: Option<Admission>,
 }
 
 /// The file that is being read.
@@ -184,7 +190,17 @@ impl Ingest {
             complained: HashSet::new(),
             rescan: true,
             watched_gone: false,
+            admission: None,
         })
+    }
+
+    /// Claims and reads only what `admission` lets in.
+    #[must_use]
+    pub fn admitted_by(self, admission: Admission) -> Self {
+        Self {
+            admission: Some(admission),
+            ..self
+        }
     }
 
     /// Works until asked to stop, and then until `shards_done` says that no receipt will follow.
@@ -218,8 +234,11 @@ impl Ingest {
         let idle = nothing && !self.rescan && self.desk.is_empty() && self.closing.is_empty();
         self.state.idle.store(idle, Relaxed);
         // A full ring is emptied by a shard that has no reason to ring us; look again soon.
-        let wait = if !self.waiting.is_empty() || !self.closing.is_empty() {
+        let full = self.reading.is_some();
+        let wait = if !self.waiting.is_empty() || !self.closing.is_empty() || full {
             RETRY
+        } else if self.state.door.shut().is_some() {
+            SHUT_LOOK
         } else {
             RESCAN
         };
@@ -251,6 +270,7 @@ impl Ingest {
         let there = self.dir.still_there();
         if there == self.watched_gone {
             self.watched_gone = !there;
+            self.state.gone.store(!there, Relaxed);
             if there {
                 tracing::info!(path = %self.dir.path().display(), "the drop directory is back");
             } else {
@@ -417,11 +437,19 @@ impl Ingest {
 
     /// Reads one chunk, or claims files when there is nothing to read.
     fn read_on(&mut self) -> Progress {
+        if self.reading.is_some() && self.admission.as_ref().is_some_and(|it| !it.may_read()) {
+            return Progress::None;
+        }
         if let Some(reading) = self.reading.take() {
             self.read_chunk(reading);
             return Progress::Made;
         }
-        if self.desk.unaccepted() >= UNACCEPTED_MAX {
+        if self.desk.unaccepted() >= self.files_max() {
+            return Progress::None;
+        }
+        if let Some(admission) = &mut self.admission
+            && !admission.may_begin()
+        {
             return Progress::None;
         }
         if let Some(claimed) = self.claimed.pop_front() {
@@ -439,12 +467,22 @@ impl Ingest {
         self.claim_some()
     }
 
+    /// Files read and not accepted yet: each holds a descriptor.
+    fn files_max(&self) -> usize {
+        let most = self
+            .admission
+            .as_ref()
+            .map_or(2 * UNACCEPTED_MAX, Admission::files_max);
+        // Half for those that are claimed and not read.
+        (most / 2).max(1)
+    }
+
     fn claim_some(&mut self) -> Progress {
         if self.candidates.is_empty() && self.rescan {
             self.look();
         }
         let now = clock::wall();
-        while self.claimed.len() < CLAIM_GROUP {
+        while self.claimed.len() < CLAIM_GROUP.min(self.files_max()) {
             let Some(candidate) = self.candidates.pop_front() else {
                 break;
             };
@@ -599,6 +637,7 @@ impl Ingest {
     fn stage(&mut self, reading: &mut Reading, outlet: usize, messages: Vec<NewMessage>) {
         let submission = reading.claimed.submission;
         reading.staged = true;
+        self.hand(&messages);
         self.desk.staged(submission, self.outlets[outlet].log);
         self.push(
             outlet,
@@ -636,6 +675,7 @@ impl Ingest {
                 ..acceptance
             });
             self.desk.read_whole_in_one(submission, log, &acceptance);
+            self.hand(&messages);
             self.files.insert(submission, reading.claimed);
             self.push(
                 outlet,
@@ -654,6 +694,19 @@ impl Ingest {
         if let Some(step) = self.desk.read_whole(submission, acceptance) {
             self.carry_out(step);
         }
+    }
+
+    fn hand(&mut self, messages: &[NewMessage]) {
+        let Some(admission) = &mut self.admission else {
+            return;
+        };
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let (mut recipients, mut bytes) = (0, 0);
+        for message in messages {
+            recipients += count(message.envelope.recipients.len());
+            bytes += count(message.content.len());
+        }
+        admission.hand(recipients, bytes);
     }
 
     fn refuse(&mut self, reading: Reading, refusal: &Refusal) {
@@ -722,6 +775,8 @@ const UNACCEPTED_MAX: usize = 2048;
 /// Submissions closed together while there is other work.
 const CLOSE_GROUP: usize = 4096;
 const RETRY: Duration = Duration::from_millis(20);
+/// How soon to ask again whether there is memory, or room in the spool: nobody rings for that.
+const SHUT_LOOK: Duration = Duration::from_millis(100);
 /// How often an idle engine looks without a hint.
 const RESCAN: Duration = Duration::from_secs(5);
 /// A file that could not be claimed or read is left alone for so long.

@@ -1,8 +1,12 @@
 //! The log file: lines of all shards, appended in batches by a thread of its own.
 //!
 //! Logging never makes a shard wait. Shards hand over whole buffers through a bounded queue; when
-//! the disk cannot keep up, or is full, buffers are dropped, counted, and the count is said once and
-//! at the end. Nothing is lost that matters to delivery: the spool holds every verdict.
+//! the disk cannot keep up, is full, or a pipe in its place is not read, lines are dropped and
+//! counted. That is said once on standard error; when lines are written again, one of them says how
+//! many are missing. Nothing is lost that matters to delivery: the spool holds every verdict.
+//!
+//! A line is in the file whole or not at all: what a write that failed half-way left is cut off. A
+//! file that cannot be renamed is written on beyond its size, and renamed when that works again.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -13,13 +17,15 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use hikyaku_spool::faults::{Call, before};
 
 use super::clock;
 use crate::handoff::Doorbell;
+use crate::log::record::{EngineEvent, EngineRecord, LineWriter};
+use rustix::event::{PollFd, PollFlags, poll};
 
 /// Name of the file that lines are appended to.
 pub const FILE: &str = "hikyaku.jsonl";
@@ -39,6 +45,8 @@ struct Shared {
     reopen: AtomicBool,
     stop: AtomicBool,
     dropped: AtomicU64,
+    /// Whether the last write failed, or waits for a reader.
+    failing: AtomicBool,
     /// Buffers handed over, and buffers that were written or dropped.
     sent: AtomicU64,
     done: AtomicU64,
@@ -63,6 +71,12 @@ impl LogSender {
             self.0.done.fetch_add(1, Release);
         }
         self.0.bell.ring();
+    }
+
+    /// Lines dropped so far, and whether lines are being lost now.
+    #[must_use]
+    pub fn losses(&self) -> (u64, bool) {
+        (self.0.dropped.load(Relaxed), self.0.failing.load(Relaxed))
     }
 
     /// Waits until what was sent before is in the file (or dropped, when it cannot be written), but
@@ -102,6 +116,14 @@ impl LogFile {
     /// # Errors
     /// When directory or file cannot be made, or no thread started.
     pub fn open(dir: &Path, rotate: u64) -> Result<Self, LogError> {
+        Self::with_memory(dir, rotate, BUFFERS * BUFFER_BYTES)
+    }
+
+    /// As [`Self::open`]; lines on their way take about `memory` bytes at most.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn with_memory(dir: &Path, rotate: u64, memory: usize) -> Result<Self, LogError> {
         let path = dir.join(FILE);
         let error = |source| LogError {
             path: path.clone(),
@@ -115,12 +137,13 @@ impl LogFile {
             move || sleeper.get().map_or((), Thread::unpark)
         });
         let shared = Arc::new(Shared {
-            full: ArrayQueue::new(BUFFERS),
+            full: ArrayQueue::new((memory / BUFFER_BYTES).clamp(16, BUFFERS)),
             empty: ArrayQueue::new(BUFFERS_KEPT),
             bell,
             reopen: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             done: AtomicU64::new(0),
         });
@@ -129,7 +152,11 @@ impl LogFile {
             file: Some(file),
             rotate,
             written: 0,
+            pipe: false,
+            half: false,
             complained: false,
+            told: 0,
+            rotate_after: None,
         };
         let thread = thread::Builder::new()
             .name("hikyaku-log".into())
@@ -173,10 +200,21 @@ struct Writer {
     path: PathBuf,
     file: Option<File>,
     rotate: u64,
+    /// Length of the file.
     written: u64,
+    /// It is no file but a pipe or a terminal: nothing to measure, to cut or to rename.
+    pipe: bool,
+    /// The pipe took half a line.
+    half: bool,
     complained: bool,
+    /// Lost lines that a line in the log tells of.
+    told: u64,
+    /// A file that could not be renamed is left alone until then.
+    rotate_after: Option<Instant>,
 }
 
+/// Opens the log for appending. A named pipe is opened for reading, too, so that it neither waits
+/// for a reader nor ends with one; writing to it never waits either.
 fn append(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::FileExt;
     use std::os::unix::fs::OpenOptionsExt;
@@ -186,81 +224,84 @@ fn append(path: &Path) -> std::io::Result<File> {
         .append(true)
         .create(true)
         .mode(0o640)
+        .custom_flags(NONBLOCK)
         .open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Ok(file);
+    }
     // A process that was killed may have left half a line: what follows begins on its own.
     let mut last = [b'\n'];
-    let length = file.metadata()?.len();
-    if length > 0 {
-        before(Call::Read(path))?;
-        file.read_exact_at(&mut last, length - 1)?;
+    if meta.len() > 0 {
+        file.read_exact_at(&mut last, meta.len() - 1)?;
     }
     if last != *b"\n" {
-        announce_write(path, length, b"\n")?;
+        announce_write(path, meta.len(), b"\n")?;
         file.write_all(b"\n")?;
     }
     Ok(file)
 }
 
 fn write(shared: &Shared, mut writer: Writer) {
-    writer.written = writer
-        .file
-        .as_ref()
-        .and_then(|file| file.metadata().ok())
-        .map_or(0, |meta| meta.len());
+    writer.measure();
     loop {
         let stop = shared.stop.load(Acquire);
         if shared.reopen.swap(false, Relaxed) {
             writer.file = None;
         }
         while let Some(mut lines) = shared.full.pop() {
-            if !writer.append(&lines) {
+            if !writer.append(&lines, shared) {
                 shared.dropped.fetch_add(line_count(&lines), Relaxed);
             }
             lines.clear();
             let _ = shared.empty.push(lines);
             shared.done.fetch_add(1, Release);
         }
+        writer.tell_losses(shared);
         if stop {
             return;
         }
         shared.bell.sleeps();
         if shared.full.is_empty() {
-            thread::park_timeout(Duration::from_secs(5));
+            thread::park_timeout(PARK);
         }
         shared.bell.awake();
     }
 }
 
 impl Writer {
+    fn measure(&mut self) {
+        let meta = self.file.as_ref().and_then(|file| file.metadata().ok());
+        self.pipe = meta.as_ref().is_some_and(|meta| !meta.is_file());
+        self.written = meta.map_or(0, |meta| meta.len());
+    }
+
     /// Appends whole lines; `false` when they are lost.
-    fn append(&mut self, lines: &[u8]) -> bool {
-        if self.written > 0 && self.written + lines.len() as u64 > self.rotate {
+    fn append(&mut self, lines: &[u8], shared: &Shared) -> bool {
+        if !self.pipe && self.written > 0 && self.written + lines.len() as u64 > self.rotate {
             self.rotate();
         }
         if self.file.is_none() {
             self.file = append(&self.path).ok();
-            self.written = self
-                .file
-                .as_ref()
-                .and_then(|file| file.metadata().ok())
-                .map_or(0, |meta| meta.len());
+            self.measure();
         }
-        let outcome = match &mut self.file {
-            Some(file) => {
-                announce_write(&self.path, self.written, lines).and_then(|()| file.write_all(lines))
-            }
-            None => Err(std::io::Error::other("the file cannot be opened")),
-        };
-        match outcome {
+        match self.write(lines, shared) {
             Ok(()) => {
                 self.written += lines.len() as u64;
+                shared.failing.store(false, Relaxed);
                 if std::mem::take(&mut self.complained) {
                     tracing::info!(path = %self.path.display(), "the log is written again");
                 }
                 true
             }
             Err(error) => {
-                self.file = None;
+                shared.failing.store(true, Relaxed);
+                if !self.pipe
+                    && let Some(file) = self.file.take()
+                {
+                    // Cutting needs no space. Should it fail, the next line begins on its own.
+                    let _ = file.set_len(self.written);
+                }
                 if !std::mem::replace(&mut self.complained, true) {
                     tracing::error!(
                         path = %self.path.display(), %error,
@@ -272,8 +313,70 @@ impl Writer {
         }
     }
 
+    /// Writes all of `lines`. Where there is a pipe that nobody reads, waits for a moment.
+    fn write(&mut self, mut lines: &[u8], shared: &Shared) -> std::io::Result<()> {
+        let Some(mut file) = self.file.as_ref() else {
+            return Err(std::io::Error::other("the file cannot be opened"));
+        };
+        let begun = lines.len();
+        if std::mem::take(&mut self.half) {
+            self.half = file.write(b"\n").is_err();
+        }
+        announce_write(&self.path, self.written, lines)?;
+        let mut patience = None;
+        while !lines.is_empty() {
+            match file.write(lines) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(written) => lines = &lines[written..],
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    // Meanwhile the queue fills, and shards drop and count what does not fit.
+                    let deadline = *patience.get_or_insert_with(|| Instant::now() + PIPE_PATIENCE);
+                    if Instant::now() >= deadline || shared.stop.load(Relaxed) {
+                        self.half |= lines.len() < begun;
+                        return Err(std::io::Error::other("nobody reads the pipe"));
+                    }
+                    shared.failing.store(true, Relaxed);
+                    let mut ready = [PollFd::new(&file, PollFlags::OUT)];
+                    let _ = poll(&mut ready, Some(&PIPE_LOOK));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lines that are missing are mentioned where they are missing, once lines can be written.
+    fn tell_losses(&mut self, shared: &Shared) {
+        let dropped = shared.dropped.load(Relaxed);
+        if dropped == self.told {
+            return;
+        }
+        let mut line = Vec::new();
+        let record = EngineRecord {
+            time: clock::wall(),
+            event: EngineEvent::LogLinesLost {
+                lines: dropped - self.told,
+            },
+            shard: None,
+            detail: None,
+        };
+        LineWriter::default().engine(&record, &mut line);
+        if self.append(&line, shared) {
+            self.told = dropped;
+        }
+    }
+
+    /// Begins a new file. One that cannot be renamed is written on, and tried again later.
     fn rotate(&mut self) {
-        // Numbered by the clock, so that names sort by age; upwards where one is taken.
+        if self
+            .rotate_after
+            .is_some_and(|after| Instant::now() < after)
+        {
+            return;
+        }
+        // Numbered by the clock, so that names sort by age; upwards where one is taken. A clock that
+        // was set back names a file out of its order, and loses nothing.
         let mut number = clock::wall().unix_millis();
         let aside = loop {
             let aside = self.path.with_file_name(format!("hikyaku-{number}.jsonl"));
@@ -284,11 +387,23 @@ impl Writer {
         };
         let renamed = before(Call::Rename(&self.path, &aside))
             .and_then(|()| std::fs::rename(&self.path, &aside));
-        if let Err(error) = renamed {
-            tracing::warn!(path = %self.path.display(), %error, "the log is not rotated");
+        match renamed {
+            Ok(()) => {
+                if self.rotate_after.take().is_some() {
+                    tracing::info!(path = %self.path.display(), "the log is rotated again");
+                }
+                self.file = None;
+                self.written = 0;
+            }
+            // Somebody moved it away: a new one is begun.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.file = None,
+            Err(error) => {
+                if self.rotate_after.is_none() {
+                    tracing::warn!(path = %self.path.display(), %error, "the log cannot be rotated and grows; tried again every minute");
+                }
+                self.rotate_after = Some(Instant::now() + ROTATE_AGAIN);
+            }
         }
-        self.file = None;
-        self.written = 0;
     }
 }
 
@@ -306,6 +421,21 @@ fn line_count(lines: &[u8]) -> u64 {
 
 /// Buffers on their way: at 64 KiB each, 64 MiB at most.
 const BUFFERS: usize = 1024;
+/// A shard hands over a buffer when it has about so much.
+const BUFFER_BYTES: usize = 64 << 10;
+/// How often a thread without work looks whether lost lines can be mentioned.
+const PARK: Duration = Duration::from_secs(5);
+/// How long one buffer waits for the reader of a pipe.
+const PIPE_PATIENCE: Duration = Duration::from_secs(1);
+const PIPE_LOOK: rustix::time::Timespec = rustix::time::Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
+/// A file that could not be renamed is tried again after this.
+const ROTATE_AGAIN: Duration = Duration::from_secs(60);
+/// Regular files know no such flag.
+#[expect(clippy::cast_possible_wrap, reason = "flags are bits")]
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
 /// How long [`LogSender::settle`] waits.
 const SETTLE_MS: u32 = 5000;
 /// Buffers kept for their capacity.
@@ -363,21 +493,18 @@ mod tests {
         let log = LogFile::open(dir.path(), u64::MAX).expect("open");
         let sender = log.sender();
         sender.send(b"first\n".to_vec());
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while std::fs::read(dir.path().join(FILE))
             .unwrap_or_default()
             .is_empty()
         {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "the first line never arrived"
-            );
+            assert!(Instant::now() < deadline, "the first line never arrived");
             thread::sleep(Duration::from_millis(1));
         }
         std::fs::rename(dir.path().join(FILE), dir.path().join("old")).expect("move");
         log.reopen();
         while !dir.path().join(FILE).exists() {
-            assert!(std::time::Instant::now() < deadline, "never reopened");
+            assert!(Instant::now() < deadline, "never reopened");
             sender.send(b"second\n".to_vec());
             thread::sleep(Duration::from_millis(1));
         }
@@ -392,5 +519,46 @@ mod tests {
                 .expect("new")
                 .starts_with("second\n")
         );
+    }
+
+    struct NoRename;
+
+    impl hikyaku_spool::faults::Observer for NoRename {
+        fn before(&self, call: &Call<'_>) -> std::io::Result<()> {
+            match call {
+                Call::Rename(..) => Err(std::io::ErrorKind::PermissionDenied.into()),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_renamed_is_written_on() {
+        let dir = tempfile::tempdir().expect("directory");
+        let log = LogFile::open(dir.path(), u64::MAX).expect("open");
+        let shared = Arc::clone(&log.shared.0);
+        let path = dir.path().join("other.jsonl");
+        let mut writer = Writer {
+            file: None,
+            path: path.clone(),
+            rotate: 10,
+            written: 0,
+            pipe: false,
+            half: false,
+            complained: false,
+            told: 0,
+            rotate_after: None,
+        };
+        hikyaku_spool::faults::install_here(Some(std::rc::Rc::new(NoRename)));
+        for _ in 0..3 {
+            assert!(writer.append(b"eight ch\n", &shared));
+        }
+        hikyaku_spool::faults::install_here(None);
+        assert_eq!(std::fs::read(&path).expect("read").len(), 27);
+        assert!(writer.rotate_after.is_some(), "tried again in a while");
+        writer.rotate_after = Some(Instant::now());
+        assert!(writer.append(b"eight ch\n", &shared));
+        assert_eq!(std::fs::read(&path).expect("read").len(), 9, "a new file");
+        assert_eq!(log.close(), 0);
     }
 }

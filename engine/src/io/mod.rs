@@ -6,6 +6,8 @@
 //! | `driver.rs` | a shard's effects, carried out |
 //! | `socket.rs` | one connection, plain or TLS |
 //! | `commit.rs` | batches: written and synced through the ring |
+//! | `admission.rs` | whether ingest may take more |
+//! | `statefile.rs` | what is so now, in a file |
 //! | `ingest.rs` | the ingestion core: drop files to commands, receipts to files |
 //! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
 //! | `resolver.rs` | DNS over UDP and TCP |
@@ -13,6 +15,7 @@
 //! | `logfile.rs` | log lines: batched append, rotation |
 //! | `clock.rs`, `random.rs` | time, randomness |
 
+pub mod admission;
 pub mod clock;
 pub mod commit;
 pub mod driver;
@@ -26,4 +29,5 @@ pub mod random;
 pub mod resolver;
 pub mod signal;
 pub mod socket;
+pub mod statefile;
 pub mod tls;

@@ -4,7 +4,8 @@
 //! port for it and drops what comes from anywhere else. Each wait ends: a try at its time limit, a
 //! lookup at its deadline, a caller with its lookup. Callers that ask for the same domain meanwhile
 //! share one lookup; a caller that goes away does not end it for the others. Nothing here fails:
-//! what goes wrong becomes a temporary [`Failure`].
+//! what goes wrong becomes a temporary [`Failure`]. Only a lookup that had no socket, because this
+//! process is out of descriptors or memory, waits and is made again: it says nothing about a domain.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,10 +20,11 @@ use std::time::Duration;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpStream, UdpSocket};
 use glommio::sync::Semaphore;
-use glommio::timer::timeout;
+use glommio::timer::{Timer, timeout};
 use hikyaku_spool::faults::{Call, before};
 
 use super::clock::now;
+use super::socket;
 use crate::dns::storm::Storm;
 use crate::dns::{
     Answer, Cache, CacheLimits, Config, Failure, FailureKind, Hosts, Lookup, LookupAction, QueryId,
@@ -35,6 +37,8 @@ const DATAGRAM_MAX: usize = 4096;
 /// Packets that are not the answer before a try is given up: whoever can send with the server's
 /// address gets this many guesses at the id, not 65,536.
 const WRONG_PACKETS_MAX: u32 = 32;
+/// After a lookup that had no socket.
+const SHORT_WAIT: Duration = Duration::from_millis(500);
 /// As resolv.conf(5) has it when no server is named.
 const LOCAL_SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DNS_PORT);
 const DNS_PORT: u16 = 53;
@@ -259,20 +263,28 @@ impl Turn {
             return temporary("the system gave no random bytes");
         }
         let seed = u64::from_ne_bytes(seed);
-        let lookup = if self.mail {
-            Lookup::new(now(), &self.key, &inner.config, seed)
-        } else {
-            let name = self.key.trim_start_matches(HOST_KEY);
-            Lookup::for_host(now(), name, &inner.config, seed)
-        };
-        let shared = Rc::new(Shared {
-            lookup: RefCell::new(lookup.first_server(inner.best_server.get())),
-            news: Cell::new(false),
-            waker: RefCell::new(None),
-        });
-        let answer = shared.drive(&inner.servers).await;
-        inner.best_server.set(shared.lookup.borrow().server());
-        self.judge(answer)
+        loop {
+            let lookup = if self.mail {
+                Lookup::new(now(), &self.key, &inner.config, seed)
+            } else {
+                let name = self.key.trim_start_matches(HOST_KEY);
+                Lookup::for_host(now(), name, &inner.config, seed)
+            };
+            let shared = Rc::new(Shared {
+                lookup: RefCell::new(lookup.first_server(inner.best_server.get())),
+                news: Cell::new(false),
+                waker: RefCell::new(None),
+                short: Cell::new(false),
+            });
+            let answer = shared.drive(&inner.servers).await;
+            if shared.short.get() && answer.result.is_err() {
+                // Nobody was asked: that says nothing about the domain, and costs nobody an attempt.
+                Timer::new(SHORT_WAIT).await;
+                continue;
+            }
+            inner.best_server.set(shared.lookup.borrow().server());
+            return self.judge(answer);
+        }
     }
 
     /// Counts the answer, and takes NXDOMAIN for temporary while too many of them come in.
@@ -316,6 +328,8 @@ struct Shared {
     lookup: RefCell<Lookup>,
     news: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// A socket could not be made, for want of descriptors or memory.
+    short: Cell<bool>,
 }
 
 impl Shared {
@@ -343,6 +357,10 @@ impl Shared {
                             Via::Tcp => shared.over_tcp(server, &packet, query, until).await,
                         };
                         if let Err(error) = done {
+                            if socket::is_shortage(&error) {
+                                socket::note_shortage();
+                                shared.short.set(true);
+                            }
                             shared.fail(query, &why(server, &error));
                         }
                         shared.tell();

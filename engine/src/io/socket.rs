@@ -7,16 +7,23 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures_lite::FutureExt;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use futures_rustls::client::TlsStream;
 use glommio::net::TcpStream;
+use glommio::timer::Timer;
 use hikyaku_spool::faults::{Call, before};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::clock;
 use super::signal::Signal;
 use crate::shard::ConnectFailure;
+use crate::time::Instant;
 
 /// A connected socket, in clear or under TLS.
 pub(crate) enum Stream {
@@ -84,23 +91,63 @@ fn begin(address: SocketAddr, source: IpAddr) -> io::Result<Socket> {
     before(Call::Net("connect"))?;
     match socket.connect(&address.into()) {
         Ok(()) => Ok(socket),
-        Err(error)
-            if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
-        {
-            Ok(socket)
+        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => Ok(socket),
+        // An address of ours was bound or is the kernel's choice, so it is the ports that are taken.
+        Err(error) if matches!(errno(&error), Some(Errno::ADDRNOTAVAIL | Errno::AGAIN)) => {
+            Err(Errno::ADDRINUSE.into())
         }
         Err(error) => Err(error),
     }
 }
 
+fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw_os_error)
+}
+
+/// Whether a call failed because this process or machine is out of descriptors, memory or buffers:
+/// nobody's fault, and over some time later.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        errno(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
+    )
+}
+
+/// When a call outside of connections (a lookup, a spool file) last met a shortage, nanoseconds of
+/// [`clock::now`]; zero: never.
+static SHORTAGE_AT: AtomicU64 = AtomicU64::new(0);
+
+/// A call met a shortage, and is made again later.
+pub(crate) fn note_shortage() {
+    SHORTAGE_AT.store(clock::now().as_nanos(), Relaxed);
+}
+
+/// Whether a call met a shortage a moment ago.
+pub(crate) fn is_short() -> bool {
+    let at = SHORTAGE_AT.load(Relaxed);
+    at != 0 && clock::now().since(Instant::from_nanos(at)) < SHORTAGE_LASTS
+}
+
+/// Waits a little for a shortage to pass; `false` when the connection's signal came first.
+async fn breathe(signal: &Signal) -> bool {
+    note_shortage();
+    let over = async {
+        Timer::new(BREATH).await;
+        true
+    };
+    let woken = async {
+        signal.wait().await;
+        false
+    };
+    woken.or(over).await
+}
+
 fn failure(error: &io::Error) -> ConnectFailure {
-    use rustix::io::Errno;
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
+    match errno(error) {
         Some(Errno::CONNREFUSED) => ConnectFailure::Refused,
         Some(Errno::CONNRESET | Errno::PIPE) => ConnectFailure::Reset,
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::ADDRINUSE) => {
-            ConnectFailure::Local
-        }
+        Some(Errno::ADDRINUSE) => ConnectFailure::NoPort,
+        _ if is_shortage(error) => ConnectFailure::Local,
         _ => ConnectFailure::Unreachable,
     }
 }
@@ -112,16 +159,29 @@ impl Stream {
         buffer: &mut [u8],
         signal: &Signal,
     ) -> Waited<io::Result<usize>> {
-        if let Err(error) = before(Call::Net("recv")) {
-            return Waited::Done(Err(error));
-        }
-        poll_fn(|cx| {
-            if signal.poll_take(cx.waker()).is_ready() {
-                return Poll::Ready(Waited::Woken);
+        loop {
+            let outcome = match before(Call::Net("recv")) {
+                Ok(()) => {
+                    poll_fn(|cx| {
+                        if signal.poll_take(cx.waker()).is_ready() {
+                            return Poll::Ready(Waited::Woken);
+                        }
+                        self.poll_read(cx, buffer).map(Waited::Done)
+                    })
+                    .await
+                }
+                Err(error) => Waited::Done(Err(error)),
+            };
+            // The connection is as good as before: giving it up would put a message in doubt.
+            match outcome {
+                Waited::Done(Err(error)) if is_shortage(&error) => {
+                    if !breathe(signal).await {
+                        return Waited::Woken;
+                    }
+                }
+                outcome => return outcome,
             }
-            self.poll_read(cx, buffer).map(Waited::Done)
-        })
-        .await
+        }
     }
 
     /// Writes all of `bytes` and flushes.
@@ -130,17 +190,37 @@ impl Stream {
         bytes: &[u8],
         signal: &Signal,
     ) -> Waited<io::Result<()>> {
-        if let Err(error) = before(Call::Net("send")) {
-            return Waited::Done(Err(error));
-        }
         let mut written = 0;
+        loop {
+            let outcome = match before(Call::Net("send")) {
+                Ok(()) => self.write_on(bytes, &mut written, signal).await,
+                Err(error) => Waited::Done(Err(error)),
+            };
+            match outcome {
+                Waited::Done(Err(error)) if is_shortage(&error) => {
+                    if !breathe(signal).await {
+                        return Waited::Woken;
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Writes `bytes` from `written` on, and counts on.
+    async fn write_on(
+        &mut self,
+        bytes: &[u8],
+        written: &mut usize,
+        signal: &Signal,
+    ) -> Waited<io::Result<()>> {
         poll_fn(|cx| {
-            while written < bytes.len() {
-                match self.poll_write(cx, &bytes[written..]) {
+            while *written < bytes.len() {
+                match self.poll_write(cx, &bytes[*written..]) {
                     Poll::Ready(Ok(0)) => {
                         return Poll::Ready(Waited::Done(Err(io::ErrorKind::WriteZero.into())));
                     }
-                    Poll::Ready(Ok(more)) => written += more,
+                    Poll::Ready(Ok(more)) => *written += more,
                     Poll::Ready(Err(error)) => return Poll::Ready(Waited::Done(Err(error))),
                     Poll::Pending => {
                         if signal.poll_take(cx.waker()).is_ready() {
@@ -181,3 +261,8 @@ impl Stream {
         }
     }
 }
+
+/// Between two tries of a call that met a shortage.
+const BREATH: Duration = Duration::from_millis(50);
+/// A shortage counts as over when no call met it for so long.
+const SHORTAGE_LASTS: Duration = Duration::from_secs(2);

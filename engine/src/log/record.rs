@@ -33,7 +33,9 @@
 //! `reason`, `rule`, `reply`, `until`, `rate_per_hour`, `connections`, `shard`.
 //!
 //! **`engine`**: `time`, `event` (`started`, `recovered`, `suspended`, `resumed`, `draining`,
-//! `stopped`), `version`, `shards`, `shard`, `messages`, `recipients`, `in_doubt`, `detail`.
+//! `stopped`, `condition`, `condition_over`, `log_lines_lost`), `version`, `shards`, `shard`,
+//! `messages`, `recipients`, `in_doubt`, `condition` (what is short: `status/condition.rs` has the
+//! names), `lines`, `detail`.
 //!
 //! Text may hold any bytes a peer sent; it is made valid UTF-8 (lossy) and escaped.
 
@@ -216,6 +218,21 @@ pub enum EngineEvent {
     Suspended,
     /// Delivery goes on.
     Resumed,
+    /// Something that the engine needs is short: `detail` says what, and what happens meanwhile.
+    Condition {
+        /// Its name.
+        name: &'static str,
+    },
+    /// It is there again.
+    ConditionOver {
+        /// Its name.
+        name: &'static str,
+    },
+    /// Lines are missing here, because they could not be written.
+    LogLinesLost {
+        /// How many.
+        lines: u64,
+    },
     /// No new attempts; sessions run to their end.
     Draining,
     /// The last line of a run.
@@ -362,6 +379,9 @@ impl LineWriter {
             EngineEvent::Recovered { .. } => "recovered",
             EngineEvent::Suspended => "suspended",
             EngineEvent::Resumed => "resumed",
+            EngineEvent::Condition { .. } => "condition",
+            EngineEvent::ConditionOver { .. } => "condition_over",
+            EngineEvent::LogLinesLost { .. } => "log_lines_lost",
             EngineEvent::Draining => "draining",
             EngineEvent::Stopped => "stopped",
         };
@@ -383,6 +403,10 @@ impl LineWriter {
                 line.number("recipients", recipients);
                 line.number("in_doubt", in_doubt);
             }
+            EngineEvent::Condition { name } | EngineEvent::ConditionOver { name } => {
+                line.plain("condition", name.as_bytes());
+            }
+            EngineEvent::LogLinesLost { lines } => line.number("lines", lines),
             EngineEvent::Suspended
             | EngineEvent::Resumed
             | EngineEvent::Draining

@@ -122,16 +122,17 @@ impl Domains {
         &mut self.table[key.0 as usize]
     }
 
-    /// Forgets `key` when nobody waits for it and no site has it in its round.
-    pub fn forget_if_empty(&mut self, key: DomainKey) {
-        let Some(domain) = self.table.get(key.0 as usize) else {
-            return;
-        };
+    /// Forgets `key` when nobody waits for it and no site has it in its round. Answers where it was
+    /// routed to, since that site may be of no use any more.
+    pub fn forget_if_empty(&mut self, key: DomainKey) -> Option<Routing> {
+        let domain = self.table.get(key.0 as usize)?;
         if domain.recipients == 0 && domain.in_round.is_none() && domain.routing != Routing::Asking
         {
             let domain = self.table.remove(key.0 as usize);
             self.by_name.remove(&domain.name);
+            return Some(domain.routing);
         }
+        None
     }
 
     /// How many domains are known.

@@ -30,8 +30,12 @@ pub struct Site<Conn> {
     pub round: VecDeque<DomainKey>,
     /// Ready recipients of all domains in the round.
     pub ready: u64,
+    /// Domains that are routed here, with or without ready recipients.
+    pub domains: u32,
     /// Connections of any kind: opening, busy, idle.
     pub connections: u32,
+    /// Those of them that were not ready for a transaction yet.
+    pub opening: u32,
     /// Those connections by egress source, in the order of the sources.
     pub held: Vec<u32>,
     /// Idle ones, most recently used last: the coldest ages out.
@@ -71,7 +75,9 @@ impl<Conn> Site<Conn> {
             paths,
             round: VecDeque::new(),
             ready: 0,
+            domains: 0,
             connections: 0,
+            opening: 0,
             idle: Vec::new(),
             not_before: Instant::default(),
             failures: 0,
@@ -91,8 +97,31 @@ impl<Conn> Site<Conn> {
     pub fn connections_wanted(&self) -> u64 {
         self.ready.div_ceil(RECIPIENTS_PER_CONNECTION)
     }
+
+    /// Whether one more may be opened while others are not ready yet.
+    ///
+    /// A few, and one for each that became ready: a site that answers has all it may within a few
+    /// round trips, and one that answers a byte a minute on every connection holds no more than these
+    /// few of the process's connections.
+    #[must_use]
+    pub const fn may_open(&self) -> bool {
+        self.opening < OPENING_MIN + (self.connections - self.opening)
+    }
+
+    /// Nobody needs it: no connection, no domain, and no pause that a new one would forget.
+    #[must_use]
+    pub fn is_unused(&self, now: Instant) -> bool {
+        self.connections == 0
+            && self.domains == 0
+            && self.round.is_empty()
+            && self.not_before <= now
+    }
 }
 
 /// A message takes two round trips on an open connection and a new connection takes about four
 /// (TCP, greeting, EHLO, TLS), so a connection pays off from about four waiting messages.
 const RECIPIENTS_PER_CONNECTION: u64 = 4;
+
+/// Connections that a site opens before it has shown that it answers. Four set-ups in parallel hide
+/// a round trip, and are no more than one message each for a site that has a handful.
+const OPENING_MIN: u32 = 4;

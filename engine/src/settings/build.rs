@@ -127,6 +127,13 @@ fn engine(
         size,
         &size_in(1 << 10..=1 << 30),
     )?;
+    let memory = text("--memory", args.memory.as_ref());
+    let memory = layers.optional(
+        table,
+        "engine.memory",
+        memory,
+        &size_in(hikyaku_tuning::MEMORY_MIN..=1 << 50),
+    )?;
     let private = switch("--allow-private-targets", args.allow_private_targets);
     let private = layers.optional(table, "engine.allow_private_targets", private, &boolean)?;
     let development = switch("--development", args.development);
@@ -143,6 +150,7 @@ fn engine(
         port: port.unwrap_or(25),
         connections_max: connections.unwrap_or(2000),
         message_size_max: size.unwrap_or(MESSAGE_SIZE_DEFAULT as u64),
+        memory,
         allow_private_targets: private.unwrap_or(false),
         development: development.unwrap_or(false),
         sync: !args.unsafe_no_sync,

@@ -96,6 +96,8 @@ pub struct Engine {
     pub connections_max: u32,
     /// Largest message, bytes.
     pub message_size_max: u64,
+    /// Bytes of memory for all of the run; `None`: half of what there is.
+    pub memory: Option<u64>,
     /// Whether addresses of private networks found through DNS are connected to.
     pub allow_private_targets: bool,
     /// Whether a host that cannot keep the promises is accepted.

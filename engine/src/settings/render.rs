@@ -55,6 +55,9 @@ pub(super) fn render(settings: &Settings) -> String {
         "engine.message_size_max",
         &toml_string(&format_size(engine.message_size_max)),
     );
+    if let Some(memory) = engine.memory {
+        page.key("engine.memory", &toml_string(&format_size(memory)));
+    }
     page.key(
         "engine.allow_private_targets",
         &engine.allow_private_targets.to_string(),

@@ -78,6 +78,7 @@ impl Shard {
             return;
         }
         let conn = self.conns.remove(key.index as usize);
+        let opening = conn.is_opening();
         gauge::sub(&self.gauge.connections, 1);
         self.sites[conn.site.0 as usize]
             .idle
@@ -93,6 +94,8 @@ impl Shard {
             ..
         } = conn;
         self.release_slots(transactions);
+        let again = failover != Failover::None && !self.draining;
+        self.sites[site.0 as usize].opening += u32::from(again && !opening);
         match failover {
             Failover::Next if !self.draining => {
                 self.open(now, site, source, permit, plan);
@@ -100,7 +103,7 @@ impl Shard {
             Failover::Clear if !self.draining => {
                 self.open_candidate(now, site, source, permit, plan, candidate);
             }
-            _ => self.release(now, site, source, permit),
+            _ => self.release(now, site, source, permit, opening),
         }
     }
 }

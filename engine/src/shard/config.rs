@@ -184,12 +184,25 @@ impl ConnectionCap {
         }
     }
 
-    /// Takes one, unless all are taken. Relaxed: the number is all that is shared.
-    pub(super) fn claim(&self) -> bool {
+    /// Takes one for a site that holds `held` of them, unless all are taken or the site has its
+    /// share. Relaxed: the number is all that is shared.
+    ///
+    /// A site's first one is bounded by the number alone. Beyond it a site may hold [`SHARE`] times as
+    /// many as are free: one site alone has four fifths, two have four ninths each, and some are left
+    /// for a site that comes later, whatever the others do and however long they hold theirs. Nobody
+    /// has to know who else waits.
+    pub(super) fn claim(&self, held: u32) -> bool {
         let claimed = self.open.fetch_update(Relaxed, Relaxed, |open| {
-            (open < self.max).then_some(open + 1)
+            let free = self.max.saturating_sub(open);
+            (free > 0 && (held == 0 || held < free.saturating_mul(SHARE))).then_some(open + 1)
         });
         claimed.is_ok()
+    }
+
+    /// How many there may be.
+    #[must_use]
+    pub const fn max(&self) -> u32 {
+        self.max
     }
 
     /// Whether all are taken.
@@ -200,5 +213,34 @@ impl ConnectionCap {
     /// Gives one back.
     pub(super) fn release(&self) {
         self.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// See [`ConnectionCap::claim`].
+const SHARE: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_that_takes_all_it_can_leaves_some_to_others() {
+        for max in [1, 2, 5, 100, 2000] {
+            let cap = ConnectionCap::new(max);
+            let mut greedy = 0;
+            while cap.claim(greedy) {
+                greedy += 1;
+            }
+            assert_eq!(greedy, (max * SHARE).div_ceil(SHARE + 1), "of {max}");
+            assert_eq!(cap.claim(0), max > greedy, "a newcomer, of {max}");
+            let mut rest = max.saturating_sub(greedy + 1);
+            while rest > 0 {
+                assert!(cap.claim(0));
+                rest -= 1;
+            }
+            assert!(cap.is_full() && !cap.claim(0));
+            cap.release();
+            assert!((greedy < SHARE || !cap.claim(greedy)) && cap.claim(0));
+        }
     }
 }

@@ -45,6 +45,8 @@ pub enum ConnectFailure {
     Unreachable,
     /// No descriptor or no memory for a socket: ours, not the peer's.
     Local,
+    /// Every local port for this destination is taken: ours, too, and of this site alone.
+    NoPort,
 }
 
 /// One connection from the moment it is asked for.
@@ -135,9 +137,13 @@ impl Conn {
 impl Shard {
     /// A connection is open, or could not be opened.
     pub fn on_connected(&mut self, now: Now, key: ConnKey, outcome: Result<(), ConnectFailure>) {
-        let Some(conn) = self.conn(key) else { return };
+        if self.conn(key).is_none() {
+            return;
+        }
         match outcome {
             Ok(()) => {
+                self.socket_made();
+                let conn = &mut self.conns[key.index as usize];
                 conn.connected = now.mono;
                 let (site, source, clear) = (conn.site, conn.source, conn.clear);
                 let address = conn.candidate.address.ip();
@@ -153,17 +159,25 @@ impl Shard {
                 conn.permit.path().connected();
                 conn.session = Some(session);
             }
+            Err(ConnectFailure::Local) => {
+                self.no_socket(now);
+                self.close_conn(now, key);
+            }
+            Err(ConnectFailure::NoPort) => {
+                let site = self.conns[key.index as usize].site;
+                let site = &mut self.sites[site.0 as usize];
+                site.not_before = site.not_before.max(now.mono.after(PORT_WAIT));
+                self.close_conn(now, key);
+            }
             Err(failure) => {
                 let (event, text) = match failure {
                     ConnectFailure::Refused => (Event::Refused, "connection refused"),
                     ConnectFailure::Reset => (Event::Reset, "connection reset while connecting"),
-                    ConnectFailure::Unreachable => (
+                    ConnectFailure::Unreachable
+                    | ConnectFailure::Local
+                    | ConnectFailure::NoPort => (
                         Event::Unreachable,
                         "host unreachable from this source address",
-                    ),
-                    ConnectFailure::Local => (
-                        Event::Unreachable,
-                        "no socket could be made: out of descriptors or memory",
                     ),
                 };
                 self.candidate_failed(now, key, Phase::Connect, event, text);
@@ -265,6 +279,15 @@ impl Shard {
             self.arm(at, Timer::Conn(key));
             return;
         }
+        if now.mono.since(conn.deadline) >= STALLED {
+            // Not the peer was slow: this process did not run (stopped, or a machine asleep). Its
+            // reply may lie in the socket, so there is one more look before a verdict.
+            conn.deadline = now.mono.after(GRACE);
+            conn.armed = conn.deadline;
+            let at = conn.deadline;
+            self.arm(at, Timer::Conn(key));
+            return;
+        }
         conn.armed = Instant::FAR_FUTURE;
         let idle = conn.idle;
         match &mut conn.session {
@@ -279,7 +302,7 @@ impl Shard {
                 self.close_conn(now, key);
             }
             Some(_) if idle => {
-                if now.mono >= conn.idle_until || self.is_wanted_elsewhere(key) {
+                if now.mono >= conn.idle_until || self.is_wanted_elsewhere(now, key) {
                     return self.quit(now, key);
                 }
                 return self.rest(now, key);
@@ -310,11 +333,18 @@ impl Shard {
     /// The session may begin a transaction; there may be others in flight.
     fn on_ready(&mut self, now: Now, key: ConnKey) {
         self.note_stream(now, key);
+        let others_turn = self.is_others_turn(now, key);
         let conn = &mut self.conns[key.index as usize];
+        let first = conn.is_opening();
         conn.ready.get_or_insert(now.mono);
-        let state = &mut self.sites[conn.site.0 as usize];
+        let site = conn.site;
+        let state = &mut self.sites[site.0 as usize];
         state.failures = 0;
+        if first {
+            state.opening -= 1;
+        }
         let over = self.draining
+            || others_turn
             || conn.permit.path().is_over()
             || conn.messages >= state.limits.messages_per_connection_max;
         let Some(session) = &mut conn.session else {
@@ -324,14 +354,25 @@ impl Shard {
             session.stop_streaming();
         }
         let idle = session.is_idle();
-        // With something in flight there is nothing to decide: this is asked again when it ends.
-        if over && idle {
-            session.quit(now.mono);
-        }
-        if over || !session.is_ready() || self.begin_next(now, key) || !idle {
+        if over {
+            // With something in flight there is nothing to decide: this is asked again when it ends.
+            if idle {
+                session.quit(now.mono);
+            }
             return;
         }
-        if self.is_wanted_elsewhere(key) {
+        if session.is_ready() && !self.begin_next(now, key) && idle {
+            self.become_idle(now, key);
+        }
+        if first {
+            // It has shown that it answers: more may be opened.
+            self.pump(now, site);
+        }
+    }
+
+    /// Nothing is left for this connection: it rests, or makes room for somebody else's.
+    fn become_idle(&mut self, now: Now, key: ConnKey) {
+        if self.is_wanted_elsewhere(now, key) {
             if let Some(session) = &mut self.conns[key.index as usize].session {
                 session.quit(now.mono);
             }
@@ -343,6 +384,20 @@ impl Shard {
         conn.idle = true;
         conn.idle_until = now.mono.after(site.limits.idle_max);
         self.rest(now, key);
+    }
+
+    /// Whether a busy connection's place should go to another shard: that one waits for it, this one
+    /// holds half or more, and the connection has had its time.
+    fn is_others_turn(&self, now: Now, key: ConnKey) -> bool {
+        let conn = &self.conns[key.index as usize];
+        let path = conn.permit.path();
+        let had = conn
+            .ready
+            .is_some_and(|ready| now.mono.since(ready) >= TURN);
+        had && path.wanted_by_another(now.mono, self.id) && {
+            let held = self.sites[conn.site.0 as usize].held[conn.source];
+            held.saturating_mul(2) >= path.connections_allowed()
+        }
     }
 
     /// Has an idle connection looked at when its time is over; sooner where all connections that are
@@ -366,9 +421,10 @@ impl Shard {
     }
 
     /// Whether somebody waits for this connection's place while its own shard has nothing for it.
-    fn is_wanted_elsewhere(&self, key: ConnKey) -> bool {
+    fn is_wanted_elsewhere(&self, now: Now, key: ConnKey) -> bool {
         let conn = &self.conns[key.index as usize];
-        let wanted = conn.permit.path().connection_wanted() || self.config.connections.is_full();
+        let path = conn.permit.path();
+        let wanted = path.wanted_by_another(now.mono, self.id) || self.config.connections.is_full();
         wanted && self.sites[conn.site.0 as usize].round.is_empty()
     }
 
@@ -382,6 +438,18 @@ impl Shard {
         self.conn(key)?.session.as_mut()
     }
 }
+
+/// A port is free again when a closed connection has been forgotten.
+const PORT_WAIT: Duration = Duration::from_secs(1);
+
+/// A deadline that is met this late was missed by us.
+const STALLED: Duration = Duration::from_secs(1);
+/// Then the peer has so much longer.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A busy connection keeps its place for so long, whoever else wants it: a new one costs four round
+/// trips.
+const TURN: Duration = Duration::from_secs(2);
 
 /// How often an idle connection is looked at while all that are allowed are taken.
 const IDLE_LOOK: Duration = Duration::from_millis(500);

@@ -4,6 +4,7 @@
 //! cannot starve a small one. Everything here is O(1) in what waits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::conn::Conn;
@@ -135,6 +136,12 @@ impl Shard {
         if self.draining {
             return;
         }
+        while self.sites[key.0 as usize].ready == 0
+            && let Some(&domain) = self.sites[key.0 as usize].round.front()
+        {
+            // Their last recipients went with a connection that is gone: nobody else comes by.
+            self.leave_round(now, key, domain);
+        }
         loop {
             let site = &mut self.sites[key.0 as usize];
             if site.round.is_empty() {
@@ -161,7 +168,17 @@ impl Shard {
             self.arm_site(key, at);
             return false;
         }
-        if !self.config.connections.claim() {
+        if self.local_until > now.mono {
+            let at = self.local_until;
+            self.arm_site(key, at);
+            return false;
+        }
+        if !site.may_open() {
+            // The next one that is ready, or is given up, goes on from here.
+            return false;
+        }
+        let held = site.paths.iter().map(|path| path.connections()).sum();
+        if !self.config.connections.claim(held) {
             self.arm_site(key, now.mono.after(RECHECK));
             return false;
         }
@@ -175,10 +192,11 @@ impl Shard {
                 // Asking would tell the path that somebody waits, and end an idle one of ours.
                 continue;
             }
-            match site.paths[source].try_connection(now.mono) {
+            match site.paths[source].try_connection(now.mono, self.id, site.held[source]) {
                 Ok(permit) => {
                     site.source_next = (source + 1) % sources;
                     site.connections += 1;
+                    site.opening += 1;
                     site.held[source] += 1;
                     let seed = self.random();
                     let site = &self.sites[key.0 as usize];
@@ -223,7 +241,7 @@ impl Shard {
         mut plan: Plan,
     ) -> bool {
         let Some(candidate) = plan.next() else {
-            self.release(now, key, source, permit);
+            self.release(now, key, source, permit, true);
             return false;
         };
         self.open_candidate(now, key, source, permit, plan, candidate);
@@ -263,15 +281,64 @@ impl Shard {
         });
     }
 
-    /// Gives back what [`Self::open_one`] claimed.
-    pub(super) fn release(&mut self, now: Now, key: SiteKey, source: usize, permit: Permit) {
+    /// Gives back what [`Self::open_one`] claimed; `opening`: it was never ready.
+    pub(super) fn release(
+        &mut self,
+        now: Now,
+        key: SiteKey,
+        source: usize,
+        permit: Permit,
+        opening: bool,
+    ) {
         drop(permit);
         self.config.connections.release();
         let site = &mut self.sites[key.0 as usize];
         site.connections -= 1;
+        site.opening -= u32::from(opening);
         site.held[source] -= 1;
         if !site.round.is_empty() && !self.draining {
             self.arm_site(key, now.mono);
+        }
+        self.forget_site_soon(key);
+    }
+
+    /// A socket could not be made, for want of descriptors or memory: that is nobody's failure. No
+    /// connection is begun for a while, everyone keeps their place, and what goes on goes on.
+    pub(super) fn no_socket(&mut self, now: Now) {
+        let wait = LOCAL_MIN.saturating_mul(1 << self.local_failures.min(LOCAL_STEPS));
+        self.local_failures = self.local_failures.saturating_add(1);
+        self.local_until = now.mono.after(wait);
+        gauge::add(&self.gauge.sockets_refused, 1);
+        self.gauge.sockets_short.store(1, Relaxed);
+    }
+
+    /// A socket was made.
+    pub(super) fn socket_made(&mut self) {
+        if self.local_failures > 0 {
+            self.local_failures = 0;
+            self.gauge.sockets_short.store(0, Relaxed);
+        }
+    }
+
+    /// A site that nobody needs any more is forgotten a little later: mail for it may follow.
+    pub(super) fn forget_site_soon(&mut self, key: SiteKey) {
+        let site = &self.sites[key.0 as usize];
+        if site.is_unused(Instant::FAR_FUTURE) {
+            let at = site.not_before.max(self.looked_at.after(LINGER));
+            self.arm_site(key, at);
+        }
+    }
+
+    /// Forgets a site that is unused by now. Its paths are forgotten by the registry, when they owe
+    /// nothing.
+    pub(super) fn forget_site(&mut self, now: Now, key: SiteKey) {
+        let Some(site) = self.sites.get(key.0 as usize) else {
+            return;
+        };
+        if site.is_unused(now.mono) {
+            let site = self.sites.remove(key.0 as usize);
+            let identity = SiteIdentity::new(&site.name, &site.hosts, site.port);
+            self.by_site.remove(&identity);
         }
     }
 
@@ -416,7 +483,7 @@ impl Shard {
         site.ready -= state.ready.len() as u64;
         state.in_round = None;
         if state.ready.is_empty() {
-            self.domains.forget_if_empty(domain);
+            self.forget_domain(domain);
         } else {
             self.route(now, domain);
         }
@@ -460,6 +527,7 @@ impl Shard {
                     .push_front(recipient.entry);
                 self.sites[key.0 as usize].ready += 1;
             }
+            gauge::add(&self.gauge.slots_refused, 1);
             self.arm_site(key, now.mono.after(RECHECK));
             return Taken::NoSlot;
         }
@@ -477,6 +545,13 @@ enum Taken {
     /// No in-doubt slot is free.
     NoSlot,
 }
+
+/// After a socket could not be made no connection is begun for this long, doubled up to 6.4 s.
+const LOCAL_MIN: Duration = Duration::from_millis(50);
+const LOCAL_STEPS: u32 = 7;
+
+/// A site without mail or connections is kept for so long.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// How soon to look again for what another shard, or the disk, will release.
 const RECHECK: Duration = Duration::from_millis(50);

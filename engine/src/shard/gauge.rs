@@ -3,6 +3,7 @@
 //! Written by one shard only, so every update is a plain load and store of a relaxed atomic.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 /// One shard's counters.
 #[derive(Debug, Default)]
@@ -34,6 +35,49 @@ pub struct Gauge {
     pub spool_bytes: AtomicU64,
     /// Recipients whose delivery may be repeated (the final dot's reply was lost).
     pub possible_duplicates: AtomicU64,
+    /// Recipients taken over from ingest in this run, accepted or not.
+    pub staged: AtomicU64,
+    /// Content of their messages, bytes.
+    pub staged_bytes: AtomicU64,
+    /// Bytes of memory that all that waits costs ([`super::memory`]), as last reckoned.
+    pub memory: AtomicU64,
+    /// [`Self::staged`] at that time: what came later is not in it.
+    pub memory_staged: AtomicU64,
+    /// Recipient domains known.
+    pub domains: AtomicU64,
+    /// Sites known.
+    pub sites: AtomicU64,
+    /// Deferred recipients that wait for their time.
+    pub deferred_waiting: AtomicU64,
+    /// Room for new messages in the spool: 0 open, 1 tight, 2 closed.
+    pub room: AtomicU64,
+    /// Sockets that could not be made, for want of descriptors or memory.
+    pub sockets_refused: AtomicU64,
+    /// 1 while the last socket could not be made.
+    pub sockets_short: AtomicU64,
+    /// Transactions that had to wait because every in-doubt slot was taken.
+    pub slots_refused: AtomicU64,
+    /// Why the spool makes no spare segments.
+    pub(super) trouble: Mutex<Option<String>>,
+}
+
+impl Gauge {
+    /// Why the spool makes no spare segments at the moment.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Option<&str>) {
+        // The shard is the only writer, and readers hold it for a copy: nobody waits to speak of.
+        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != trouble {
+            *known = trouble.map(str::to_owned);
+        }
+    }
 }
 
 /// Adds to a counter that only this thread writes.

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hikyaku_spool::faults::point;
 use hikyaku_spool::{LiveMessage, Log, MessageRef, Recovered, Verdict};
 
 use super::commit::{OnDurable, Store};
+use super::timers::Timer;
 use super::{Effect, Now, Shard, gauge};
 use crate::handoff::{Acceptance, Command, Receipt, Tally};
 use crate::ingest::NewMessage;
@@ -176,8 +178,11 @@ impl Shard {
             }
         };
         self.commit_soon(0);
+        self.note_room();
         if outcome.is_err() {
             self.blocked = true;
+            // With nothing to deliver no batch will be committed; space may come back all the same.
+            self.arm(now.mono.after(ROOM_LOOK), Timer::Room);
         }
         outcome
     }
@@ -197,6 +202,7 @@ impl Shard {
             encoded.clear();
             envelope::encode(&message.envelope, now.wall, &mut encoded);
             let content = [message.content.as_slice()];
+            let size = message.content.len() as u64;
             let Ok(at) = self.stores[0]
                 .log
                 .append_message(id.0, recipients, &encoded, &content)
@@ -223,6 +229,8 @@ impl Shard {
                 domain: domain.unwrap_or(DomainKey(u32::MAX)),
                 shared: domain.is_some(),
             });
+            gauge::add(&self.gauge.staged, u64::from(recipients));
+            gauge::add(&self.gauge.staged_bytes, size);
             let submission = &mut self.submissions[key as usize];
             submission.staged.push(message_key(message));
             submission.left += u64::from(recipients);
@@ -497,7 +505,7 @@ impl Shard {
             let message = self.messages.remove(message.0 as usize);
             if let Some(domain) = message.domain() {
                 self.domains.get_mut(domain).recipients -= message.recipients;
-                self.domains.forget_if_empty(domain);
+                self.forget_domain(domain);
             }
         }
         self.stores[0].log.append_discard(id.0);
@@ -556,6 +564,9 @@ impl Shard {
         }
     }
 }
+
+/// How soon a command that found no room is tried again.
+const ROOM_LOOK: Duration = Duration::from_millis(500);
 
 fn message_key(index: usize) -> MessageKey {
     MessageKey(u32::try_from(index).unwrap_or(u32::MAX))

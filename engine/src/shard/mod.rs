@@ -19,6 +19,7 @@
 //! | `conn.rs` | one connection's session, turned into steps for the driver |
 //! | `transaction.rs` | one message on a connection: envelope, bytes, in-doubt slots |
 //! | `closing.rs` | a connection's end, and who gets its permit |
+//! | `memory.rs` | what all that waits costs |
 //! | `settle.rs` | a report becomes verdict, mark, next attempt |
 //! | `report.rs` | log lines |
 
@@ -30,6 +31,7 @@ mod dispatch;
 mod doubt;
 mod gauge;
 mod intake;
+pub mod memory;
 mod report;
 mod routing;
 mod settle;
@@ -158,6 +160,12 @@ pub struct Shard {
     random: u64,
     draining: bool,
     blocked: bool,
+    /// When timers were last looked at: a clock for what need not be exact.
+    looked_at: Instant,
+    /// No socket could be made: none is tried before this moment.
+    local_until: Instant,
+    /// How often in a row.
+    local_failures: u32,
 }
 
 impl std::fmt::Debug for Shard {
@@ -208,6 +216,9 @@ impl Shard {
             random: seed,
             draining: false,
             blocked: false,
+            looked_at: now.mono,
+            local_until: Instant::default(),
+            local_failures: 0,
         }
     }
 
@@ -224,6 +235,7 @@ impl Shard {
 
     /// Does all that is due.
     pub fn on_timer(&mut self, now: Now) {
+        self.looked_at = now.mono;
         while let Some(timer) = self.timers.pop(now.mono) {
             match timer {
                 Timer::Conn(conn) => self.on_deadline(now, conn),
@@ -231,10 +243,16 @@ impl Shard {
                     if let Some(state) = self.sites.get_mut(site.0 as usize) {
                         state.armed = Instant::FAR_FUTURE;
                         self.pump(now, site);
+                        self.forget_site(now, site);
                     }
                 }
                 Timer::Domain(domain) => self.route(now, domain),
                 Timer::Wheel => self.turn_wheel(now),
+                Timer::Room => {
+                    if std::mem::take(&mut self.blocked) {
+                        self.effects.push_back(Effect::Room);
+                    }
+                }
             }
         }
     }

@@ -41,11 +41,11 @@ impl Shard {
                 ..Hosts::literal(address)
             });
             let site = self.site(now, key, &hosts, port);
-            self.domains.get_mut(key).routing = Routing::Site(site, Instant::FAR_FUTURE);
+            self.set_routing(key, Routing::Site(site, Instant::FAR_FUTURE));
             return self.join_round(now, key, site);
         }
         let name = domain.name.clone();
-        self.domains.get_mut(key).routing = Routing::Asking;
+        self.set_routing(key, Routing::Asking);
         self.effects
             .push_back(Effect::Resolve { domain: key, name });
     }
@@ -63,7 +63,8 @@ impl Shard {
                 let domain = self.domains.get_mut(key);
                 domain.lookup_failures = 0;
                 domain.denied = false;
-                domain.routing = Routing::Site(site, now.mono.after(answer.ttl.max(LIFETIME_MIN)));
+                let until = now.mono.after(answer.ttl.max(LIFETIME_MIN));
+                self.set_routing(key, Routing::Site(site, until));
                 self.join_round(now, key, site);
             }
             Err(failure) => {
@@ -85,7 +86,7 @@ impl Shard {
                 });
                 let seed = self.random();
                 let wait = self.config.backoff.next(u32::from(failures), seed);
-                self.domains.get_mut(key).routing = Routing::Failed(now.mono.after(wait));
+                self.set_routing(key, Routing::Failed(now.mono.after(wait)));
                 self.arm(now.mono.after(wait), Timer::Domain(key));
                 let text = Arc::clone(&failure.text);
                 if failure.is_permanent() && !unsure {
@@ -93,7 +94,7 @@ impl Shard {
                     while let Some(entry) = self.pop_ready(key) {
                         self.fail_unsent(now, entry, None, Phase::Dns, event, &text);
                     }
-                    self.domains.forget_if_empty(key);
+                    self.forget_domain(key);
                 } else {
                     self.fail_front(now, key, Phase::Dns, event, &text);
                 }
@@ -117,7 +118,7 @@ impl Shard {
             .config
             .sources
             .iter()
-            .map(|source| self.registry.path(&source.name, &name, &limits))
+            .map(|source| self.registry.path(now.mono, &source.name, &name, &limits))
             .collect();
         let index = self
             .sites
@@ -126,6 +127,29 @@ impl Shard {
         let site = SiteKey(u32::try_from(index).unwrap_or(u32::MAX));
         self.by_site.insert(identity, site);
         site
+    }
+
+    /// Where a domain's mail goes from now on. A site counts the domains that are routed to it.
+    fn set_routing(&mut self, key: DomainKey, routing: Routing) {
+        if let Routing::Site(site, _) = routing {
+            self.sites[site.0 as usize].domains += 1;
+        }
+        let before = std::mem::replace(&mut self.domains.get_mut(key).routing, routing);
+        self.unrouted(before);
+    }
+
+    fn unrouted(&mut self, before: Routing) {
+        if let Routing::Site(site, _) = before {
+            self.sites[site.0 as usize].domains -= 1;
+            self.forget_site_soon(site);
+        }
+    }
+
+    /// Forgets a domain that nobody waits for, and with the last one its site.
+    pub(super) fn forget_domain(&mut self, key: DomainKey) {
+        if let Some(routing) = self.domains.forget_if_empty(key) {
+            self.unrouted(routing);
+        }
     }
 
     /// `key` has ready recipients and `site` serves it: have them sent.

@@ -248,7 +248,7 @@ impl Shard {
             self.messages.remove(entry.message.0 as usize);
         }
         self.domains.get_mut(entry.domain).recipients -= 1;
-        self.domains.forget_if_empty(entry.domain);
+        self.forget_domain(entry.domain);
         gauge::sub(&self.gauge.waiting, 1);
         self.count_final(submission, verdict);
     }

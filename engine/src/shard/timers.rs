@@ -23,6 +23,8 @@ pub(crate) enum Timer {
     Domain(DomainKey),
     /// The wheel of deferred recipients.
     Wheel,
+    /// A command that found no room in the spool may be tried again.
+    Room,
 }
 
 /// A heap of timers.

@@ -14,18 +14,24 @@
 
 use super::bucket::Bucket;
 use super::feedback::{Change, Feedback, Slower};
+use crate::mail::id::ShardId;
 use crate::time::Instant;
 use crossbeam::utils::CachePadded;
 use hikyaku_tuning::{Limits, Rate};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A shard that waits for a connection of another shard asks again this often: nobody wakes it.
 const RELEASE_POLL: Duration = Duration::from_millis(100);
+/// The next connection that ends is kept for a shard that was refused one, as long as it asks.
+const CLAIM_NANOS: u64 = 4 * 100_000_000;
 /// A shard that was given a moment asks again at the latest after this: limits may have changed.
 const RECHECK_MAX: Duration = Duration::from_secs(1);
+
+/// Old paths that a new one pays for a look at: more than one, so that the idle ones shrink.
+const LOOKS: usize = 2;
 
 /// Why not now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +103,10 @@ struct Hot {
     messages: Bucket,
     connects: Bucket,
     open: AtomicU32,
-    /// A shard was refused for want of a connection.
-    wanted: AtomicBool,
+    /// The shard that was refused for want of a connection, plus one; zero: none.
+    wanted_by: AtomicU32,
+    /// When it last asked, nanoseconds.
+    wanted_at: AtomicU64,
 }
 
 // A run over a million domains has hundreds of thousands of paths at once.
@@ -115,7 +123,8 @@ impl Path {
                 messages: Bucket::new(limits.rate),
                 connects: Bucket::new(limits.connection_rate),
                 open: AtomicU32::new(0),
-                wanted: AtomicBool::new(false),
+                wanted_by: AtomicU32::new(0),
+                wanted_at: AtomicU64::new(0),
             }),
         }
     }
@@ -155,21 +164,37 @@ impl Path {
         self.hot.messages.peek(now, 1)
     }
 
-    /// Leave to open a connection, held until the permit is dropped; take it before connecting.
+    /// Leave for `shard` to open a connection, held until the permit is dropped; take it before
+    /// connecting. `held` are those that it holds already.
+    ///
+    /// A shard that is refused because all are taken, and that holds no more than half of them, has a
+    /// claim on the next one that ends: without it a shard that is always busy would take its own
+    /// connections back for ever. One claim at a time; it lapses when the shard stops asking.
     ///
     /// # Errors
     /// When to ask again; nothing was taken.
-    pub fn try_connection(self: &Arc<Self>, now: Instant) -> Result<Permit, NotBefore> {
+    pub fn try_connection(
+        self: &Arc<Self>,
+        now: Instant,
+        shard: ShardId,
+        held: u32,
+    ) -> Result<Permit, NotBefore> {
         self.check_pause(now)?;
         self.grow(now);
         // Before the slot: a shard that the rate refuses must not make another see a full path.
         self.hot.connects.peek(now, 1)?;
         let allowed = self.feedback.allowed();
+        let me = u32::from(shard.0) + 1;
+        let claimant = self.claimant(now);
+        let kept = u32::from(claimant != 0 && claimant != me);
         let slot = self.hot.open.fetch_update(Relaxed, Relaxed, |open| {
-            (open < allowed).then_some(open + 1)
+            (open.saturating_add(kept) < allowed).then_some(open + 1)
         });
         if slot.is_err() {
-            self.hot.wanted.store(true, Relaxed);
+            if kept == 0 && held.saturating_mul(2) <= allowed {
+                self.hot.wanted_at.store(now.as_nanos(), Relaxed);
+                self.hot.wanted_by.store(me, Relaxed);
+            }
             return Err(NotBefore::WhenReleased);
         }
         // From here on dropping it gives the slot back.
@@ -177,8 +202,22 @@ impl Path {
             path: Arc::clone(self),
         };
         self.hot.connects.take(now, 1)?;
-        self.hot.wanted.store(false, Relaxed);
+        if claimant == me {
+            // Unless somebody else claimed meanwhile.
+            let _ = self.hot.wanted_by.compare_exchange(me, 0, Relaxed, Relaxed);
+        }
         Ok(permit)
+    }
+
+    /// The shard, plus one, for which the next connection is kept; zero: nobody.
+    fn claimant(&self, now: Instant) -> u32 {
+        let by = self.hot.wanted_by.load(Relaxed);
+        let lapses = self.hot.wanted_at.load(Relaxed).saturating_add(CLAIM_NANOS);
+        if by != 0 && now.as_nanos() < lapses {
+            by
+        } else {
+            0
+        }
     }
 
     /// Connections open or being opened, over all shards.
@@ -199,10 +238,12 @@ impl Path {
         self.hot.messages.interval()
     }
 
-    /// A shard that was refused a connection is waiting: whoever holds an idle one should end it.
+    /// Another shard was refused a connection and waits for one: whoever holds an idle one should
+    /// end it, and whoever holds half of them or more should end one after its transaction.
     #[must_use]
-    pub fn connection_wanted(&self) -> bool {
-        self.hot.wanted.load(Relaxed)
+    pub fn wanted_by_another(&self, now: Instant, shard: ShardId) -> bool {
+        let claimant = self.claimant(now);
+        claimant != 0 && claimant != u32::from(shard.0) + 1
     }
 
     /// More connections are open than are allowed by now: end one after its transaction.
@@ -333,6 +374,26 @@ pub struct Registry {
 struct Entry {
     source: Arc<Source>,
     paths: HashMap<Box<str>, Arc<Path>>,
+    /// The same paths, longest known or looked at first.
+    looked_at: VecDeque<Arc<Path>>,
+}
+
+impl Entry {
+    /// Looks at the paths that were left alone longest, and forgets those that are of no use.
+    fn tidy(&mut self, now: Instant, count: usize) {
+        for _ in 0..count {
+            let Some(path) = self.looked_at.pop_front() else {
+                return;
+            };
+            // Handles are only made under the registry's lock, so one that is ours alone (here and
+            // in the map) stays so.
+            if Arc::strong_count(&path) <= 2 && path.is_idle(now) {
+                self.paths.remove(&path.site);
+            } else {
+                self.looked_at.push_back(path);
+            }
+        }
+    }
 }
 
 impl Registry {
@@ -344,15 +405,20 @@ impl Registry {
 
     /// The path from `source` to `site`; made with `limits` if it is new, and as it is if not
     /// (all shards resolve the same limits from the same settings; see [`Self::set_limits`]).
+    ///
+    /// A new path pays for a look at two old ones, and those that no shard holds and that owe nothing
+    /// are forgotten: a run over a million domains does not end with a million paths.
     #[must_use]
-    pub fn path(&self, source: &str, site: &str, limits: &Limits) -> Arc<Path> {
+    pub fn path(&self, now: Instant, source: &str, site: &str, limits: &Limits) -> Arc<Path> {
         let mut sources = self.lock();
         let entry = entry(&mut sources, source);
         if let Some(path) = entry.paths.get(site) {
             return Arc::clone(path);
         }
+        entry.tidy(now, LOOKS);
         let path = Arc::new(Path::new(Arc::clone(&entry.source), site, limits));
         entry.paths.insert(site.into(), Arc::clone(&path));
+        entry.looked_at.push_back(Arc::clone(&path));
         path
     }
 
@@ -383,17 +449,16 @@ impl Registry {
             .collect()
     }
 
-    /// Forgets paths that no shard holds and that owe nothing: a run over a million domains would
-    /// otherwise keep a million. Returns how many are left.
-    pub fn prune(&self, now: Instant) -> usize {
-        let mut sources = self.lock();
-        for entry in sources.values_mut() {
-            // Handles are only made under this lock, so one that is ours alone stays so.
-            entry
-                .paths
-                .retain(|_, path| Arc::strong_count(path) > 1 || !path.is_idle(now));
-        }
-        sources.values().map(|entry| entry.paths.len()).sum()
+    /// How many paths are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().values().map(|entry| entry.paths.len()).sum()
+    }
+
+    /// Whether no path is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Entry>> {
@@ -415,6 +480,7 @@ fn entry<'a>(sources: &'a mut HashMap<Box<str>, Entry>, name: &str) -> &'a mut E
             Entry {
                 source: Arc::new(source),
                 paths: HashMap::new(),
+                looked_at: VecDeque::new(),
             },
         );
     }

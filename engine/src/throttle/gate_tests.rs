@@ -1,6 +1,7 @@
 //! Paths and the registry: order of checks, permits, and counts over threads.
 
 use super::*;
+use crate::mail::id::ShardId;
 use hikyaku_tuning::Profiles;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -27,18 +28,18 @@ fn not_before(ms: u64) -> NotBefore {
 fn one_path_per_source_and_site() {
     let registry = Registry::new();
     let limits = limits("10/s", 2, "unlimited");
-    let path = registry.path("mta1", "google", &limits);
+    let path = registry.path(at(0), "mta1", "google", &limits);
     assert!(Arc::ptr_eq(
         &path,
-        &registry.path("mta1", "google", &limits)
+        &registry.path(at(0), "mta1", "google", &limits)
     ));
     assert!(!Arc::ptr_eq(
         &path,
-        &registry.path("mta2", "google", &limits)
+        &registry.path(at(0), "mta2", "google", &limits)
     ));
     assert!(!Arc::ptr_eq(
         &path,
-        &registry.path("mta1", "yahoo", &limits)
+        &registry.path(at(0), "mta1", "yahoo", &limits)
     ));
     assert!(Arc::ptr_eq(path.source(), &registry.source("mta1")));
     assert_eq!(
@@ -50,49 +51,53 @@ fn one_path_per_source_and_site() {
 #[test]
 fn connections_are_counted_and_given_back() {
     let registry = Registry::new();
-    let path = registry.path("a", "b", &limits("unlimited", 2, "unlimited"));
-    let first = path.try_connection(at(0)).unwrap();
-    let second = path.try_connection(at(0)).unwrap();
-    assert!(!path.connection_wanted());
+    let path = registry.path(at(0), "a", "b", &limits("unlimited", 2, "unlimited"));
+    let first = path.try_connection(at(0), ShardId(0), 0).unwrap();
+    let second = path.try_connection(at(0), ShardId(0), 0).unwrap();
+    assert!(!path.wanted_by_another(at(0), ShardId(1)));
     assert_eq!(
-        path.try_connection(at(0)).unwrap_err(),
+        path.try_connection(at(0), ShardId(0), 0).unwrap_err(),
         NotBefore::WhenReleased
     );
-    assert!(path.connection_wanted() && !path.is_over());
+    assert!(path.wanted_by_another(at(0), ShardId(1)) && !path.is_over());
+    assert!(!path.wanted_by_another(at(0), ShardId(0)));
     assert_eq!(path.connections(), 2);
     drop(first);
     assert_eq!(path.connections(), 1);
-    let third = path.try_connection(at(0)).unwrap();
-    assert!(!path.connection_wanted());
+    let third = path.try_connection(at(0), ShardId(0), 0).unwrap();
+    assert!(!path.wanted_by_another(at(0), ShardId(1)));
     path.set_limits(at(1), &limits("unlimited", 1, "unlimited"));
-    assert!(path.is_over() && path.try_connection(at(1)).is_err());
+    assert!(path.is_over() && path.try_connection(at(1), ShardId(0), 0).is_err());
     drop((second, third));
-    assert!(path.connections() == 0 && path.try_connection(at(1)).is_ok());
+    assert!(path.connections() == 0 && path.try_connection(at(1), ShardId(0), 0).is_ok());
 }
 
 #[test]
 fn a_connection_refused_by_its_rate_takes_no_slot() {
     let registry = Registry::new();
-    let path = registry.path("a", "b", &limits("unlimited", 3, "5/s"));
-    let first = path.try_connection(at(0)).unwrap();
-    assert_eq!(path.try_connection(at(0)).unwrap_err(), not_before(200));
+    let path = registry.path(at(0), "a", "b", &limits("unlimited", 3, "5/s"));
+    let first = path.try_connection(at(0), ShardId(0), 0).unwrap();
+    assert_eq!(
+        path.try_connection(at(0), ShardId(0), 0).unwrap_err(),
+        not_before(200)
+    );
     assert_eq!(path.connections(), 1);
     // A full path takes nothing from the rate either.
     path.set_limits(at(200), &limits("unlimited", 1, "5/s"));
     assert_eq!(
-        path.try_connection(at(200)).unwrap_err(),
+        path.try_connection(at(200), ShardId(0), 0).unwrap_err(),
         NotBefore::WhenReleased
     );
     drop(first);
-    assert!(path.try_connection(at(200)).is_ok());
+    assert!(path.try_connection(at(200), ShardId(0), 0).is_ok());
 }
 
 #[test]
 fn messages_pass_pause_source_and_path() {
     let registry = Registry::new();
     let (one, two) = (
-        registry.path("a", "one", &limits("10/s", 2, "unlimited")),
-        registry.path("a", "two", &limits("unlimited", 2, "unlimited")),
+        registry.path(at(0), "a", "one", &limits("10/s", 2, "unlimited")),
+        registry.path(at(0), "a", "two", &limits("unlimited", 2, "unlimited")),
     );
     assert_eq!(one.try_message(at(0)), Ok(()));
     assert_eq!(one.try_message(at(0)), Err(not_before(100)));
@@ -111,7 +116,10 @@ fn messages_pass_pause_source_and_path() {
     two.pause_until(at(5_000));
     two.pause_until(at(2_000));
     assert_eq!(two.try_message(at(700)), Err(not_before(5_000)));
-    assert_eq!(two.try_connection(at(700)).unwrap_err(), not_before(5_000));
+    assert_eq!(
+        two.try_connection(at(700), ShardId(0), 0).unwrap_err(),
+        not_before(5_000)
+    );
     assert_eq!(
         (two.paused_until(at(700)), two.paused_until(at(5_000))),
         (Some(at(5_000)), None)
@@ -135,7 +143,7 @@ fn nobody_sleeps_past_a_change() {
 #[test]
 fn a_throttled_path_slows_down_and_recovers_by_being_asked() {
     let registry = Registry::new();
-    let path = registry.path("a", "b", &limits("unlimited", 4, "unlimited"));
+    let path = registry.path(at(0), "a", "b", &limits("unlimited", 4, "unlimited"));
     let change = path.throttled(at(0), Slower::default()).unwrap();
     assert_eq!(
         (
@@ -166,27 +174,32 @@ fn failed_connections_pause_the_path() {
     let mut few = limits("unlimited", 4, "unlimited");
     few.backoff.failures_max = 2;
     few.backoff.quiet = Duration::from_secs(10);
-    let path = registry.path("a", "b", &few);
+    let path = registry.path(at(0), "a", "b", &few);
     assert!(path.connection_failed(at(0)).is_none());
     path.connected();
     assert!(path.connection_failed(at(0)).is_none());
     assert!(path.connection_failed(at(0)).is_some());
-    assert_eq!(path.try_connection(at(1)).unwrap_err(), not_before(10_000));
+    assert_eq!(
+        path.try_connection(at(1), ShardId(0), 0).unwrap_err(),
+        not_before(10_000)
+    );
 }
 
 #[test]
 fn limits_change_for_registered_paths() {
     let registry = Registry::new();
     let (one, two) = (
-        registry.path("a", "one", &limits("10/s", 2, "1/s")),
-        registry.path("a", "two", &limits("10/s", 2, "1/s")),
+        registry.path(at(0), "a", "one", &limits("10/s", 2, "1/s")),
+        registry.path(at(0), "a", "two", &limits("10/s", 2, "1/s")),
     );
     registry.set_limits(at(0), |source, site| {
         (source == "a" && site == "one").then(|| limits("20/s", 5, "unlimited"))
     });
     assert_eq!((one.interval(), one.connections_allowed()), (50 * MS, 5));
     assert_eq!((two.interval(), two.connections_allowed()), (100 * MS, 2));
-    let permits: Vec<_> = (0..5).map(|_| one.try_connection(at(0)).unwrap()).collect();
+    let permits: Vec<_> = (0..5)
+        .map(|_| one.try_connection(at(0), ShardId(0), 0).unwrap())
+        .collect();
     assert_eq!(permits.len(), 5);
 }
 
@@ -194,33 +207,85 @@ fn limits_change_for_registered_paths() {
 fn prune_forgets_only_what_owes_nothing() {
     let registry = Registry::new();
     let limits = limits("1/s", 2, "unlimited");
-    let held = registry.path("a", "held", &limits);
-    drop(registry.path("a", "idle", &limits));
+    let held = registry.path(at(0), "a", "held", &limits);
+    drop(registry.path(at(0), "a", "idle", &limits));
     registry
-        .path("a", "spent", &limits)
+        .path(at(0), "a", "spent", &limits)
         .try_message(at(1_000))
         .unwrap();
-    registry.path("a", "paused", &limits).pause_until(at(9_000));
+    registry
+        .path(at(0), "a", "paused", &limits)
+        .pause_until(at(9_000));
     let _ = registry
-        .path("a", "throttled", &limits)
+        .path(at(0), "a", "throttled", &limits)
         .throttled(at(1_000), Slower::default());
-    assert_eq!(registry.prune(at(1_000)), 4);
-    assert_eq!(registry.prune(at(2_000)), 3);
-    assert_eq!(registry.prune(at(9_000)), 2);
+    // Each new path has two old ones looked at.
+    let known = |now: u64| {
+        for number in 0..20 {
+            let name = format!("fresh{now}.{number}");
+            drop(registry.path(at(now), "a", &name, &limits));
+        }
+        let paths = registry.paths();
+        let old = paths
+            .iter()
+            .filter(|path| !path.site().starts_with("fresh"));
+        old.count()
+    };
+    assert_eq!(known(1_000), 4);
+    assert_eq!(known(2_000), 3);
+    assert_eq!(known(9_000), 2);
     drop(held);
-    assert_eq!(registry.prune(at(9_000)), 1);
+    assert_eq!(known(9_001), 1);
+}
+
+#[test]
+fn a_million_sites_in_turn_are_few_at_once() {
+    let registry = Registry::new();
+    let limits = limits("10/s", 2, "unlimited");
+    for number in 0..100_000u64 {
+        let path = registry.path(at(number), "a", &format!("site{number}"), &limits);
+        path.try_message(at(number)).unwrap();
+        if number % 1000 == 0 {
+            assert!(registry.len() < 400, "{}", registry.len());
+        }
+    }
+}
+
+#[test]
+fn the_next_connection_is_kept_for_the_shard_that_waits() {
+    let registry = Registry::new();
+    let path = registry.path(at(0), "a", "b", &limits("unlimited", 2, "unlimited"));
+    let (busy, waits) = (ShardId(0), ShardId(1));
+    let mut held = vec![
+        path.try_connection(at(0), busy, 0).unwrap(),
+        path.try_connection(at(0), busy, 1).unwrap(),
+    ];
+    assert!(path.try_connection(at(0), waits, 0).is_err());
+    assert!(path.wanted_by_another(at(1), busy));
+    held.pop();
+    assert!(path.try_connection(at(1), busy, 1).is_err(), "it is kept");
+    let theirs = path.try_connection(at(50), waits, 0).unwrap();
+    assert!(!path.wanted_by_another(at(50), busy));
+    // One of two each: who holds half has no claim on more.
+    assert!(path.try_connection(at(51), busy, 2).is_err());
+    assert!(!path.wanted_by_another(at(51), waits));
+    // A shard that stopped asking loses its claim.
+    assert!(path.try_connection(at(52), ShardId(2), 0).is_err());
+    drop(theirs);
+    assert!(path.try_connection(at(53), busy, 1).is_err());
+    assert!(path.try_connection(at(1_000), busy, 1).is_ok());
 }
 
 #[test]
 fn never_more_connections_than_allowed_over_threads() {
     let registry = Registry::new();
-    let path = registry.path("a", "b", &limits("unlimited", 3, "unlimited"));
+    let path = registry.path(at(0), "a", "b", &limits("unlimited", 3, "unlimited"));
     let (now_open, most) = (AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
                 for _ in 0..5_000 {
-                    if let Ok(permit) = path.try_connection(at(0)) {
+                    if let Ok(permit) = path.try_connection(at(0), ShardId(0), 0) {
                         most.fetch_max(now_open.fetch_add(1, SeqCst) + 1, SeqCst);
                         now_open.fetch_sub(1, SeqCst);
                         drop(permit);
@@ -241,7 +306,12 @@ fn shards_register_at_once_and_get_the_same_path() {
         let shards: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(|| {
-                    usize::from(registry.path("a", "b", &limits).try_message(at(0)).is_ok())
+                    usize::from(
+                        registry
+                            .path(at(0), "a", "b", &limits)
+                            .try_message(at(0))
+                            .is_ok(),
+                    )
                 })
             })
             .collect();

@@ -1,5 +1,6 @@
 //! What loopback tests stand on: a directory with everything an engine needs, the real binary as a
 //! child that is killed when the test ends, and waits that end.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

@@ -1,0 +1,99 @@
+//! What all that waits costs, in bytes, without looking at what waits.
+//!
+//! Exact where a table knows its own size, an upper bound per entry elsewhere. Ingest holds it against
+//! the budget (`io/admission.rs`); `hikyaku-bench load` prints the real resident set beside it.
+//!
+//! | what | bytes |
+//! |---|---|
+//! | a recipient that is ready | 16, in a queue that may be twice as large |
+//! | a recipient that is deferred | 20, in pages that are kept for reuse |
+//! | a message | its entry here, and 48 in the spool's table |
+//! | a message for several recipients | 1 bit per recipient, and 64 for one that was deferred |
+//! | a domain | its entry, twice its name, the smallest queue |
+//! | a site | its entry, its paths, its hosts |
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Shard;
+use super::intake::{Message, Submission};
+use crate::queue::domain::{Domain, Waiting};
+use crate::queue::site::Site;
+use crate::shard::ConnKey;
+use hikyaku_spool::Room;
+
+/// A recipient that came in and was not reckoned yet: it and a message of its own, in tables that
+/// double.
+pub const NEW_RECIPIENT: u64 =
+    2 * (size_of::<Waiting>() + size_of::<Message>() + SPOOL_ENTRY) as u64;
+
+/// The spool's table has 40 bytes for a message and 4 for its free list.
+const SPOOL_ENTRY: usize = 48;
+/// A name of 24 octets twice with its allocation, the index's entry, and room for four recipients.
+const DOMAIN_BESIDE: usize = 2 * 32 + 32 + 4 * size_of::<Waiting>();
+/// One path with its entry in the registry, and two hosts with an address each.
+const SITE_BESIDE: usize = 384 + 2 * 160 + 128;
+
+impl Shard {
+    /// Bytes that all that waits costs.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let ready = self
+            .gauge
+            .waiting
+            .load(Relaxed)
+            .saturating_sub(self.deferred.len() as u64);
+        let tables = self.messages.capacity() * size_of::<Message>()
+            + self.messages.len() * SPOOL_ENTRY
+            + self.submissions.capacity() * size_of::<Submission>()
+            + self.submissions.len() * SPOOL_ENTRY
+            + self.domains.len() * (size_of::<Domain>() + DOMAIN_BESIDE)
+            + self.sites.len() * (size_of::<Site<ConnKey>>() + SITE_BESIDE)
+            + self.deferred.memory_bytes();
+        tables as u64 + ready * 2 * size_of::<Waiting>() as u64
+    }
+
+    /// Shows others what this shard holds. To be called now and then.
+    pub fn reckon(&mut self) {
+        let memory = self.memory();
+        let gauge = &self.gauge;
+        // In this order: what comes in between is counted twice rather than not at all.
+        gauge
+            .memory_staged
+            .store(gauge.staged.load(Relaxed), Relaxed);
+        gauge.memory.store(memory, Relaxed);
+        gauge.domains.store(self.domains.len() as u64, Relaxed);
+        gauge.sites.store(self.sites.len() as u64, Relaxed);
+        gauge
+            .deferred_waiting
+            .store(self.deferred.len() as u64, Relaxed);
+        if self.local_failures > 0 && self.looked_at.since(self.local_until) > FORGIVEN {
+            // Nobody has asked for a socket since.
+            self.local_failures = 0;
+            gauge.sockets_short.store(0, Relaxed);
+        }
+        if gauge.room.load(Relaxed) > 0 && !self.stores.is_empty() {
+            // Segments that were made or freed meanwhile are noticed with a commit, and there may be none.
+            self.stores[0].log.reclaim();
+            self.commit_soon(0);
+        }
+        let trouble = self.stores.first().and_then(|store| store.log.pool_error());
+        self.gauge.set_trouble(trouble);
+        self.note_room();
+    }
+
+    /// Shows ingest whether the spool takes new jobs.
+    pub(super) fn note_room(&self) {
+        let room = self
+            .stores
+            .first()
+            .map_or(0, |store| match store.log.room() {
+                Room::Open => 0,
+                Room::Tight => 1,
+                Room::Closed => 2,
+            });
+        self.gauge.room.store(room, Relaxed);
+    }
+}
+
+/// Sockets count as available again when none was refused for so long.
+const FORGIVEN: std::time::Duration = std::time::Duration::from_secs(30);
