@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::failcalls::FailcallsArgs;
 use crate::flip::FlipArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
@@ -32,6 +33,8 @@ pub enum Command {
     Crash(CrashArgs),
     /// Damage a spool segment in every way, and see that it is noticed and called by its name
     Flip(FlipArgs),
+    /// Let every call on a file or socket fail once, with every error, and settle the account
+    Failcalls(FailcallsArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -6,6 +6,7 @@
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! hikyaku-bench flip      every byte of a segment damaged: noticed, and called by its name
+//! hikyaku-bench failcalls every call on a file or socket fails once, with every error: nothing lost
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -16,6 +17,7 @@
 pub mod ceiling;
 pub mod cli;
 pub mod crash;
+pub mod failcalls;
 pub mod flip;
 pub mod load;
 pub mod process;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use hikyaku_bench::cli::{Cli, Command};
-use hikyaku_bench::{ceiling, crash, flip, load, sink};
+use hikyaku_bench::{ceiling, crash, failcalls, flip, load, sink};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Command::Ceiling(args) => ceiling::run(&args),
         Command::Crash(args) => crash::run(&args),
         Command::Flip(args) => flip::run(&args),
+        Command::Failcalls(args) => failcalls::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
