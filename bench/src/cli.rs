@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::failcalls::FailcallsArgs;
 use crate::flip::FlipArgs;
 use crate::recover::RecoverArgs;
 use crate::simulate::SimulateArgs;
@@ -48,6 +49,8 @@ pub enum Command {
     Tarpit(crate::tarpit::TarpitArgs),
     /// The same load with fdatasync and without, in turns: what does durability cost?
     Durable(crate::durable::DurableArgs),
+    /// Let every call on a file or socket fail once, with every error, and settle the account
+    Failcalls(FailcallsArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -13,6 +13,7 @@
 //! hikyaku-bench flip      every byte of a segment damaged: noticed, and called by its name
 //! hikyaku-bench tarpit    one receiver in ten answers a byte a minute: the others' rate beside it and without
 //! hikyaku-bench durable   the same load with fdatasync and without, in turns
+//! hikyaku-bench failcalls every call on a file or socket fails once, with every error: nothing lost
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod compare;
 pub mod crash;
 pub mod durable;
+pub mod failcalls;
 pub mod flip;
 pub mod load;
 pub mod powercut;

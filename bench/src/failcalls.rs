@@ -1,0 +1,718 @@
+//! `hikyaku-bench failcalls`: every call of a whole scenario on a file or a socket fails once, with every error it can.
+//!
+//! The scenario is small and complete: a few drop files, single messages and merges, spool segments so short that they
+//! are sealed and new ones begun, deliveries, deferrals, bounces, receipts, the end. A first run, undisturbed, counts the
+//! calls of each kind. Then, for every kind, every k and each error of that kind, the scenario runs with the k-th call
+//! failing (`hikyaku run --faults fail=KIND:K:ERRNO`). An engine that ends, as it must when the spool cannot be written,
+//! is started again without faults. In the end:
+//!
+//! | must be | |
+//! |---|---|
+//! | lost | no recipient that the receiver would have taken is without a copy |
+//! | imported once | every file has one receipt, with the right counts, and none is left, nor in quarantine |
+//! | no bounce of ours | the receipts' bounces are the receiver's |
+//! | duplicates | every copy beyond the first is named by a `possible_duplicate` line; none at all when the error was a full disk or quota |
+//! | no death | the engine ends by itself: no SIGBUS, no SIGSEGV, no panic |
+//!
+//! Calls of all threads are counted together, so the k-th call is not the same one in each run: a sweep meets them all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use hikyaku::sink::ledger;
+use serde_json::{Value, json};
+
+use crate::load::LoadError;
+use crate::process::Watched;
+use crate::random::Random;
+
+/// `hikyaku-bench failcalls`.
+#[derive(Debug, Args)]
+pub struct FailcallsArgs {
+    /// Runs, drawn from all; without it, all of them
+    #[arg(long, value_name = "N")]
+    pub sample: Option<usize>,
+    /// Only calls of this kind; repeatable
+    #[arg(long, value_name = "KIND")]
+    pub kind: Vec<String>,
+    /// One run only: what shall fail, as in `write:12:EIO`
+    #[arg(long, value_name = "KIND:K:ERRNO")]
+    pub only: Option<String>,
+    /// Runs at once
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub jobs: u32,
+    /// Seed of the draw [default: the clock]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// The engine [default: `hikyaku` beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub engine: Option<PathBuf>,
+    /// Where the working directory is made [default: the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Seconds after which no further run begins; what was not tried is said, and is no success
+    #[arg(long, value_name = "SECONDS", default_value_t = 7200.0)]
+    pub timeout: f64,
+    /// Print JSON; the seed goes to standard error first
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What one call can meet, by its kind.
+const ERRORS: [(&str, &[&str]); 10] = [
+    (
+        "open",
+        &["EIO", "EMFILE", "ENFILE", "EACCES", "EINTR", "ENOMEM"],
+    ),
+    (
+        "create",
+        &["ENOSPC", "EDQUOT", "EIO", "EMFILE", "EACCES", "EROFS"],
+    ),
+    ("allocate", &["ENOSPC", "EDQUOT", "EIO", "EFBIG", "EINTR"]),
+    ("write", &["ENOSPC", "EDQUOT", "EIO"]),
+    ("read", &["EIO", "EINTR"]),
+    ("sync", &["EIO", "ENOSPC", "EDQUOT"]),
+    ("syncdir", &["EIO", "EINTR"]),
+    ("rename", &["ENOSPC", "EDQUOT", "EIO", "EACCES", "EROFS"]),
+    ("remove", &["EIO", "EACCES", "EROFS"]),
+    (
+        "net",
+        &[
+            "ECONNRESET",
+            "ETIMEDOUT",
+            "EMFILE",
+            "ENOBUFS",
+            "EPIPE",
+            "EINTR",
+        ],
+    ),
+];
+
+/// One run to be made.
+#[derive(Debug, Clone)]
+struct Case {
+    kind: String,
+    number: u64,
+    errno: String,
+}
+
+impl Case {
+    fn spec(&self) -> String {
+        format!("{}:{}:{}", self.kind, self.number, self.errno)
+    }
+
+    fn is_full_disk(&self) -> bool {
+        matches!(self.errno.as_str(), "ENOSPC" | "EDQUOT")
+    }
+}
+
+/// What became of one run.
+#[derive(Debug, Default)]
+struct Outcome {
+    restarted: bool,
+    duplicates: u64,
+    seconds: f64,
+    faults: Vec<String>,
+}
+
+/// Runs of one kind and error.
+#[derive(Debug, Default, Clone, Copy)]
+struct Row {
+    runs: u64,
+    restarted: u64,
+    duplicates: u64,
+    faults: u64,
+}
+
+/// Runs it and prints the account; `Ok(false)` when a promise was broken.
+///
+/// # Errors
+/// The engine is missing, or the file system failed.
+pub fn run(args: &FailcallsArgs) -> Result<bool, Box<dyn Error>> {
+    let seed = args.seed.unwrap_or_else(Random::any_seed);
+    if args.json {
+        eprintln!("seed {seed}");
+    } else {
+        println!("seed {seed}");
+    }
+    let engine = match &args.engine {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("hikyaku"),
+    };
+    if !engine.is_file() {
+        return Err(LoadError::NoEngine { path: engine }.into());
+    }
+    let begun = Instant::now();
+    let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let mut dir = tempfile::Builder::new()
+        .prefix("hikyaku-failcalls-")
+        .tempdir_in(base)?;
+    let stage = Stage::new(engine, dir.path())?;
+    let counts = stage.rehearse()?;
+    let mut cases = cases(&counts, &args.kind);
+    if let Some(only) = &args.only {
+        cases = vec![parse_case(only).ok_or("--only: KIND:K:ERRNO")?];
+    }
+    let all = cases.len();
+    if let Some(sample) = args.sample {
+        let mut random = Random(seed);
+        while cases.len() > sample {
+            cases.swap_remove(random.below(cases.len() as u64) as usize);
+        }
+    }
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Relaxed);
+                    let late = begun.elapsed().as_secs_f64() > args.timeout;
+                    let Some(case) = cases.get(index).filter(|_| !late) else {
+                        return;
+                    };
+                    let outcome = stage.play(index + 1, case);
+                    done.lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .push((index, outcome));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner()?;
+    done.sort_by_key(|(index, _)| *index);
+    let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
+    let mut faults = Vec::new();
+    for (index, outcome) in &done {
+        let case = &cases[*index];
+        let row = rows
+            .entry((case.kind.clone(), case.errno.clone()))
+            .or_default();
+        row.runs += 1;
+        row.restarted += u64::from(outcome.restarted);
+        row.duplicates += outcome.duplicates;
+        row.faults += u64::from(!outcome.faults.is_empty());
+        for fault in &outcome.faults {
+            faults.push(format!("{} (run {}): {fault}", case.spec(), index + 1));
+        }
+    }
+    if done.len() < cases.len() {
+        faults.push(format!(
+            "out of time: {} of {} runs were made",
+            done.len(),
+            cases.len()
+        ));
+    }
+    if !faults.is_empty() {
+        dir.disable_cleanup(true);
+        eprintln!("kept: {}", dir.path().display());
+    }
+    let run_seconds: f64 = done.iter().map(|(_, outcome)| outcome.seconds).sum();
+    let report = Totals {
+        seed,
+        all,
+        runs: done.len(),
+        counts,
+        rows,
+        faults,
+        seconds: begun.elapsed().as_secs_f64(),
+        run_seconds: run_seconds / done.len().max(1) as f64,
+    };
+    report.print(args.json);
+    Ok(report.faults.is_empty())
+}
+
+fn cases(counts: &BTreeMap<String, u64>, kinds: &[String]) -> Vec<Case> {
+    let mut all = Vec::new();
+    for (kind, errors) in ERRORS {
+        if !kinds.is_empty() && !kinds.iter().any(|wanted| wanted == kind) {
+            continue;
+        }
+        for number in 1..=counts.get(kind).copied().unwrap_or(0) {
+            all.extend(errors.iter().map(|errno| Case {
+                kind: kind.to_owned(),
+                number,
+                errno: (*errno).to_owned(),
+            }));
+        }
+    }
+    all
+}
+
+fn parse_case(text: &str) -> Option<Case> {
+    let mut parts = text.splitn(3, ':');
+    Some(Case {
+        kind: parts.next()?.to_owned(),
+        number: parts.next()?.parse().ok()?,
+        errno: parts.next()?.to_owned(),
+    })
+}
+
+/// Where runs take place.
+struct Stage {
+    engine: PathBuf,
+    dir: PathBuf,
+}
+
+/// One file of the scenario and what its receipt must say.
+struct Drop {
+    name: String,
+    bytes: Vec<u8>,
+    delivered: u64,
+    bounced: u64,
+}
+
+impl Stage {
+    fn new(engine: PathBuf, dir: &Path) -> std::io::Result<Self> {
+        Ok(Self {
+            engine,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Without a fault: how many calls of each kind there are.
+    fn rehearse(&self) -> Result<BTreeMap<String, u64>, Box<dyn Error>> {
+        let counts = self.dir.join("counts");
+        let outcome = self.play_with(0, &format!("count={}", counts.display()), false);
+        if let Some(fault) = outcome.faults.first() {
+            return Err(format!("without any fault: {fault}").into());
+        }
+        let mut by_kind = BTreeMap::new();
+        for line in fs::read_to_string(&counts)?.lines() {
+            if let Some((name, number)) = line.split_once(' ')
+                && ERRORS.iter().any(|(kind, _)| *kind == name)
+            {
+                by_kind.insert(name.to_owned(), number.parse()?);
+            }
+        }
+        Ok(by_kind)
+    }
+
+    fn play(&self, run: usize, case: &Case) -> Outcome {
+        self.play_with(run, &format!("fail={}", case.spec()), case.is_full_disk())
+    }
+
+    fn play_with(&self, run: usize, faults: &str, full_disk: bool) -> Outcome {
+        let begun = Instant::now();
+        let mut outcome = Outcome::default();
+        let place = self.dir.join(format!("run-{run}"));
+        if let Err(error) = self.whole(&place, faults, full_disk, &mut outcome) {
+            outcome.faults.push(format!("the harness: {error}"));
+        }
+        outcome.seconds = begun.elapsed().as_secs_f64();
+        if outcome.faults.is_empty() {
+            let _ = fs::remove_dir_all(&place);
+        }
+        outcome
+    }
+
+    fn whole(
+        &self,
+        place: &Path,
+        faults: &str,
+        full_disk: bool,
+        outcome: &mut Outcome,
+    ) -> Result<(), Box<dyn Error>> {
+        for folder in ["", "drop", "drop/new", "drop/tmp", "spool", "log"] {
+            fs::create_dir(place.join(folder))?;
+        }
+        let files = scenario();
+        for file in &files {
+            let made = place.join("drop/tmp").join(&file.name);
+            File::create_new(&made)?.write_all(&file.bytes)?;
+            fs::rename(made, place.join("drop/new").join(&file.name))?;
+        }
+        let (sink, address) = start_sink(place)?;
+        let first = self.engine(place, &address, Some(faults))?;
+        let mut ended = judge_end(&first, place, "stderr-1", outcome);
+        if !ended {
+            outcome.restarted = true;
+            let second = self.engine(place, &address, None)?;
+            ended = judge_end(&second, place, "stderr-2", outcome);
+            if !ended {
+                let said = last_lines(&place.join("stderr-2"));
+                outcome.faults.push(format!(
+                    "the second start, without faults, ended with {second:?}: {said}"
+                ));
+            }
+        }
+        drop(sink);
+        if ended {
+            settle(place, &files, full_disk, outcome)?;
+        }
+        Ok(())
+    }
+
+    /// Runs it to its end; `None`: it did not end in time and was killed.
+    fn engine(
+        &self,
+        place: &Path,
+        address: &str,
+        faults: Option<&str>,
+    ) -> std::io::Result<Option<ExitStatus>> {
+        let stderr = File::create(place.join(if faults.is_some() {
+            "stderr-1"
+        } else {
+            "stderr-2"
+        }))?;
+        let mut command = Command::new(&self.engine);
+        command.arg("run");
+        for (flag, folder) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
+            command.arg(flag).arg(place.join(folder));
+        }
+        command.args([
+            "--route",
+            &format!("*={address}"),
+            "--tls",
+            "never",
+            "--no-progress",
+            "--no-pin",
+        ]);
+        command.args([
+            "--shards",
+            "1",
+            "--once",
+            "--json",
+            "--retry-first",
+            "1s",
+            "--retry-max",
+            "1s",
+        ]);
+        command.args([
+            "--limit",
+            "*=connections=4,connection-rate=unlimited,rate=unlimited",
+        ]);
+        command.args([
+            "--segment-bytes",
+            SEGMENT_BYTES,
+            "--message-size-max",
+            "32KiB",
+            "--development",
+        ]);
+        if let Some(faults) = faults {
+            command.args(["--faults", faults]);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
+        let mut child = Watched::new(command.spawn()?);
+        child.wait_until(Instant::now() + RUN_MAX, || false)
+    }
+}
+
+/// Whether the engine came to its regular end.
+fn judge_end(
+    status: &Option<ExitStatus>,
+    place: &Path,
+    stderr: &str,
+    outcome: &mut Outcome,
+) -> bool {
+    let text = fs::read_to_string(place.join(stderr)).unwrap_or_default();
+    if let Some(line) = text.lines().find(|line| line.contains("panicked at")) {
+        outcome.faults.push(format!("a panic: {line}"));
+    }
+    match status {
+        None => {
+            let said = last_lines(&place.join(stderr));
+            outcome
+                .faults
+                .push(format!("still running after {RUN_MAX:?}: {said}"));
+            false
+        }
+        // 3: some recipients bounced, as they should.
+        Some(status) if matches!(status.code(), Some(0 | 3)) => true,
+        Some(status) => {
+            if let Some(signal) = status.signal()
+                && signal != ABORT
+            {
+                outcome.faults.push(format!("died of signal {signal}"));
+            }
+            false
+        }
+    }
+}
+
+fn settle(
+    place: &Path,
+    files: &[Drop],
+    full_disk: bool,
+    outcome: &mut Outcome,
+) -> Result<(), Box<dyn Error>> {
+    let mut copies: HashMap<String, u64> = HashMap::new();
+    let mut contents: HashMap<String, u64> = HashMap::new();
+    for entry in ledger::read(&place.join("ledger"))? {
+        let content = contents
+            .entry(entry.recipient.clone())
+            .or_insert(entry.content_hash);
+        if *content != entry.content_hash {
+            outcome
+                .faults
+                .push(format!("two copies to {} differ", entry.recipient));
+        }
+        *copies.entry(entry.recipient).or_default() += 1;
+    }
+    let named = named(&place.join("log"))?;
+    for (recipient, refused) in recipients() {
+        let got = copies.remove(&recipient).unwrap_or(0);
+        if refused && got > 0 {
+            outcome
+                .faults
+                .push(format!("{recipient} is refused and was delivered"));
+        }
+        if !refused && got == 0 {
+            outcome.faults.push(format!("{recipient} is lost"));
+        }
+        let extra = got.saturating_sub(1);
+        outcome.duplicates += extra;
+        if extra > named.get(&recipient).copied().unwrap_or(0) {
+            outcome
+                .faults
+                .push(format!("{recipient}: {got} copies, and no line names it"));
+        } else if extra > 0 && full_disk {
+            outcome
+                .faults
+                .push(format!("{recipient}: {got} copies because of a full disk"));
+        }
+    }
+    for stranger in copies.keys() {
+        outcome.faults.push(format!("{stranger} was never dropped"));
+    }
+    for folder in ["new", "claimed", "quarantine"] {
+        let left = fs::read_dir(place.join("drop").join(folder)).map_or(0, Iterator::count);
+        if left > 0 {
+            outcome
+                .faults
+                .push(format!("{left} entries are left in drop/{folder}"));
+        }
+    }
+    for file in files {
+        let path = place
+            .join("drop/receipts")
+            .join(format!("{}.json", file.name));
+        let receipt: Value = fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or(Value::Null);
+        let said = json!([
+            receipt["state"],
+            receipt["recipients"],
+            receipt["delivered"],
+            receipt["bounced"]
+        ]);
+        let wanted = json!([
+            "final",
+            file.delivered + file.bounced,
+            file.delivered,
+            file.bounced
+        ]);
+        if said != wanted {
+            outcome
+                .faults
+                .push(format!("receipt of {}: {said}, not {wanted}", file.name));
+        }
+    }
+    Ok(())
+}
+
+/// Recipients by how often the log named them.
+fn named(log: &Path) -> std::io::Result<HashMap<String, u64>> {
+    let mut named: HashMap<String, u64> = HashMap::new();
+    for entry in fs::read_dir(log)? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "jsonl")
+        {
+            continue;
+        }
+        for line in BufReader::new(File::open(path)?).lines() {
+            let Ok(value) = serde_json::from_str::<Value>(&line?) else {
+                continue;
+            };
+            if value["possible_duplicate"] == true
+                && let Some(recipient) = value["recipient"].as_str()
+            {
+                *named.entry(recipient.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    Ok(named)
+}
+
+fn recipients() -> Vec<(String, bool)> {
+    (0..MESSAGES).flat_map(of_message).collect()
+}
+
+/// Recipients of one message, and whether the receiver refuses them.
+fn of_message(message: u64) -> Vec<(String, bool)> {
+    let domain = message % 3;
+    let mut all = vec![(format!("m{message}@d{domain}.test"), false)];
+    match message % 6 {
+        1 => all.push((format!("defer-m{message}@d{domain}.test"), false)),
+        3 => all.push((format!("reject-m{message}@d{domain}.test"), true)),
+        5 => all.push((format!("n{message}@d9.test"), false)),
+        _ => {}
+    }
+    all
+}
+
+/// Single messages and merges of four; enough bytes for several segments.
+fn scenario() -> Vec<Drop> {
+    let mut files = Vec::new();
+    let mut message = 0;
+    while message < MESSAGES {
+        let single = files.len() % 2 == 0;
+        let count = if single { 1 } else { 4 }.min(MESSAGES - message);
+        let mut file = Drop {
+            name: format!(
+                "f{:02}.{}",
+                files.len(),
+                if single { "eml" } else { "bsmtp" }
+            ),
+            bytes: Vec::new(),
+            delivered: 0,
+            bounced: 0,
+        };
+        for number in message..message + count {
+            let to = of_message(number);
+            let refused = to.iter().filter(|(_, refused)| *refused).count() as u64;
+            file.bounced += refused;
+            file.delivered += to.len() as u64 - refused;
+            one_message(number, &to, single, &mut file.bytes);
+        }
+        message += count;
+        files.push(file);
+    }
+    files
+}
+
+fn one_message(number: u64, to: &[(String, bool)], single: bool, out: &mut Vec<u8>) {
+    let mut content =
+        format!("From: <news@out.test>\r\nSubject: {number}\r\nX-Hikyaku-Seq: {number}\r\n\r\n");
+    while content.len() < 7000 {
+        content.push_str(&format!("line {} of message {number}\r\n", content.len()));
+    }
+    let mut text = String::new();
+    if single {
+        text.push_str("X-Sender: news@out.test\r\n");
+        for (recipient, _) in to {
+            text.push_str(&format!("X-Receiver: {recipient}\r\n"));
+        }
+        text.push_str(&content);
+    } else {
+        text.push_str("MAIL FROM:<news@out.test>\r\n");
+        for (recipient, _) in to {
+            text.push_str(&format!("RCPT TO:<{recipient}>\r\n"));
+        }
+        text.push_str(&format!("DATA\r\n{content}.\r\n"));
+    }
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn start_sink(place: &Path) -> Result<(Watched, String), Box<dyn Error>> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args([
+        "sink",
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+        "--without",
+        "starttls",
+        "--timeout",
+        "150",
+    ]);
+    command.arg("--ledger").arg(place.join("ledger"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stderr(File::create(place.join("stderr-sink"))?);
+    let mut sink = Watched::new(command.spawn()?);
+    let stdout = sink.child().stdout.take().ok_or("no pipe")?;
+    let mut stdout = BufReader::new(stdout);
+    let mut line = String::new();
+    stdout.read_line(&mut line)?;
+    // The pipe stays open, or its last words would end the sink with an error.
+    std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    let said: Value = serde_json::from_str(&line)?;
+    let address = said["listening"][0].as_str();
+    Ok((
+        sink,
+        address.ok_or(format!("the sink said {line}"))?.to_owned(),
+    ))
+}
+
+fn last_lines(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+}
+
+/// What it came to.
+struct Totals {
+    seed: u64,
+    all: usize,
+    runs: usize,
+    counts: BTreeMap<String, u64>,
+    rows: BTreeMap<(String, String), Row>,
+    faults: Vec<String>,
+    seconds: f64,
+    run_seconds: f64,
+}
+
+impl Totals {
+    fn print(&self, as_json: bool) {
+        if as_json {
+            let rows: Value = self
+                .rows
+                .iter()
+                .map(|((kind, errno), row)| {
+                    json!({ "kind": kind, "errno": errno, "runs": row.runs, "restarted": row.restarted,
+                        "duplicates_named": row.duplicates, "broken": row.faults })
+                })
+                .collect();
+            println!(
+                "{}",
+                json!({ "seed": self.seed, "cases": self.all, "runs": self.runs, "calls": self.counts, "rows": rows,
+                    "faults": self.faults, "seconds": self.seconds, "run_seconds_mean": self.run_seconds })
+            );
+            return;
+        }
+        println!(
+            "{:10}{:12}{:>8}{:>8}{:>12}{:>12}{:>8}",
+            "kind", "errno", "calls", "runs", "restarted", "duplicates", "broken"
+        );
+        for ((kind, errno), row) in &self.rows {
+            let calls = self.counts.get(kind).copied().unwrap_or(0);
+            println!(
+                "{kind:10}{errno:12}{calls:8}{:8}{:12}{:12}{:8}",
+                row.runs, row.restarted, row.duplicates, row.faults
+            );
+        }
+        for fault in self.faults.iter().take(FAULTS_SHOWN) {
+            println!("BROKEN: {fault}");
+        }
+        if self.faults.len() > FAULTS_SHOWN {
+            println!("BROKEN: and {} more", self.faults.len() - FAULTS_SHOWN);
+        }
+        let (runs, all, faults) = (self.runs, self.all, self.faults.len());
+        println!(
+            "{runs} runs of {all} possible, {faults} promises broken, {:.1} s, {:.2} s a run",
+            self.seconds, self.run_seconds
+        );
+    }
+}
+
+const MESSAGES: u64 = 26;
+const SEGMENT_BYTES: &str = "131072";
+/// A run with a wait for the next look at the drop directory and for a second attempt takes some seconds.
+const RUN_MAX: Duration = Duration::from_secs(40);
+/// SIGABRT: how the engine ends when its spool fails.
+const ABORT: i32 = 6;
+const FAULTS_SHOWN: usize = 30;
