@@ -84,6 +84,9 @@ pub struct Report {
     pub last_seq: u64,
     /// How far the clock is behind the newest batch: if not 0, expire nothing until it has caught up.
     pub clock_behind_ms: u64,
+    /// Somewhere between the log's oldest batch and now the clock was set by more than a day, or nothing was written for
+    /// so long: differences of wall time are no ages.
+    pub clock_jumped: bool,
 }
 
 impl Report {
@@ -218,6 +221,10 @@ pub(crate) fn open_log(
     let next_seq = pass.next_seq();
     report.last_seq = next_seq - 1;
     report.clock_behind_ms = u64::saturating_sub(pass.newest_wall_ms, wall_ms);
+    if report.batches > 0 {
+        pass.at(wall_ms);
+    }
+    report.clock_jumped = pass.clock_jumped;
 
     let (chain, replay) = (pass.chain(), pass.replay);
     let doubts = replay.in_doubt(&found);
