@@ -178,6 +178,19 @@ mod tests {
     };
 
     #[test]
+    fn attempts_take_no_longer_than_their_longest_delays() {
+        let policy = RetryPolicy::default();
+        assert_eq!(policy.longest(0), Duration::ZERO);
+        for attempts in [1, 2, 5, 63, 64, 65, 200] {
+            let drawn = |attempt| policy.next(attempt, 7 * u64::from(attempt), None);
+            let taken: Duration = (1..=attempts).map(drawn).sum();
+            assert!(taken <= policy.longest(attempts), "{attempts}");
+            assert!(policy.longest(attempts) <= taken * 2, "{attempts}");
+        }
+        assert!(policy.longest(u32::MAX) > policy.longest(1000));
+    }
+
+    #[test]
     fn delays_follow_the_documented_series() {
         let minutes = |hint: Option<u64>| -> Vec<u64> {
             (1..=8)
