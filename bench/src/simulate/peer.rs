@@ -318,6 +318,7 @@ impl Peer {
                 let line = b"250-and so on and so on and so on and so on\r\n";
                 self.out.push(Out::Say(line.repeat(150)));
             }
+            2 => self.out.push(Out::Say(reply.to_vec())),
             _ => {
                 self.faults.push(Fault::Unasked);
                 self.out.push(Out::Say(reply.to_vec()));
