@@ -84,6 +84,9 @@ pub struct Report {
     pub last_seq: u64,
     /// How far the clock is behind the newest batch: if not 0, expire nothing until it has caught up.
     pub clock_behind_ms: u64,
+    /// Somewhere between the log's oldest batch and now the clock was set by more than a day, or nothing was written for
+    /// so long: differences of wall time are no ages.
+    pub clock_jumped: bool,
 }
 
 impl Report {
@@ -153,11 +156,12 @@ pub(crate) fn open_log(
         .map(|(_, next, rebuilt)| (!rebuilt).then_some(*next))
         .chain([None])
         .collect();
-    for (index, (candidate, header, rebuilt)) in files.segments.into_iter().enumerate() {
+    for (index, (candidate, mut header, mut rebuilt)) in files.segments.into_iter().enumerate() {
         let map = ReadMap::new(&candidate.file).map_err(SpoolError::io("map", &candidate.path))?;
         let len = header.segment_bytes.min(map.bytes().len() as u64) as usize;
         let bytes = &map.bytes()[..len];
         let next = nexts[index].filter(|_| !rebuilt);
+        let next_message_seq = pass.replay.next_message_seq;
         let sealed = next.and_then(|next| {
             let end = next
                 .previous_seal_at
@@ -181,6 +185,15 @@ pub(crate) fn open_log(
         report.segments += 1;
         report.batches += scanned.batches;
         report.torn_bytes += scanned.torn_bytes;
+        // Header and first batch are one write. When only the header's part of it was lost, nobody was told about the
+        // batch, and nothing is damaged: it counts like any whole batch at the end, under a header written once more.
+        let first_only = scanned.batches == 1 && scanned.gaps.is_empty();
+        if rebuilt && first_only && index + 1 == last && in_doubt.acked_seq() < header.first_seq {
+            header.next_message_seq = next_message_seq;
+            rewrite_header(&candidate, &header)?;
+            report.torn_bytes += BLOCK;
+            rebuilt = false;
+        }
         if rebuilt || !scanned.gaps.is_empty() {
             let kept = keep(&quarantine, &candidate.path, &header, id, &scanned.gaps);
             let damage = |gap| Damage {
@@ -218,6 +231,10 @@ pub(crate) fn open_log(
     let next_seq = pass.next_seq();
     report.last_seq = next_seq - 1;
     report.clock_behind_ms = u64::saturating_sub(pass.newest_wall_ms, wall_ms);
+    if report.batches > 0 {
+        pass.at(wall_ms);
+    }
+    report.clock_jumped = pass.clock_jumped;
 
     let (chain, replay) = (pass.chain(), pass.replay);
     let doubts = replay.in_doubt(&found);
@@ -290,6 +307,15 @@ pub(crate) fn make_dir(dir: &Path) -> Result<(), SpoolError> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(source) => Err(SpoolError::io("make", dir)(source)),
     }
+}
+
+/// Gives a segment the header that a torn write did not bring, durably.
+fn rewrite_header(candidate: &Candidate, header: &SegmentHeader) -> Result<(), SpoolError> {
+    let mut block = [0; BLOCK as usize];
+    header.encode(&mut block);
+    disk::write(&candidate.file, &candidate.path, &block, 0)
+        .and_then(|()| disk::sync_data(&candidate.file, &candidate.path))
+        .map_err(SpoolError::io("write the torn header of", &candidate.path))
 }
 
 /// Overwrites a torn batch, durably, before anything new is written there.

@@ -423,3 +423,77 @@ fn large_and_empty_batches() {
     let (log, _) = open(dir.path(), &options);
     assert_eq!(log.message(at).expect("intact").content, large);
 }
+
+/// Found by simulation: a power cut took back the name of the spool's directory, and all that was in it.
+#[test]
+fn every_name_is_flushed_in_the_directory_above() {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+    use std::rc::Rc;
+
+    use hikyaku_spool::faults::{Call, Observer, install_here};
+
+    /// Directories in which a name changed and was not flushed.
+    struct Names(RefCell<BTreeSet<PathBuf>>);
+
+    impl Observer for Names {
+        fn before(&self, call: &Call<'_>) -> std::io::Result<()> {
+            let mut open = self.0.borrow_mut();
+            let above = |path: &std::path::Path| path.parent().expect("absolute").to_path_buf();
+            match *call {
+                // What is made under a passing name, or is there already, needs no flush.
+                Call::Create(path) if !path.exists() && path.extension().is_none() => {
+                    open.insert(above(path));
+                }
+                Call::Rename(_, to) => drop(open.insert(above(to))),
+                Call::SyncDir(dir) => drop(open.remove(dir)),
+                _ => {}
+            }
+            Ok(())
+        }
+    }
+
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let names = Rc::new(Names(RefCell::default()));
+    install_here(Some(names.clone()));
+    let options = hikyaku_spool::Options {
+        spares_inline: true,
+        ..small()
+    };
+    let log = open(&dir.path().join("a/b/spool"), &options);
+    install_here(None);
+    drop(log);
+    let left = names.0.borrow();
+    assert!(
+        left.iter().all(|dir| dir.ends_with("spool")),
+        "only LOCK, which is advice: {left:?}"
+    );
+}
+
+/// Ages are not reckoned across a clock that was set.
+#[test]
+fn a_clock_that_was_set_is_told() {
+    const DAY: u64 = 24 * 3_600_000;
+    for (walls, now, jumped) in [
+        (&[100 * DAY, 100 * DAY + 5][..], 100 * DAY + 900_000, false),
+        (&[100 * DAY, 3700 * DAY], 3700 * DAY, true),
+        (&[3700 * DAY, 100 * DAY], 100 * DAY, true),
+        (&[100 * DAY], 3700 * DAY, true),
+        (&[100 * DAY], 2, true),
+        (&[], 100 * DAY, false),
+    ] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut log, _) = open(dir.path(), &small());
+        for wall in walls {
+            log.append_message(1, 1, b"e", &[b"c"]).expect("room");
+            let batch = log.take_batch(*wall).expect("it waits");
+            common::write(&batch);
+            log.committed(batch);
+        }
+        drop(log);
+        let spool = hikyaku_spool::Spool::open(dir.path(), &small()).expect("spool");
+        let (_, recovered) = spool.open_log(0, now).expect("log");
+        assert_eq!(recovered.report.clock_jumped, jumped, "{walls:?} {now}");
+    }
+}

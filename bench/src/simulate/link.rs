@@ -233,6 +233,7 @@ impl World {
         let Some(bytes) = self.links[link].on_the_way.pop_front() else {
             return Ok(());
         };
+        self.tell(link, ">", &bytes);
         let Some(peer) = &mut self.links[link].peer else {
             return Ok(());
         };
@@ -271,6 +272,7 @@ impl World {
     }
 
     fn send_to_engine(&mut self, link: usize, bytes: Vec<u8>) {
+        self.tell(link, "<", &bytes);
         // Now and then byte by byte, and slowly.
         let slow = !self.healthy && bytes.len() < 100 && self.rng.below(100) == 0;
         if slow {
@@ -305,6 +307,13 @@ impl World {
     pub(super) fn on_peer_closed(&mut self, link: usize) -> Checked {
         self.links[link].ended = true;
         self.wake_reader(link)
+    }
+
+    fn tell(&self, link: usize, way: &str, bytes: &[u8]) {
+        if self.tell {
+            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]);
+            eprintln!("{:>18} {link} {way} {}", self.now, text.escape_debug());
+        }
     }
 
     fn wake_reader(&mut self, link: usize) -> Checked {

@@ -268,12 +268,12 @@ impl Peer {
         self.say(reply, rng, healthy);
     }
 
-    /// A reply, or what happens instead of it. What nobody asked for comes only where it cannot be taken for the answer
-    /// to a command that is on its way.
+    /// A reply, or what happens instead of it. What nobody asked for comes only where no command follows: anywhere else it
+    /// could be taken for the answer to one that is on its way, and no sender can help that.
     fn say(&mut self, reply: &[u8], rng: &mut Rng, healthy: bool) {
-        let early = reply.starts_with(b"220 mx");
-        let choices: &[usize] = if early {
-            &[0, 1, 2, 3, 4, 5]
+        let last = reply.starts_with(b"221");
+        let choices: &[usize] = if last {
+            &[0, 1, 3, 4, 5]
         } else {
             &[0, 1, 2, 3, 4]
         };
@@ -318,6 +318,7 @@ impl Peer {
                 let line = b"250-and so on and so on and so on and so on\r\n";
                 self.out.push(Out::Say(line.repeat(150)));
             }
+            2 => self.out.push(Out::Say(reply.to_vec())),
             _ => {
                 self.faults.push(Fault::Unasked);
                 self.out.push(Out::Say(reply.to_vec()));

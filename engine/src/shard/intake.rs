@@ -94,6 +94,8 @@ impl Submission {
 #[derive(Debug, Default)]
 struct Restored {
     recipients: u64,
+    /// Wall time says nothing of ages in this log.
+    clock_jumped: bool,
     /// New ready ones of each domain, by key.
     ready: Vec<u32>,
     /// Recipients of messages whose envelope is damaged.
@@ -279,7 +281,7 @@ impl Shard {
             }
         }
         self.restore_doubts(now, index, &recovered);
-        self.restore_waiting(now, index);
+        self.restore_waiting(now, index, recovered.report.clock_jumped);
         for key in 0..self.submissions.capacity() {
             if self
                 .submissions
@@ -295,10 +297,13 @@ impl Shard {
     /// Every recipient without a final mark waits again: at once, or when its retry is due. One
     /// message at a time and in place, since there may be millions; nobody is served before all of
     /// them are counted, or a submission would seem to be done too early.
-    fn restore_waiting(&mut self, now: Now, index: usize) {
+    fn restore_waiting(&mut self, now: Now, index: usize, clock_jumped: bool) {
         // The log is read while everything else changes, so the stores stand aside.
         let stores = std::mem::take(&mut self.stores);
-        let mut restored = Restored::default();
+        let mut restored = Restored {
+            clock_jumped,
+            ..Restored::default()
+        };
         for live in stores[index].log.restore() {
             self.restore_message(now, index, &stores[index].log, &live, &mut restored);
         }
@@ -341,7 +346,13 @@ impl Shard {
             restored.unreadable.extend(all);
             return;
         };
-        let age = now.wall.since(received);
+        let mut age = now.wall.since(received);
+        if restored.clock_jumped {
+            // Nobody expires for a clock that was set (P10): the time between attempts is what is sure.
+            let attempts = live.waiting().map(|waiting| waiting.attempts).max();
+            let attempts = u32::from(attempts.unwrap_or_default());
+            age = age.min(self.config.retry.longest(attempts));
+        }
         let expires_after = self.config.retry.expires_after.saturating_sub(age);
         let common = domains
             .first()
