@@ -273,6 +273,9 @@ pub struct CrashArgs {
     /// Settle the account and begin a new one after so many kills: this bounds memory and disk
     #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..))]
     pub epoch: u32,
+    /// Run the engine with --strict
+    #[arg(long)]
+    pub strict: bool,
     /// Instead: fill a spool, kill so many starts in a row during recovery, then let one start through
     #[arg(long, value_name = "N", conflicts_with_all = ["points", "point"])]
     pub during_recovery: Option<u32>,

@@ -163,6 +163,7 @@ impl<'a> Run<'a> {
             aside: dir.join("aside"),
             connections: args.connections,
             segment_bytes: args.segment_bytes,
+            strict: args.strict,
         };
         stage.set()?;
         let kills = args.during_recovery.unwrap_or(args.cycles);

@@ -133,6 +133,7 @@ pub const POINTS: &[(&str, &str)] = &[
         "start.doubt-cleared",
         "a slot of the last run is free, its mark durable",
     ),
+    ("slot.active", "a slot says that a transaction begins"),
     (
         "slot.sent",
         "a slot says that a final dot is about to be sent",
