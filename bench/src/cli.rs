@@ -276,6 +276,9 @@ pub struct CrashArgs {
     /// Run the engine with --strict
     #[arg(long)]
     pub strict: bool,
+    /// Engines side by side, each with directories, sink and account of its own; most of a cycle is waiting
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub jobs: u32,
     /// Instead: fill a spool, kill so many starts in a row during recovery, then let one start through
     #[arg(long, value_name = "N", conflicts_with_all = ["points", "point"])]
     pub during_recovery: Option<u32>,
