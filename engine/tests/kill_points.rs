@@ -204,14 +204,13 @@ fn a_failed_sync_ends_the_process_and_the_next_start_goes_on() {
     };
     assert!(number("calls ") > 10, "{said}");
     assert_eq!(number("ingest.claimed "), 3, "{said}");
-    // The next sync of this process would have been the batch's.
     let place = Place::new();
-    let spec = format!("fail=sync:{}:EIO", number("sync ") + 1);
-    let ended = place.run(&["--once", "--faults", &spec]);
+    let spec = "fail=sync@shard-0000/seg-:1:EIO";
+    let ended = place.run(&["--once", "--faults", spec]);
     assert_eq!(ended.status, None, "an abort: {}", ended.err);
     assert!(ended.err.contains("syncing batch 1 of"), "{}", ended.err);
     assert!(place.copies().is_empty(), "sent before it was durable");
-    place.is_made_good(&spec);
+    place.is_made_good(spec);
 }
 
 #[test]
