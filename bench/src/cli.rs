@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::recover::RecoverArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 
@@ -29,6 +30,8 @@ pub enum Command {
     Ceiling(CeilingArgs),
     /// Kill the engine again and again, and settle the account: nothing lost, every duplicate named
     Crash(CrashArgs),
+    /// Fill a spool with waiting recipients and start the engine on it: how long, how much memory
+    Recover(RecoverArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -5,6 +5,7 @@
 //! hikyaku-bench load      workload -> drop directory -> hikyaku run -> sink, measured and verified
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
+//! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod crash;
 pub mod load;
 pub mod process;
+pub mod recover;
 pub mod report;
 pub mod sink;
 

@@ -110,30 +110,39 @@ impl Replay {
         path: &Path,
         batch: &BatchView<'_>,
     ) -> Result<(), SpoolError> {
-        for (offset, record) in batch.records() {
-            let Some(kind) = Kind::from_u8(record.kind) else {
-                if record.flags & FLAG_IGNORABLE != 0 {
-                    continue;
-                }
-                return Err(SpoolError::UnknownRecord {
-                    path: path.into(),
-                    offset,
-                    kind: record.kind,
-                });
-            };
-            let (Ok(offset), Ok(len)) = (u32::try_from(offset), u32::try_from(record.size)) else {
-                continue;
-            };
-            self.record(
-                kind,
-                &record,
-                Spot {
-                    segment,
-                    offset,
-                    len,
-                },
-            );
-        }
+        batch
+            .records()
+            .try_for_each(|(offset, record)| self.found(segment, path, offset, &record))
+    }
+
+    /// One record at `offset` of a segment. An error is one that must not be passed over. Of a message's payload only the
+    /// head is looked at, of an accept's only what lies before the engine's bytes.
+    pub(crate) fn found(
+        &mut self,
+        segment: u32,
+        path: &Path,
+        offset: u64,
+        record: &Record<'_>,
+    ) -> Result<(), SpoolError> {
+        let Some(kind) = Kind::from_u8(record.kind) else {
+            if record.flags & FLAG_IGNORABLE != 0 {
+                return Ok(());
+            }
+            return Err(SpoolError::UnknownRecord {
+                path: path.into(),
+                offset,
+                kind: record.kind,
+            });
+        };
+        let (Ok(offset), Ok(len)) = (u32::try_from(offset), u32::try_from(record.size)) else {
+            return Ok(());
+        };
+        let spot = Spot {
+            segment,
+            offset,
+            len,
+        };
+        self.record(kind, record, spot);
         Ok(())
     }
 
@@ -192,7 +201,7 @@ impl Replay {
     }
 
     fn message(&mut self, record: &Record<'_>, spot: Spot) {
-        let Some((head, ..)) = MessageHead::decode(record.payload) else {
+        let Some(head) = MessageHead::decode_head(record.payload) else {
             return;
         };
         let recipients = record.extra;
