@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::recover::RecoverArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 
@@ -31,6 +32,8 @@ pub enum Command {
     Crash(CrashArgs),
     /// Cut the power under the engine again and again, on a file system in an image (root only)
     Powercut(crate::powercut::PowercutArgs),
+    /// Fill a spool with waiting recipients and start the engine on it: how long, how much memory
+    Recover(RecoverArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -6,6 +6,7 @@
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! hikyaku-bench powercut  the same with power cuts, on a file system in an image (root only)
+//! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -19,6 +20,7 @@ pub mod crash;
 pub mod load;
 pub mod powercut;
 pub mod process;
+pub mod recover;
 pub mod report;
 pub mod sink;
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use hikyaku_bench::cli::{Cli, Command};
 use hikyaku_bench::{ceiling, crash, load, powercut, sink};
+use hikyaku_bench::{ceiling, crash, load, recover, sink};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
         Command::Ceiling(args) => ceiling::run(&args),
         Command::Crash(args) => crash::run(&args),
         Command::Powercut(args) => powercut::run(&args),
+        Command::Recover(args) => recover::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@
 //! A crash in between leaves a message twice; both copies have one sequence number, and recovery takes the later.
 
 use crate::faults::point;
+use crate::files::keep;
 use crate::log::{Log, Move, Moved};
 use crate::mark::Tally;
 use crate::record::{self, FLAG_ACCEPTED, FLAG_RESTATED, Head, Kind, MessageHead};
@@ -249,9 +250,20 @@ impl Log {
     fn free_oldest(&mut self, done: &mut Reclaimed) {
         self.evacuation = None;
         if let Some(Segment {
-            path, file, map, ..
+            path,
+            file,
+            map,
+            header,
+            damaged,
+            ..
         }) = self.segments.pop_front()
         {
+            if damaged.get()
+                && let Some(spool) = self.dir.parent()
+            {
+                // Kept for people; a failure is no reason to keep the segment, too.
+                let _ = keep(&spool.join("quarantine"), &path, &header, self.id, &[]);
+            }
             point("spool.before-free");
             let usable = map.bytes().len() as u64 == self.options.segment_bytes;
             drop(map);

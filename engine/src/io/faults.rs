@@ -49,6 +49,10 @@ pub const POINTS: &[(&str, &str)] = &[
         "a log has the spares that it needs to begin",
     ),
     ("start.log-recovered", "a log is recovered"),
+    (
+        "start.recovery-reported",
+        "the report of an unclean end is on disk",
+    ),
     ("start.attempts-log-opened", "the log of attempts is open"),
     ("start.restored", "a shard knows what waits in its logs"),
     (
