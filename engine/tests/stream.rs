@@ -364,3 +364,40 @@ fn strict_mode_delivers_everything_in_either_pipeline() {
         assert_eq!((counters.duplicates, counters.protocol_errors), (0, 0));
     }
 }
+
+/// Of what the last process knew, a power cut leaves the batches that were synchronised: here each
+/// batch before the N-th, and nothing of the in-doubt map. What arrived must be in them.
+#[test]
+fn in_strict_mode_the_log_alone_names_every_possible_duplicate() {
+    for pipeline in ["transaction", "stream"] {
+        let mut doubts = 0;
+        for batch in [4, 6, 8, 12] {
+            let case = format!("{pipeline}, batch {batch}");
+            let (bed, names) = (Bed::new(), names(60));
+            let sink = sink(&bed, "", true);
+            bed.drop_bsmtp("a.bsmtp", &names);
+            let arguments = format!(
+                "{} --strict --pipeline {pipeline} --limit *=connections=2 {SOON}",
+                all_to(&sink)
+            );
+            let mut running = bed.start(&format!(
+                "{arguments} --faults kill=commit.before-write:{batch}"
+            ));
+            until("it is killed", || !running.runs());
+            drop(running);
+            fs::remove_file(bed.path("spool/shard-0000/indoubt.map")).expect("the map");
+            let ended = bed.once(&arguments);
+            assert_eq!(ended.code, Some(0), "{case}: {ended:?}");
+            assert_accounted(&bed, &names, &case);
+            doubts += bed
+                .log()
+                .iter()
+                .filter(|line| line["possible_duplicate"] == true)
+                .count();
+        }
+        assert!(
+            doubts > 0,
+            "{pipeline}: nothing was under way when it was killed"
+        );
+    }
+}
