@@ -51,6 +51,10 @@ pub enum Command {
     Durable(crate::durable::DurableArgs),
     /// Let every call on a file or socket fail once, with every error, and settle the account
     Failcalls(FailcallsArgs),
+    /// Cut the power under the engine again and again, on a file system in an image (root only)
+    Powercut(crate::powercut::PowercutArgs),
+    /// Fill a spool with waiting recipients and start the engine on it: how long, how much memory
+    Recover(RecoverArgs),
 }
 
 /// `hikyaku-bench sink`.
@@ -296,6 +300,12 @@ pub struct CrashArgs {
     /// Settle the account and begin a new one after so many kills: this bounds memory and disk
     #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..))]
     pub epoch: u32,
+    /// Run the engine with --strict
+    #[arg(long)]
+    pub strict: bool,
+    /// Engines side by side, each with directories, sink and account of its own; most of a cycle is waiting
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub jobs: u32,
     /// Instead: fill a spool, kill so many starts in a row during recovery, then let one start through
     #[arg(long, value_name = "N", conflicts_with_all = ["points", "point"])]
     pub during_recovery: Option<u32>,

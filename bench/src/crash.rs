@@ -58,6 +58,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use account::Account;
+use hikyaku::io::faults::POINTS;
 use points::Points;
 use random::{Random, any_seed};
 use settle::{After, clear, settle};
@@ -81,11 +82,7 @@ pub fn run(args: &CrashArgs) -> Result<bool, Box<dyn Error>> {
     let mut dir = tempfile::Builder::new()
         .prefix("hikyaku-crash-")
         .tempdir_in(base)?;
-    let run = Run::new(args, engine, dir.path(), seed)?;
-    let account = match args.during_recovery {
-        Some(kills) => run.during_recovery(kills)?,
-        None => run.cycles()?,
-    };
+    let account = side_by_side(args, &engine, dir.path(), seed)?;
     let clean = account.faults.is_empty();
     if args.keep || !clean {
         dir.disable_cleanup(true);
@@ -93,6 +90,46 @@ pub fn run(args: &CrashArgs) -> Result<bool, Box<dyn Error>> {
     }
     print_account(&account, seed, args.json);
     Ok(clean)
+}
+
+/// All jobs, each with its share of the kills, and one account of them.
+fn side_by_side(
+    args: &CrashArgs,
+    engine: &Path,
+    dir: &Path,
+    seed: u64,
+) -> Result<Account, Box<dyn Error>> {
+    let jobs = match args.during_recovery {
+        Some(_) => 1,
+        None => args.jobs.min(args.cycles),
+    };
+    let mut whole = Account::default();
+    let accounts: Vec<Result<Account, String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs)
+            .map(|job| {
+                let dir = dir.join(format!("job-{job}"));
+                scope.spawn(move || {
+                    let run = Run::new(args, engine.to_owned(), &dir, seed, (job, jobs));
+                    let account = run.and_then(|run| match args.during_recovery {
+                        Some(kills) => run.during_recovery(kills),
+                        None => run.cycles(),
+                    });
+                    account.map_err(|error| format!("job {job}: {error}"))
+                })
+            })
+            .collect();
+        let ended = threads.into_iter().map(|thread| thread.join());
+        ended
+            .map(|ended| ended.unwrap_or_else(|_| Err("a job panicked".to_owned())))
+            .collect()
+    });
+    for account in accounts {
+        whole.merge(account?);
+    }
+    whole
+        .points
+        .sort_by_key(|(name, _)| POINTS.iter().position(|(point, _)| point == name));
+    Ok(whole)
 }
 
 /// The seed, said first.
@@ -135,6 +172,9 @@ struct Run<'a> {
     stage: Stage,
     random: Random,
     points: Points,
+    /// This job's share.
+    cycles: u32,
+    messages: u64,
     account: Account,
     /// How long it took from the start of the engine to the first delivery, lately.
     first_delivery: VecDeque<f64>,
@@ -156,6 +196,7 @@ impl<'a> Run<'a> {
         engine: PathBuf,
         dir: &Path,
         seed: u64,
+        (job, jobs): (u32, u32),
     ) -> Result<Self, Box<dyn Error>> {
         let stage = Stage {
             engine,
@@ -163,6 +204,7 @@ impl<'a> Run<'a> {
             aside: dir.join("aside"),
             connections: args.connections,
             segment_bytes: args.segment_bytes,
+            strict: args.strict,
         };
         stage.set()?;
         let kills = args.during_recovery.unwrap_or(args.cycles);
@@ -171,8 +213,13 @@ impl<'a> Run<'a> {
         Ok(Self {
             args,
             stage,
-            random: Random(seed),
-            points: Points::new(&args.point)?,
+            random: Random(seed.wrapping_add(u64::from(job))),
+            points: Points::new(&args.point)?.from_part(job, jobs),
+            cycles: args.cycles / jobs + u32::from(job < args.cycles % jobs),
+            messages: args
+                .messages
+                .unwrap_or(u64::from(args.cycles).saturating_mul(20).max(20_000))
+                / u64::from(jobs),
             account: Account::default(),
             first_delivery: VecDeque::new(),
             begun,
@@ -194,11 +241,8 @@ impl<'a> Run<'a> {
 
     /// Kills, epoch by epoch.
     fn cycles(mut self) -> Result<Account, Box<dyn Error>> {
-        let cycles = self.args.cycles;
-        let mut left = self
-            .args
-            .messages
-            .unwrap_or(u64::from(cycles).saturating_mul(20).max(20_000));
+        let cycles = self.cycles;
+        let mut left = self.messages;
         let mut ground = Ground::default();
         let mut cycle = 0;
         while cycle < cycles && self.account.faults.is_empty() {

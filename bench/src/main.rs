@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         Command::Tarpit(args) => hikyaku_bench::tarpit::run(&args),
         Command::Durable(args) => hikyaku_bench::durable::run(&args),
 use hikyaku_bench::{ceiling, crash, failcalls, flip, load, sink};
+use hikyaku_bench::{ceiling, crash, load, powercut, sink};
+use hikyaku_bench::{ceiling, crash, load, recover, sink};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         Command::Crash(args) => crash::run(&args),
         Command::Flip(args) => flip::run(&args),
         Command::Failcalls(args) => failcalls::run(&args),
+        Command::Powercut(args) => powercut::run(&args),
+        Command::Recover(args) => recover::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

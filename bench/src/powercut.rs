@@ -16,8 +16,9 @@
 //! | receipts: one per file, final, with the counts that the ledger says | all |
 //! | damaged places in the spool, files in its quarantine, complaints of a start | 0 |
 //!
-//! Names of possible duplicates are not required here: in-doubt slots and the log are not synced, so after a power cut what
-//! was delivered since the last durable batch may be repeated without a name. `unlabelled` says how often.
+//! Names of possible duplicates are required with `--strict` only: without it, in-doubt slots are not on stable storage when
+//! a dot is sent, so what was delivered since the last durable batch may be repeated without a name. `unlabelled` says how
+//! often.
 //!
 //! **What this models:** everything above the block device. Dirty pages are lost, the journal ends where it was last
 //! committed, ext4 in its default mode (`data=ordered`, delayed allocation) decides which sizes and names survive. **What it
@@ -71,6 +72,9 @@ pub struct PowercutArgs {
     /// Cut only at this point; repeatable (`hikyaku run --faults list` prints them)
     #[arg(long, value_name = "POINT")]
     pub point: Vec<String>,
+    /// Run the engine with --strict: every second copy must be named then, too
+    #[arg(long)]
+    pub strict: bool,
     /// A recipient may get a second copy only if the first was accepted so many milliseconds before the cut, or less
     #[arg(long, value_name = "MS", default_value_t = 2000)]
     pub window_ms: u64,
@@ -134,6 +138,7 @@ pub fn run(args: &PowercutArgs) -> Result<bool, Box<dyn Error>> {
         aside: dir.path().join("aside"),
         connections: args.connections,
         segment_bytes: args.segment_bytes,
+        strict: args.strict,
     };
     let timeout = args
         .timeout
@@ -213,7 +218,9 @@ impl Run<'_> {
             &self.ground,
             &watch,
             &self.stage,
-            After::PowerCuts,
+            After::PowerCuts {
+                named: self.args.strict,
+            },
             &mut self.account,
         )?;
         let copies = hikyaku::sink::ledger::read(&watch.ledger)?;
@@ -284,6 +291,8 @@ impl Run<'_> {
             }
             std::thread::sleep(POLL);
         }
+        // What was said of the last cut must be heard before this one takes it away: the log is not synced.
+        self.account.named += watch.read_log()?;
         let cut_at = engine.started.elapsed();
         self.disk.cut()?;
         engine.kill()?;

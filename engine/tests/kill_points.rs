@@ -166,12 +166,13 @@ fn a_kill_at_a_point_loses_nothing_and_names_what_it_doubles() {
 #[test]
 fn a_file_that_is_gone_has_a_receipt_also_when_the_run_that_accepted_it_was_killed() {
     let place = Place::new();
-    let ended = place.run(&["--faults", "kill=ingest.accepted:1"]);
-    assert_eq!(ended.status, None, "{}", ended.err);
     let closed = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
+    let killed = place.command(closed, &["--faults", "kill=ingest.accepted:1"]);
+    let ended = run(killed, b"", LIMIT);
+    assert_eq!(ended.status, None, "{}", ended.err);
     let names = ["f0.eml", "f1.eml", "f2.eml"];
     let begun = Instant::now();
     let ended = run_until(place.command(closed, &[]), b"", LIMIT, |pid| {
@@ -203,14 +204,13 @@ fn a_failed_sync_ends_the_process_and_the_next_start_goes_on() {
     };
     assert!(number("calls ") > 10, "{said}");
     assert_eq!(number("ingest.claimed "), 3, "{said}");
-    // The next sync of this process would have been the batch's.
     let place = Place::new();
-    let spec = format!("fail=sync:{}:EIO", number("sync ") + 1);
-    let ended = place.run(&["--once", "--faults", &spec]);
+    let spec = "fail=sync@shard-0000/seg-:1:EIO";
+    let ended = place.run(&["--once", "--faults", spec]);
     assert_eq!(ended.status, None, "an abort: {}", ended.err);
     assert!(ended.err.contains("syncing batch 1 of"), "{}", ended.err);
     assert!(place.copies().is_empty(), "sent before it was durable");
-    place.is_made_good(&spec);
+    place.is_made_good(spec);
 }
 
 #[test]

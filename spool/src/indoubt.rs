@@ -120,10 +120,10 @@ impl InDoubt {
             Ordering::Relaxed,
         );
         set_state(words, state, 0);
-        point(match state {
-            Doubt::Active => "slot.active",
-            _ => "slot.sent",
-        });
+        match state {
+            Doubt::Sent => point("slot.sent"),
+            _ => point("slot.active"),
+        }
         Some(Slot(slot))
     }
 

@@ -53,6 +53,49 @@ impl Account {
         self.faults.extend(kill.faults);
     }
 
+    /// Takes in the account of another job.
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (sum, more) in [
+            (&mut self.kills_before_delivery, other.kills_before_delivery),
+            (&mut self.kills_in_delivery, other.kills_in_delivery),
+            (&mut self.kills_idle, other.kills_idle),
+            (&mut self.kills_at_points, other.kills_at_points),
+            (&mut self.epochs, other.epochs),
+            (&mut self.files, other.files),
+            (&mut self.messages, other.messages),
+            (&mut self.dropped, other.dropped),
+            (&mut self.copies, other.copies),
+            (&mut self.duplicates, other.duplicates),
+            (&mut self.named, other.named),
+            (&mut self.sent_at_kills, other.sent_at_kills),
+            (&mut self.unlabelled, other.unlabelled),
+            (&mut self.lost, other.lost),
+            (&mut self.altered, other.altered),
+            (&mut self.receipts_wrong, other.receipts_wrong),
+            (&mut self.finals_not_logged, other.finals_not_logged),
+            (&mut self.torn_bytes, other.torn_bytes),
+            (&mut self.log_lines_torn, other.log_lines_torn),
+        ] {
+            *sum += more;
+        }
+        self.named_max = self.named_max.max(other.named_max);
+        self.sent_at_kill_max = self.sent_at_kill_max.max(other.sent_at_kill_max);
+        self.seconds = self.seconds.max(other.seconds);
+        for (name, tally) in other.points {
+            match self.points.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => {
+                    known.tried += tally.tried;
+                    known.hit += tally.hit;
+                }
+                None => self.points.push((name, tally)),
+            }
+        }
+        self.recovery_ms.extend(other.recovery_ms);
+        self.cycle_ms.extend(other.cycle_ms);
+        self.more.extend(other.more);
+        self.faults.extend(other.faults);
+    }
+
     fn rows(&self) -> Vec<(&'static str, f64)> {
         let spread = |values: &[f64]| Spread::of(values.iter().copied());
         let recovery = spread(&self.recovery_ms);

@@ -66,6 +66,12 @@ impl Points {
         })
     }
 
+    /// Begins at another place than the other jobs.
+    pub(crate) fn from_part(mut self, job: u32, jobs: u32) -> Self {
+        self.next = self.turns.len() * job as usize / jobs.max(1) as usize;
+        self
+    }
+
     /// The next one's index, and at which time that it is reached.
     pub(crate) fn turn(&mut self, random: &mut Random) -> (usize, u64) {
         let name = self.turns[self.next % self.turns.len()];

@@ -17,8 +17,11 @@ use super::watch::Watch;
 pub(crate) enum After {
     /// Only processes ended: the log named every second copy, and tells no other final state than the ledger.
     Kills,
-    /// Power was cut: the log is not synced, and deliveries since the last durable batch may be repeated.
-    PowerCuts,
+    /// Power was cut: deliveries since the last durable batch may be repeated.
+    PowerCuts {
+        /// With `--strict` each of them is named all the same.
+        named: bool,
+    },
 }
 
 /// Adds the epoch to the account.
@@ -67,7 +70,7 @@ pub(crate) fn settle(
         let named = watch.named.get(recipient).copied().unwrap_or(0);
         if extra > named {
             account.unlabelled += extra - named;
-            if after == After::Kills {
+            if after != (After::PowerCuts { named: false }) {
                 account.fault(format!("{recipient}: {got} copies, named {named} times"));
             }
         }
@@ -78,7 +81,7 @@ pub(crate) fn settle(
         let most_bounced = if truth.accepted { 0 } else { u64::MAX };
         let most_delivered = match after {
             After::Kills => got.min(1),
-            After::PowerCuts => got,
+            After::PowerCuts { .. } => got,
         };
         if delivered > most_delivered || bounced > most_bounced {
             account.fault(format!(

@@ -26,6 +26,8 @@ pub(crate) struct Stage {
     pub(crate) connections: u32,
     /// Bytes of a segment; 0 for the spool's own size.
     pub(crate) segment_bytes: u64,
+    /// Each final dot waits until the spool knows of it.
+    pub(crate) strict: bool,
 }
 
 /// One start of the engine.
@@ -86,6 +88,11 @@ impl Stage {
             "*=connections={},connection-rate=unlimited,rate={},messages-per-connection=1000000",
             self.connections, launch.rate
         ));
+        // Everybody is active in many ends of the process here, and nobody is held for it.
+        command.args(["--crashes-max", "0"]);
+        if self.strict {
+            command.arg("--strict");
+        }
         command.args(["--retry-first", "1s", "--retry-max", "2s", "--shards"]);
         command.arg(launch.shards.to_string());
         if self.segment_bytes > 0 {

@@ -163,7 +163,8 @@ pub(crate) fn recovery(cycle: u32, said: &[Said], refused: bool) -> Recovery {
     let mut recovery = Recovery::default();
     for (at, line) in said {
         let Some(rest) = line.strip_prefix("hikyaku: spool recovered: ") else {
-            let expected = refused && line.contains(" refused ");
+            let expected = refused && line.contains(" refused ")
+                || line.starts_with("hikyaku: the last run did not end as it should");
             let bad = line.contains("ERROR")
                 || line.contains("panicked")
                 || line.contains("WARN")
