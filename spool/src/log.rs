@@ -425,8 +425,13 @@ impl Log {
         let _ = self.place(0);
     }
 
-    /// The next batch to write. None while one is in flight, or when nothing waits. `wall_ms` is kept for inspection.
+    /// The next batch to write. None while one is in flight, or when nothing waits. `wall_ms` is kept for the next start.
     pub fn take_batch(&mut self, wall_ms: u64) -> Option<Batch> {
+        self.take_batch_at(wall_ms, wall_ms)
+    }
+
+    /// The same, with the time that the caller counts ages in: it never jumps. Both are told by the next `open_log`.
+    pub fn take_batch_at(&mut self, wall_ms: u64, steady_ms: u64) -> Option<Batch> {
         self.drain_overflow();
         if self.flush.next()? {
             self.close_open();
@@ -441,7 +446,8 @@ impl Log {
             segment.header.encode(&mut forming.bytes);
         }
         let (uuid, path) = (segment.header.uuid, segment.path.clone());
-        self.flush.finish(&mut forming, uuid, self.id, wall_ms);
+        self.flush
+            .finish(&mut forming, uuid, self.id, (wall_ms, steady_ms));
         Some(Batch {
             seq: forming.seq,
             path,
