@@ -458,7 +458,10 @@ fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
     // A log that has closed its part says nothing of it any more, and the final receipt is written:
     // only the others are waited for.
     for (id, acceptance) in &mut accepted {
-        let open = |of: &u16| logs.iter().any(|(log, _)| log.id() == *of && log.is_open(id.0));
+        let open = |of: &u16| {
+            logs.iter()
+                .any(|(log, _)| log.id() == *of && log.is_open(id.0))
+        };
         if !acceptance.logs.iter().all(open) {
             Arc::make_mut(acceptance).logs.retain(open);
         }
