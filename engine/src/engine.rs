@@ -5,10 +5,7 @@
 //! ```
 //! Everything that can be refused is refused before the first shard starts, in one sentence.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
-use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,7 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::queue::SegQueue;
 use hikyaku_spool::faults::point;
-use hikyaku_spool::{Log, Recovered, Spool, SpoolError};
+use hikyaku_spool::{Spool, SpoolError, StopNote};
 use hikyaku_tuning::{
     HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
 };
@@ -25,7 +22,7 @@ use crate::connection::tls::{TlsConfigError, TlsMode, TlsPolicy};
 use crate::dns::route::RouteError;
 use crate::dns::site::RuleError;
 use crate::dns::{OwnAddresses, ProviderRules, Routes};
-use crate::handoff::{Acceptance, Doorbell};
+use crate::handoff::Doorbell;
 use crate::ingest::Limits as IngestLimits;
 use crate::io::driver::Receipts;
 use crate::io::dropdir::{DropDir, DropDirError, DropLimits};
@@ -37,9 +34,11 @@ use crate::io::tls::load_roots;
 use crate::io::{clock, random};
 use crate::log::latency::{Account, Latency};
 use crate::log::record::{EngineEvent, EngineRecord, LineWriter};
-use crate::mail::id::{ShardId, SubmissionId};
+use crate::mail::id::ShardId;
 use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
+pub use crate::recovery::RecoverySummary;
+use crate::recovery::{OpenedSpool, open_spool, spool_options};
 use crate::settings::{Durability, Ehlo, Origin, Settings};
 use crate::shard::{
     ConnectionCap, DoubtPolicy, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits,
@@ -101,22 +100,8 @@ pub struct Engine {
     log: LogFile,
     /// What recovery found, for the first lines of a run.
     pub recovered: RecoverySummary,
-}
-
-/// What lay in the spool at the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RecoverySummary {
-    /// Messages with recipients that wait.
-    pub messages: u64,
-    /// Recipients that wait for delivery.
-    pub waiting: u64,
-    /// Recipients that may get a second copy, because the last process ended between their final
-    /// dot and its reply.
-    pub in_doubt: u64,
-    /// Bytes of a batch that was being written; nobody was told about it.
-    pub torn_bytes: u64,
-    /// Damaged places: each is in quarantine, with its reason.
-    pub damaged: u64,
+    /// Keeps the spool's lock until all threads have ended.
+    stop: StopNote,
 }
 
 /// Counters of a running engine.
@@ -181,7 +166,12 @@ impl Engine {
             source,
         };
         let watch = dir.watch().map_err(watch_error)?;
-        let (logs, accepted, recovered) = open_logs(settings)?;
+        let OpenedSpool {
+            logs,
+            accepted,
+            summary: recovered,
+            stop,
+        } = open_spool(settings)?;
         let log = LogFile::open(&settings.engine.log, LOG_ROTATE)?;
         point("start.attempts-log-opened");
         say(
@@ -192,20 +182,7 @@ impl Engine {
             },
         );
         if recovered != RecoverySummary::default() {
-            let RecoverySummary {
-                messages,
-                waiting: recipients,
-                in_doubt,
-                ..
-            } = recovered;
-            say(
-                &log.sender(),
-                EngineEvent::Recovered {
-                    messages,
-                    recipients,
-                    in_doubt,
-                },
-            );
+            say_recovered(&log.sender(), &recovered);
         }
 
         let waker = watch.waker();
@@ -300,6 +277,7 @@ impl Engine {
             receipts,
             log,
             recovered,
+            stop,
         })
     }
 
@@ -376,6 +354,9 @@ impl Engine {
         crashed |= self.ingest.join().is_err();
         point("drain.ended");
         say(&self.log.sender(), EngineEvent::Stopped);
+        if !crashed {
+            self.stop.clean();
+        }
         let sum = |counter: fn(&Gauge) -> u64| gauges.iter().map(|gauge| counter(gauge)).sum();
         Report {
             account: Account {
@@ -402,6 +383,30 @@ impl Engine {
     }
 }
 
+/// The log's line about a spool that was not empty, or not left as it should be.
+fn say_recovered(log: &LogSender, recovered: &RecoverySummary) {
+    let report = recovered.report.as_ref().map(|path| path.display());
+    let detail = report.map(|path| {
+        let (torn, damaged) = (recovered.torn_bytes, recovered.damaged);
+        format!(
+            "{torn} bytes of an unfinished batch dropped, {damaged} damaged places; report {path}"
+        )
+    });
+    let mut line = log.buffer();
+    let record = EngineRecord {
+        time: clock::wall(),
+        event: EngineEvent::Recovered {
+            messages: recovered.messages,
+            recipients: recovered.waiting,
+            in_doubt: recovered.in_doubt,
+        },
+        shard: None,
+        detail: detail.as_deref().map(str::as_bytes),
+    };
+    LineWriter::default().engine(&record, &mut line);
+    log.send(line);
+}
+
 /// A line of the log about the engine as a whole.
 fn say(log: &LogSender, event: EngineEvent) {
     let mut line = log.buffer();
@@ -416,82 +421,6 @@ fn say(log: &LogSender, event: EngineEvent) {
     log.send(line);
 }
 
-/// Every log with what its recovery found, the acceptances of all, and a summary.
-type OpenedLogs = (
-    Vec<(Log, Recovered)>,
-    HashMap<SubmissionId, Arc<Acceptance>>,
-    RecoverySummary,
-);
-
-fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
-    let spool = Spool::open(&settings.engine.spool, &spool_options(settings))?;
-    point("start.spool-opened");
-    let mut ids: Vec<u16> = spool.log_ids();
-    ids.extend(0..settings.engine.shards);
-    ids.sort_unstable();
-    ids.dedup();
-    let mut logs = Vec::new();
-    let mut accepted: HashMap<SubmissionId, Arc<Acceptance>> = HashMap::new();
-    let mut summary = RecoverySummary::default();
-    for opened in open_each(&spool, &ids) {
-        let (log, recovered) = opened?;
-        let open = recovered.submissions.iter();
-        for submission in open.filter(|submission| submission.accepted && !submission.closed) {
-            if let Entry::Vacant(vacant) = accepted.entry(SubmissionId(submission.id))
-                && let Some(info) = log.submission_info(submission.id)?
-                && let Some(acceptance) = Acceptance::decode(info)
-            {
-                vacant.insert(Arc::new(acceptance));
-            }
-        }
-        summary.messages += log.messages_left();
-        summary.waiting += log.recipients_left();
-        summary.in_doubt += recovered
-            .in_doubt
-            .iter()
-            .filter(|doubt| doubt.state == hikyaku_spool::Doubt::Sent)
-            .count() as u64;
-        summary.torn_bytes += recovered.report.torn_bytes;
-        summary.damaged += recovered.report.damage.len() as u64;
-        logs.push((log, recovered));
-    }
-    // A log that has closed its part says nothing of it any more, and the final receipt is written:
-    // only the others are waited for.
-    for (id, acceptance) in &mut accepted {
-        let open = |of: &u16| {
-            logs.iter()
-                .any(|(log, _)| log.id() == *of && log.is_open(id.0))
-        };
-        if !acceptance.logs.iter().all(open) {
-            Arc::make_mut(acceptance).logs.retain(open);
-        }
-    }
-    Ok((logs, accepted, summary))
-}
-
-/// Opens every log, each on a thread of its own when there are several: what bounds it is the replay.
-fn open_each(spool: &Spool, ids: &[u16]) -> Vec<Result<(Log, Recovered), SpoolError>> {
-    let open = |id| {
-        let opened = spool.open_log(id, clock::wall().unix_millis());
-        point("start.log-recovered");
-        opened
-    };
-    let [first, others @ ..] = ids else {
-        return Vec::new();
-    };
-    thread::scope(|scope| {
-        let others: Vec<_> = others
-            .iter()
-            .map(|&id| scope.spawn(move || open(id)))
-            .collect();
-        let first = open(*first);
-        let others = others
-            .into_iter()
-            .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        std::iter::once(first).chain(others).collect()
-    })
-}
-
 /// The drop directory's lock knows no names; the spool's does, when the same engine holds both.
 fn named_holder(settings: &Settings, error: DropDirError) -> StartError {
     if !matches!(error, DropDirError::InUse(_)) {
@@ -500,23 +429,6 @@ fn named_holder(settings: &Settings, error: DropDirError) -> StartError {
     match Spool::open(&settings.engine.spool, &spool_options(settings)) {
         Err(locked @ SpoolError::Locked { .. }) => locked.into(),
         _ => error.into(),
-    }
-}
-
-fn spool_options(settings: &Settings) -> hikyaku_spool::Options {
-    let options = hikyaku_spool::Options {
-        // The envelope lies beside the content: 64 Ki recipients of 254 bytes at most.
-        message_bytes_max: settings.engine.message_size_max + (20 << 20),
-        allow_any_filesystem: settings.engine.development,
-        ..hikyaku_spool::Options::default()
-    };
-    match settings.engine.segment_bytes {
-        None => options,
-        Some(segment_bytes) => hikyaku_spool::Options {
-            segment_bytes,
-            message_bytes_max: options.message_bytes_max.min(segment_bytes / 2),
-            ..options
-        },
     }
 }
 

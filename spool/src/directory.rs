@@ -8,7 +8,7 @@ use crate::disk;
 use crate::error::SpoolError;
 use crate::faults::point;
 use crate::footer;
-use crate::lock::Lock;
+use crate::lock::{LastStop, Lock, StopNote};
 use crate::log::{INFO_BYTES_MAX, Log, MESSAGE_OVERHEAD};
 use crate::pool::random_u128;
 use crate::recover::{self, Recovered, Site, make_dir};
@@ -129,6 +129,16 @@ impl Spool {
             lock: self.lock.clone(),
         };
         recover::open_log(&site, id, wall_ms)
+    }
+
+    /// How the process before this one left the spool.
+    pub fn last_stop(&self) -> &LastStop {
+        self.lock.last_stop()
+    }
+
+    /// With which the end of this one is told.
+    pub fn stop_note(&self) -> StopNote {
+        StopNote(self.lock.clone())
     }
 
     /// Where it lies.

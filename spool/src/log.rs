@@ -591,12 +591,6 @@ impl Log {
             .ok_or_else(|| self.corrupt(spot))
     }
 
-    /// Whether this log knows the submission, and not its CLOSE.
-    pub fn is_open(&self, submission: u128) -> bool {
-        let of = self.table.find_submission(submission);
-        of.is_some_and(|of| !self.table.submission(of).closed)
-    }
-
     /// How the submission's recipients in this log ended so far.
     pub fn tally(&self, submission: u128) -> Tally {
         self.table

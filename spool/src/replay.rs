@@ -62,6 +62,28 @@ impl SeqIndex {
     }
 }
 
+/// What is known of a recipient by two signs of it: an intent and slots, of one attempt or of several, since a process
+/// that ended soon after its start has settled nothing. That the peer took one attempt, or may have, is never forgotten
+/// for what is known of another; a slot says more than the intent of the same attempt, unless it did not hear of the dot
+/// before a power cut.
+fn stronger(told: InDoubtRecipient, doubt: InDoubtRecipient) -> InDoubtRecipient {
+    let attempt = told.attempt.max(doubt.attempt);
+    let newer = if doubt.attempt >= told.attempt {
+        doubt
+    } else {
+        told
+    };
+    let same = doubt.attempt == told.attempt;
+    let has = |state| [told, doubt].into_iter().find(|d| d.state == state);
+    let one = match (has(Doubt::Accepted), has(Doubt::Sent)) {
+        (Some(accepted), _) => accepted,
+        (None, Some(_)) if same && doubt.state == Doubt::Refused => doubt,
+        (None, Some(sent)) => sent,
+        (None, None) => newer,
+    };
+    InDoubtRecipient { attempt, ..one }
+}
+
 /// Records -> table.
 #[derive(Debug)]
 pub(crate) struct Replay {
@@ -319,13 +341,7 @@ impl Replay {
                 noted: false,
             };
             let told = all.entry((found.seq, recipient)).or_insert(doubt);
-            // After a power cut a slot may be of an attempt before the one that was intended last, and may not have
-            // heard that its dot was sent.
-            if doubt.attempt > told.attempt
-                || doubt.attempt == told.attempt && doubt.state != Doubt::Active
-            {
-                *told = doubt;
-            }
+            *told = stronger(*told, doubt);
         }
         let counted = all.into_values().map(|doubt| {
             let before = self.table.deferred(doubt.message, doubt.recipient);

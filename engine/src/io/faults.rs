@@ -48,6 +48,10 @@ pub const POINTS: &[(&str, &str)] = &[
         "a log has the spares that it needs to begin",
     ),
     ("start.log-recovered", "a log is recovered"),
+    (
+        "start.recovery-reported",
+        "the report of an unclean end is on disk",
+    ),
     ("start.attempts-log-opened", "the log of attempts is open"),
     ("start.restored", "a shard knows what waits in its logs"),
     (
@@ -129,6 +133,7 @@ pub const POINTS: &[(&str, &str)] = &[
         "start.doubt-cleared",
         "a slot of the last run is free, its mark durable",
     ),
+    ("slot.active", "a slot says that a transaction begins"),
     (
         "slot.sent",
         "a slot says that a final dot is about to be sent",

@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use hikyaku_spool::faults::point;
 use hikyaku_spool::{
     Doubt, InDoubtRecipient, LiveMessage, Log, Mark, MessageRef, Recovered, Verdict,
 };
@@ -139,6 +140,7 @@ impl Shard {
                     }
                 }
             }
+            point("start.doubt-settled");
         }
         if recovered.report.in_doubt_lost {
             self.hold_all_in_doubt(now, index);
