@@ -51,10 +51,6 @@ pub enum Command {
     Durable(crate::durable::DurableArgs),
     /// Let every call on a file or socket fail once, with every error, and settle the account
     Failcalls(FailcallsArgs),
-    /// Cut the power under the engine again and again, on a file system in an image (root only)
-    Powercut(crate::powercut::PowercutArgs),
-    /// Fill a spool with waiting recipients and start the engine on it: how long, how much memory
-    Recover(RecoverArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -14,7 +14,6 @@
 //! hikyaku-bench tarpit    one receiver in ten answers a byte a minute: the others' rate beside it and without
 //! hikyaku-bench durable   the same load with fdatasync and without, in turns
 //! hikyaku-bench failcalls every call on a file or socket fails once, with every error: nothing lost
-//! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs

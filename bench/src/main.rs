@@ -20,20 +20,7 @@ fn main() -> ExitCode {
         Command::Flip(args) => hikyaku_bench::flip::run(&args),
         Command::Tarpit(args) => hikyaku_bench::tarpit::run(&args),
         Command::Durable(args) => hikyaku_bench::durable::run(&args),
-use hikyaku_bench::{ceiling, crash, failcalls, flip, load, sink};
-use hikyaku_bench::{ceiling, crash, load, powercut, sink};
-use hikyaku_bench::{ceiling, crash, load, recover, sink};
-
-fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Sink(args) => sink::run(&args),
-        Command::Load(args) => load::run(&args),
-        Command::Ceiling(args) => ceiling::run(&args),
-        Command::Crash(args) => crash::run(&args),
-        Command::Flip(args) => flip::run(&args),
-        Command::Failcalls(args) => failcalls::run(&args),
-        Command::Powercut(args) => powercut::run(&args),
-        Command::Recover(args) => recover::run(&args),
+        Command::Failcalls(args) => hikyaku_bench::failcalls::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -560,7 +560,7 @@ fn memory(settings: &Settings) -> Memory {
     Memory::divide(total, engine.shards, engine.connections_max)
 }
 
-fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
+pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
     let profiles = match &settings.engine.profiles {
         Some(dir) => Profiles::load(dir)?,
         None => Profiles::builtin(),

@@ -84,33 +84,6 @@ pub(crate) fn open_spool(settings: &Settings) -> Result<OpenedSpool, SpoolError>
     })
 }
 
-/// Opens every log, each on a thread of its own when there are several: what bounds it is the replay.
-fn open_each(
-    spool: &Spool,
-    ids: &[u16],
-    now: WallTime,
-) -> Vec<Result<(Log, Recovered), SpoolError>> {
-    let open = |id| {
-        let opened = spool.open_log(id, now.unix_millis());
-        point("start.log-recovered");
-        opened
-    };
-    let [first, others @ ..] = ids else {
-        return Vec::new();
-    };
-    thread::scope(|scope| {
-        let others: Vec<_> = others
-            .iter()
-            .map(|&id| scope.spawn(move || open(id)))
-            .collect();
-        let first = open(*first);
-        let others = others
-            .into_iter()
-            .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        std::iter::once(first).chain(others).collect()
-    })
-}
-
 pub(crate) fn spool_options(settings: &Settings) -> Options {
     let options = Options {
         // The envelope lies beside the content: 64 Ki recipients of 254 bytes at most.

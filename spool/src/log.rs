@@ -248,6 +248,13 @@ impl Log {
         Ok(at)
     }
 
+    /// Whether the submission is known here and not closed.
+    pub fn is_open(&self, submission: u128) -> bool {
+        self.table
+            .find_submission(submission)
+            .is_some_and(|of| !self.table.submission(of).closed)
+    }
+
     /// Accepts a submission: the commit record. `info` is the engine's own. For logs that are only told, too.
     pub fn append_accept(&mut self, submission: u128, info: &[u8]) -> Result<(), Full> {
         if info.len() > INFO_BYTES_MAX {
@@ -425,8 +432,13 @@ impl Log {
         let _ = self.place(0);
     }
 
-    /// The next batch to write. None while one is in flight, or when nothing waits. `wall_ms` is kept for inspection.
+    /// The next batch to write. None while one is in flight, or when nothing waits. `wall_ms` is kept for the next start.
     pub fn take_batch(&mut self, wall_ms: u64) -> Option<Batch> {
+        self.take_batch_at(wall_ms, wall_ms)
+    }
+
+    /// The same, with the time that the caller counts ages in: it never jumps. Both are told by the next `open_log`.
+    pub fn take_batch_at(&mut self, wall_ms: u64, steady_ms: u64) -> Option<Batch> {
         self.drain_overflow();
         if self.flush.next()? {
             self.close_open();
@@ -441,7 +453,8 @@ impl Log {
             segment.header.encode(&mut forming.bytes);
         }
         let (uuid, path) = (segment.header.uuid, segment.path.clone());
-        self.flush.finish(&mut forming, uuid, self.id, wall_ms);
+        self.flush
+            .finish(&mut forming, uuid, self.id, (wall_ms, steady_ms));
         Some(Batch {
             seq: forming.seq,
             path,
@@ -589,12 +602,6 @@ impl Log {
             .get(16 + Tally::BYTES..)
             .map(Some)
             .ok_or_else(|| self.corrupt(spot))
-    }
-
-    /// Whether this log knows the submission, and not its CLOSE.
-    pub fn is_open(&self, submission: u128) -> bool {
-        let of = self.table.find_submission(submission);
-        of.is_some_and(|of| !self.table.submission(of).closed)
     }
 
     /// How the submission's recipients in this log ended so far.

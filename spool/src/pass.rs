@@ -15,8 +15,7 @@ pub(crate) struct Pass {
     pub(crate) replay: Replay,
     /// When the newest batch was written.
     pub(crate) newest_wall_ms: u64,
-    /// Two moments in a row that no working clock gives: see [`Pass::at`].
-    pub(crate) clock_jumped: bool,
+    pub(crate) newest_steady_ms: u64,
     /// Records in intact batches so far.
     pub(crate) records: u64,
     /// The footer of the newest segment as far as it goes.
@@ -45,7 +44,7 @@ impl Pass {
         Pass {
             replay: Replay::new(starts.len(), next_message_seq),
             newest_wall_ms: 0,
-            clock_jumped: false,
+            newest_steady_ms: 0,
             records: 0,
             footer: Footer::given_up(),
             seal_at: 0,
@@ -77,8 +76,8 @@ impl Pass {
         let mut outcome = Ok(());
         let mut last_at = 0;
         let scanned = scan(bytes, header, self.expected, &mut |batch| {
-            self.clock_jumped |= jumped(self.newest_wall_ms, batch.header.wall_ms);
             self.newest_wall_ms = batch.header.wall_ms;
+            self.newest_steady_ms = batch.header.steady_ms;
             self.records += u64::from(batch.header.records);
             last_at = batch.offset;
             for (offset, record) in batch.records().filter(|_| newest) {
@@ -143,8 +142,8 @@ impl Pass {
         })?;
         self.segments += 1;
         self.records += index.entries + 1;
-        self.at(header.created_wall_ms);
-        self.at(last.header.wall_ms);
+        self.newest_wall_ms = last.header.wall_ms;
+        self.newest_steady_ms = last.header.steady_ms;
         self.seal_at = last.offset;
         (self.expected.seq, self.expected.chain) = (next.first_seq, Some(last.chain));
         Some(outcome.map(|()| Scan {
@@ -156,13 +155,6 @@ impl Pass {
             sealed: true,
             gaps: Vec::new(),
         }))
-    }
-
-    /// The log was alive at this moment, by the wall clock. What lies more than a day before the last such moment, or
-    /// after it, is a clock that was set, or a long rest: no age may be reckoned across it.
-    pub(crate) fn at(&mut self, wall_ms: u64) {
-        self.clock_jumped |= jumped(self.newest_wall_ms, wall_ms);
-        self.newest_wall_ms = wall_ms;
     }
 
     /// The number that the next batch gets: none that was seen or acknowledged.
@@ -177,9 +169,4 @@ impl Pass {
     pub(crate) fn chain(&self) -> u128 {
         self.expected.chain.unwrap_or(0)
     }
-}
-
-const fn jumped(before_ms: u64, after_ms: u64) -> bool {
-    const DAY_MS: u64 = 24 * 3600 * 1000;
-    before_ms != 0 && before_ms.abs_diff(after_ms) > DAY_MS
 }

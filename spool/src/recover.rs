@@ -84,9 +84,10 @@ pub struct Report {
     pub last_seq: u64,
     /// How far the clock is behind the newest batch: if not 0, expire nothing until it has caught up.
     pub clock_behind_ms: u64,
-    /// Somewhere between the log's oldest batch and now the clock was set by more than a day, or nothing was written for
-    /// so long: differences of wall time are no ages.
-    pub clock_jumped: bool,
+    /// When the newest batch was written, by the wall clock of then and by the engine's own time; 0: there is none.
+    pub newest_wall_ms: u64,
+    /// See `take_batch_at`.
+    pub newest_steady_ms: u64,
 }
 
 impl Report {
@@ -231,10 +232,7 @@ pub(crate) fn open_log(
     let next_seq = pass.next_seq();
     report.last_seq = next_seq - 1;
     report.clock_behind_ms = u64::saturating_sub(pass.newest_wall_ms, wall_ms);
-    if report.batches > 0 {
-        pass.at(wall_ms);
-    }
-    report.clock_jumped = pass.clock_jumped;
+    (report.newest_wall_ms, report.newest_steady_ms) = (pass.newest_wall_ms, pass.newest_steady_ms);
 
     let (chain, replay) = (pass.chain(), pass.replay);
     let doubts = replay.in_doubt(&found);

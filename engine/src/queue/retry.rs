@@ -75,20 +75,6 @@ impl RetryPolicy {
         age >= self.expires_after || self.attempts_max.is_some_and(|max| attempts >= max)
     }
 
-    /// The longest that so many attempts can have taken, where nothing but their own delays kept them
-    /// apart: what is left to go by when the clock is known to have jumped.
-    #[must_use]
-    pub fn longest(&self, attempts: u32) -> Duration {
-        // Beyond this many the delays are as long as they get, or do not grow.
-        let known = attempts.min(64);
-        let sum = (1..=known).fold(Duration::ZERO, |sum, attempt| {
-            sum.saturating_add(self.computed(attempt))
-        });
-        let rest = self.computed(attempts).saturating_mul(attempts - known);
-        let sum = sum.saturating_add(rest);
-        sum.saturating_add(sum.saturating_mul(u32::from(self.jitter_percent)) / 100)
-    }
-
     fn computed(&self, attempts: u32) -> Duration {
         grow(
             self.first,
@@ -176,19 +162,6 @@ mod tests {
         expires_after: Duration::from_secs(96 * 3600),
         attempts_max: None,
     };
-
-    #[test]
-    fn attempts_take_no_longer_than_their_longest_delays() {
-        let policy = RetryPolicy::default();
-        assert_eq!(policy.longest(0), Duration::ZERO);
-        for attempts in [1, 2, 5, 63, 64, 65, 200] {
-            let drawn = |attempt| policy.next(attempt, 7 * u64::from(attempt), None);
-            let taken: Duration = (1..=attempts).map(drawn).sum();
-            assert!(taken <= policy.longest(attempts), "{attempts}");
-            assert!(policy.longest(attempts) <= taken * 2, "{attempts}");
-        }
-        assert!(policy.longest(u32::MAX) > policy.longest(1000));
-    }
 
     #[test]
     fn delays_follow_the_documented_series() {

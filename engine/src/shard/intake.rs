@@ -8,6 +8,7 @@ use hikyaku_spool::faults::point;
 use hikyaku_spool::{LiveMessage, Log, MessageRef, Recovered, Verdict};
 
 use super::commit::{OnDurable, Store};
+use super::steady::Steady;
 use super::timers::Timer;
 use super::{Effect, Now, Shard, gauge};
 use crate::handoff::{Acceptance, Command, Receipt, Tally};
@@ -30,7 +31,7 @@ pub(super) struct Message {
     /// Recipients in its envelope.
     recipients: u32,
     /// When those that are left expire, in [`Shard::tick`]s.
-    expires: u32,
+    pub(super) expires: u32,
     /// The domain of all its recipients, when they share one.
     domain: DomainKey,
     shared: bool,
@@ -94,8 +95,6 @@ impl Submission {
 #[derive(Debug, Default)]
 struct Restored {
     recipients: u64,
-    /// Wall time says nothing of ages in this log.
-    clock_jumped: bool,
     /// New ready ones of each domain, by key.
     ready: Vec<u32>,
     /// Recipients of messages whose envelope is damaged.
@@ -202,7 +201,8 @@ impl Shard {
             let message = &messages[index];
             let recipients = u32::try_from(message.envelope.recipients.len()).unwrap_or(u32::MAX);
             encoded.clear();
-            envelope::encode(&message.envelope, now.wall, &mut encoded);
+            let ahead = self.stores[0].steady.ahead(now);
+            envelope::encode_ahead(&message.envelope, now.wall, ahead, &mut encoded);
             let content = [message.content.as_slice()];
             let size = message.content.len() as u64;
             let Ok(at) = self.stores[0]
@@ -252,7 +252,8 @@ impl Shard {
         let index = self.stores.len();
         let store = u16::try_from(index).unwrap_or(u16::MAX);
         let log_id = log.id();
-        self.stores.push(Store::new(log));
+        let steady = Steady::resume(now, &recovered.report);
+        self.stores.push(Store::new(log, steady));
         for found in recovered.submissions.iter().filter(|found| !found.closed) {
             let id = SubmissionId(found.id);
             let Some(acceptance) = accepted.get(&id) else {
@@ -281,7 +282,7 @@ impl Shard {
             }
         }
         self.restore_doubts(now, index, &recovered);
-        self.restore_waiting(now, index, recovered.report.clock_jumped);
+        self.restore_waiting(now, index);
         for key in 0..self.submissions.capacity() {
             if self
                 .submissions
@@ -297,15 +298,19 @@ impl Shard {
     /// Every recipient without a final mark waits again: at once, or when its retry is due. One
     /// message at a time and in place, since there may be millions; nobody is served before all of
     /// them are counted, or a submission would seem to be done too early.
-    fn restore_waiting(&mut self, now: Now, index: usize, clock_jumped: bool) {
+    fn restore_waiting(&mut self, now: Now, index: usize) {
         // The log is read while everything else changes, so the stores stand aside.
         let stores = std::mem::take(&mut self.stores);
-        let mut restored = Restored {
-            clock_jumped,
-            ..Restored::default()
-        };
+        let mut restored = Restored::default();
+        let steady = stores[index].steady.now(now);
         for live in stores[index].log.restore() {
-            self.restore_message(now, index, &stores[index].log, &live, &mut restored);
+            self.restore_message(
+                (now, steady),
+                index,
+                &stores[index].log,
+                &live,
+                &mut restored,
+            );
         }
         self.stores = stores;
         gauge::add(&self.gauge.waiting, restored.recipients);
@@ -322,7 +327,7 @@ impl Shard {
 
     fn restore_message(
         &mut self,
-        now: Now,
+        (now, steady): (Now, WallTime),
         index: usize,
         log: &Log,
         live: &LiveMessage<'_>,
@@ -346,13 +351,9 @@ impl Shard {
             restored.unreadable.extend(all);
             return;
         };
-        let mut age = now.wall.since(received);
-        if restored.clock_jumped {
-            // Nobody expires for a clock that was set (P10): the time between attempts is what is sure.
-            let attempts = live.waiting().map(|waiting| waiting.attempts).max();
-            let attempts = u32::from(attempts.unwrap_or_default());
-            age = age.min(self.config.retry.longest(attempts));
-        }
+        // Ages and waits are told in steady time: a clock that jumped while we were away neither
+        // expires nor sends anything early (P10), and no wait is longer than the longest there is.
+        let age = steady.since(received);
         let expires_after = self.config.retry.expires_after.saturating_sub(age);
         let common = domains
             .first()
@@ -379,10 +380,8 @@ impl Shard {
                 attempts,
             };
             restored.recipients += 1;
-            // The wall clock may have jumped while we were away: never wait longer than the
-            // longest retry there is (P10).
             let due = WallTime::from_unix_millis(waiting.due_wall_ms);
-            let wait = due.since(now.wall).min(self.config.retry.max);
+            let wait = due.since(steady).min(self.config.retry.max);
             if wait.is_zero() {
                 self.domains.get_mut(domain).ready.push_back(entry);
                 restored.count(domain);
@@ -490,7 +489,7 @@ impl Shard {
             self.domains
                 .intern(domain_of(envelope.recipient(index).unwrap_or_default()))
         }));
-        Some(envelope.received)
+        Some(Steady::received(envelope.received, envelope.ahead))
     }
 
     fn common_domain<'a>(

@@ -23,6 +23,8 @@
 //! | `settle.rs` | a report becomes verdict, mark, next attempt |
 //! | `report.rs` | log lines |
 
+#[cfg(test)]
+mod clock_tests;
 mod closing;
 mod commit;
 mod config;
@@ -35,6 +37,7 @@ pub mod memory;
 mod report;
 mod routing;
 mod settle;
+mod steady;
 mod timers;
 mod transaction;
 
@@ -324,7 +327,7 @@ impl Shard {
 
     /// Takes what was appended to store `index` since the last batch, unless one is in flight.
     pub fn take_batch(&mut self, now: Now, index: usize) -> Option<Batch> {
-        self.stores.get_mut(index)?.take_batch(now.wall)
+        self.stores.get_mut(index)?.take_batch(now)
     }
 
     fn arm(&mut self, at: Instant, timer: Timer) {
