@@ -1,9 +1,10 @@
 //! One message on a connection: its envelope, its bytes, its in-doubt slots.
 //!
 //! A recipient's slot is claimed when the transaction begins, says that the end may be on its way
-//! before a byte of that can leave, and is freed when the mark that settles it is durable; in between,
-//! the process may die at any moment and the recipient is named. In strict mode the end waits for an intent on stable storage besides; what it costs is
-//! one batch of delay per message, and nothing in relaxed mode.
+//! before a byte of that can leave, and is freed when the mark that settles it is durable; in
+//! between, the process may die at any moment and the recipient is named. In strict mode the end
+//! waits for an intent on stable storage besides: one batch of delay per message, and nothing in
+//! relaxed mode.
 
 use std::collections::VecDeque;
 
