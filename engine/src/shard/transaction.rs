@@ -12,6 +12,7 @@ use hikyaku_spool::{MessageRef, Slot};
 use hikyaku_tuning::Pipeline;
 
 use super::commit::{OnDurable, Store};
+use super::dispatch::SiteIdentity;
 use super::{ConnKey, Effect, Now, Shard};
 use crate::mail::envelope::EnvelopeView;
 use crate::outcome::{Event, Phase, Unsupported};
@@ -282,7 +283,10 @@ impl Shard {
             return;
         };
         let (site, source) = (conn.site, conn.source);
-        if !std::mem::replace(&mut self.sites[site.0 as usize].stream_broken, true) {
+        let state = &mut self.sites[site.0 as usize];
+        if !std::mem::replace(&mut state.stream_broken, true) {
+            let identity = SiteIdentity::new(&state.name, &state.hosts, state.port);
+            self.unstreamable.insert(identity);
             self.log_stream_broken(now, (site, source), why);
         }
     }
