@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::failcalls::FailcallsArgs;
 use crate::flip::FlipArgs;
+use crate::fulldisk::FulldiskArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 
@@ -35,6 +36,8 @@ pub enum Command {
     Flip(FlipArgs),
     /// Let every call on a file or socket fail once, with every error, and settle the account
     Failcalls(FailcallsArgs),
+    /// Fill a file system to the last byte under a running engine (needs root), and free it again
+    Fulldisk(FulldiskArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -7,6 +7,7 @@
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! hikyaku-bench flip      every byte of a segment damaged: noticed, and called by its name
 //! hikyaku-bench failcalls every call on a file or socket fails once, with every error: nothing lost
+//! hikyaku-bench fulldisk  a file system filled to the last byte under a running engine (root)
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod crash;
 pub mod failcalls;
 pub mod flip;
+pub mod fulldisk;
 pub mod load;
 pub mod process;
 pub mod random;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use hikyaku_bench::cli::{Cli, Command};
-use hikyaku_bench::{ceiling, crash, failcalls, flip, load, sink};
+use hikyaku_bench::{ceiling, crash, failcalls, flip, fulldisk, load, sink};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Crash(args) => crash::run(&args),
         Command::Flip(args) => flip::run(&args),
         Command::Failcalls(args) => failcalls::run(&args),
+        Command::Fulldisk(args) => fulldisk::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
