@@ -10,6 +10,7 @@ use crate::failcalls::FailcallsArgs;
 use crate::flip::FlipArgs;
 use crate::recover::RecoverArgs;
 use crate::simulate::SimulateArgs;
+use crate::fulldisk::FulldiskArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 
@@ -51,6 +52,8 @@ pub enum Command {
     Durable(crate::durable::DurableArgs),
     /// Let every call on a file or socket fail once, with every error, and settle the account
     Failcalls(FailcallsArgs),
+    /// Fill a file system to the last byte under a running engine (needs root), and free it again
+    Fulldisk(FulldiskArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -14,6 +14,7 @@
 //! hikyaku-bench tarpit    one receiver in ten answers a byte a minute: the others' rate beside it and without
 //! hikyaku-bench durable   the same load with fdatasync and without, in turns
 //! hikyaku-bench failcalls every call on a file or socket fails once, with every error: nothing lost
+//! hikyaku-bench fulldisk  a file system filled to the last byte under a running engine (root)
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -28,6 +29,7 @@ pub mod crash;
 pub mod durable;
 pub mod failcalls;
 pub mod flip;
+pub mod fulldisk;
 pub mod load;
 pub mod powercut;
 pub mod process;
