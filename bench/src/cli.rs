@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::failcalls::FailcallsArgs;
 use crate::flip::FlipArgs;
+use crate::fulldisk::FulldiskArgs;
 use crate::recover::RecoverArgs;
 use crate::simulate::SimulateArgs;
-use crate::fulldisk::FulldiskArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 

@@ -21,17 +21,7 @@ fn main() -> ExitCode {
         Command::Tarpit(args) => hikyaku_bench::tarpit::run(&args),
         Command::Durable(args) => hikyaku_bench::durable::run(&args),
         Command::Failcalls(args) => hikyaku_bench::failcalls::run(&args),
-use hikyaku_bench::{ceiling, crash, failcalls, flip, fulldisk, load, sink};
-
-fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Sink(args) => sink::run(&args),
-        Command::Load(args) => load::run(&args),
-        Command::Ceiling(args) => ceiling::run(&args),
-        Command::Crash(args) => crash::run(&args),
-        Command::Flip(args) => flip::run(&args),
-        Command::Failcalls(args) => failcalls::run(&args),
-        Command::Fulldisk(args) => fulldisk::run(&args),
+        Command::Fulldisk(args) => hikyaku_bench::fulldisk::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
