@@ -75,6 +75,8 @@ pub(super) struct Ledger {
     /// Content of each message, by file.
     pub(super) contents: Vec<Vec<Vec<u8>>>,
     pub(super) recipients: BTreeMap<String, Recipient>,
+    /// Who was announced in lines that are not in the log's file yet.
+    pub(super) unwritten: Vec<String>,
     /// Final marks that are appended and not durable: log, batch, whose.
     marks: Vec<(u16, u64, String)>,
     /// The disk itself broke its promise: what is lost must be named, and may be.
@@ -160,8 +162,7 @@ impl Ledger {
             )));
         }
         if line["possible_duplicate"].as_bool() == Some(true) {
-            recipient.announced += 1;
-            self.announcements += 1;
+            self.unwritten.push(address.to_owned());
         }
         let end = match kind {
             "delivered" => End::Delivered,
@@ -201,6 +202,16 @@ impl Ledger {
         Ok(())
     }
 
+    /// The log's lines are written: they survive the process.
+    pub(super) fn written(&mut self) {
+        for address in self.unwritten.drain(..) {
+            self.announcements += 1;
+            if let Some(recipient) = self.recipients.get_mut(&address) {
+                recipient.announced += 1;
+            }
+        }
+    }
+
     /// Everything up to `batch` of this log is on stable storage.
     pub(super) fn durable(&mut self, log: u16, batch: u64) {
         let recipients = &mut self.recipients;
@@ -216,6 +227,7 @@ impl Ledger {
     /// The process ended. After a power cut whoever has a copy without a durable mark may get another.
     pub(super) fn process_ended(&mut self, power: bool) {
         self.marks.clear();
+        self.unwritten.clear();
         if power {
             let open = self
                 .recipients

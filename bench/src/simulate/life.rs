@@ -218,6 +218,8 @@ impl World {
         for shard in 0..usize::from(shards) {
             self.after_turn(shard)?;
         }
+        // As production: who may get a second copy stands in the log before the first commit.
+        self.ledger.written();
         Ok(())
     }
 
@@ -322,6 +324,7 @@ impl World {
         *self.stats.endings.entry(Ending::Drain.name()).or_default() += 1;
         self.process = None;
         self.drained = true;
+        self.ledger.written();
         self.ledger.process_ended(false);
         self.cut_links()?;
         self.start_again()

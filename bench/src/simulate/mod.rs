@@ -178,6 +178,9 @@ fn one(seed: u64, place: &Path, parts: &Rc<Parts>, tell: bool) -> Outcome {
         }
     };
     world.tell = tell;
+    if tell {
+        eprintln!("{:#?}", world.scenario);
+    }
     let watch = Watch::new(&world.disk, seed);
     // A panic is a broken promise (P7) like any other, and the seed has to be told.
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));

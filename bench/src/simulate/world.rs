@@ -49,6 +49,7 @@ pub(super) enum Event {
     Ring(usize),
     Ingest,
     SyncDrops,
+    WriteLog,
     Receipt(Box<Receipt>),
     Connected(usize, Option<ConnectFailure>),
     Written(usize),
@@ -198,6 +199,9 @@ fn readable(part: &[u8]) -> String {
         .map(|byte| format!("{byte:02x}"))
         .collect()
 }
+
+/// As in the production driver: lines wait for so long at most.
+const LOG_EVERY: u64 = SECOND / 2;
 
 /// 2030-01-01, in milliseconds.
 const WALL_BASE: i64 = 1_893_456_000_000;
@@ -358,6 +362,10 @@ impl World {
                 self.sync_drops();
                 Ok(())
             }
+            Event::WriteLog => {
+                self.ledger.written();
+                Ok(())
+            }
             Event::Receipt(receipt) => self.on_receipt(&receipt),
             Event::Connected(link, failure) => self.on_connected(link, failure),
             Event::Written(link) => self.on_written(link),
@@ -412,8 +420,12 @@ impl World {
                 eprint!("{:>18} {}", self.now, String::from_utf8_lossy(&lines));
             }
             let shard = &state.shard;
+            let waiting = self.ledger.unwritten.len();
             self.ledger
                 .lines(&lines, |log| Some(shard.durability(log)?.1))?;
+            if waiting == 0 && !self.ledger.unwritten.is_empty() {
+                self.at(self.now + LOG_EVERY, Event::WriteLog);
+            }
         }
         loop {
             let Some(process) = &mut self.process else {

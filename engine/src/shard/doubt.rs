@@ -150,7 +150,14 @@ impl Shard {
             // Not with the first delivery's mark but now: a crash before it would name them again.
             self.stores[index].log.append_nothing();
         }
-        self.stores[index].when_durable(OnDurable::ClearDoubts);
+        let store = &mut self.stores[index];
+        if store.is_durable() {
+            // Slots older than the marks that settled them. With all of them taken no batch would ever
+            // form that frees them.
+            store.log.clear_recovered_doubts();
+        } else {
+            store.when_durable(OnDurable::ClearDoubts);
+        }
     }
 
     /// The map that would name who is in doubt is lost, so everybody who waits may be. Who is to be
