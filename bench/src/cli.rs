@@ -181,6 +181,9 @@ pub struct LoadArgs {
     /// Behaviour of the sink, see `hikyaku-bench sink --help`
     #[arg(long, value_name = "SCRIPT", default_value = "")]
     pub script: String,
+    /// Extension that the sink does not offer, such as chunking; repeatable
+    #[arg(long, value_name = "EXTENSION")]
+    pub without: Vec<String>,
     /// The engine [default: `hikyaku` beside this program]
     #[arg(long, value_name = "PATH")]
     pub engine: Option<PathBuf>,

@@ -308,6 +308,9 @@ fn start_sink(
     // It outlives the run by a little, so that a harness that was killed leaves nothing behind.
     command.args(["--timeout", &(args.timeout + 60.0).to_string()]);
     command.args(["--script", &args.script]);
+    for extension in &args.without {
+        command.args(["--without", extension]);
+    }
     if args.tls == "never" {
         command.args(["--without", "starttls"]);
     }

@@ -163,6 +163,21 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub memory: Option<String>,
 
+    /// What may travel behind what, where neither a profile nor a limit says otherwise [default:
+    /// transaction]
+    #[arg(long, value_enum, help_heading = "Pipelining")]
+    pub pipeline: Option<PipelineChoice>,
+    /// Transactions in flight on a connection that streams, 2 to 64 [default: 16]
+    #[arg(long, value_name = "N", help_heading = "Pipelining")]
+    pub stream_depth: Option<u8>,
+    /// Stream to a site once it has accepted N messages in this run; 0 never [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Pipelining")]
+    pub stream_auto: Option<u32>,
+    /// Note each message on stable storage before its end is sent: the list of possible duplicates
+    /// is then complete after a power cut, too
+    #[arg(long, help_heading = "Durability")]
+    pub strict: bool,
+
     /// Wait before the second attempt, 1s to 1d [default: 5m]
     #[arg(long, value_name = "TIME", help_heading = "Retries")]
     pub retry_first: Option<String>,
@@ -172,6 +187,15 @@ pub struct RunArgs {
     /// Give up on a recipient after this time, 1s to 30d [default: 4d]
     #[arg(long, value_name = "TIME", help_heading = "Retries")]
     pub expire: Option<String>,
+
+    /// What to do with a recipient when the process or the connection ended between its final dot and
+    /// the reply: try again, which may make a second copy, or hold it [default: retry]
+    #[arg(long, value_name = "retry|hold", help_heading = "Retries")]
+    pub on_doubt: Option<String>,
+    /// Hold a recipient that was being sent to when the process ended abnormally so many times in a
+    /// row, up to 15; 0 never does [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Retries")]
+    pub crashes_max: Option<u8>,
 
     /// Show no progress, even on a terminal
     #[arg(long, help_heading = "Output")]
@@ -208,6 +232,18 @@ Examples:
 
 Times are a number with s, m, h or d (90s, 1h30m); sizes a number with B, KiB, MiB or GiB (KB, MB
 and GB count in thousands).";
+
+/// What travels without waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PipelineChoice {
+    /// Nothing: every reply is awaited
+    None,
+    /// The commands of one message, where PIPELINING is offered
+    Transaction,
+    /// Also the next messages, behind content whose reply is due; a lost connection then leaves
+    /// several messages in doubt
+    Stream,
+}
 
 /// When a session is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

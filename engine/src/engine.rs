@@ -5,7 +5,6 @@
 //! ```
 //! Everything that can be refused is refused before the first shard starts, in one sentence.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,15 +13,17 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::queue::SegQueue;
 use hikyaku_spool::faults::point;
-use hikyaku_spool::{Log, Recovered, Spool, SpoolError};
-use hikyaku_tuning::{HostCheck, HostNeeds, LimitRule, LimitRules, Profiles, TuningError};
+use hikyaku_spool::{Spool, SpoolError, StopNote};
+use hikyaku_tuning::{
+    HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
+};
 
 use crate::budget::{Descriptors, Memory};
 use crate::connection::tls::{TlsConfigError, TlsMode, TlsPolicy};
 use crate::dns::route::RouteError;
 use crate::dns::site::RuleError;
 use crate::dns::{OwnAddresses, ProviderRules, Routes};
-use crate::handoff::{Acceptance, Doorbell};
+use crate::handoff::Doorbell;
 use crate::ingest::Limits as IngestLimits;
 use crate::io::admission::Admission;
 use crate::io::driver::Receipts;
@@ -36,12 +37,17 @@ use crate::io::tls::load_roots;
 use crate::io::{clock, random};
 use crate::log::latency::{Account, Latency};
 use crate::log::record::{EngineEvent, EngineRecord, LineWriter};
-use crate::mail::id::{ShardId, SubmissionId};
+use crate::mail::id::ShardId;
 use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
-use crate::settings::{Ehlo, Origin, Settings};
-use crate::shard::{ConnectionCap, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits};
+pub use crate::recovery::RecoverySummary;
+use crate::recovery::{OpenedSpool, open_spool, spool_options};
+use crate::settings::{Durability, Ehlo, Origin, Settings};
+use crate::shard::{
+    ConnectionCap, DoubtPolicy, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits,
+};
 use crate::signing::{Signer, SigningError};
+use crate::smtp::StreamDepth;
 use crate::throttle::Registry;
 
 /// Why the engine does not start.
@@ -98,22 +104,8 @@ pub struct Engine {
     state_file: StateFile,
     /// What recovery found, for the first lines of a run.
     pub recovered: RecoverySummary,
-}
-
-/// What lay in the spool at the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RecoverySummary {
-    /// Messages with recipients that wait.
-    pub messages: u64,
-    /// Recipients that wait for delivery.
-    pub waiting: u64,
-    /// Recipients that may get a second copy, because the last process ended between their final
-    /// dot and its reply.
-    pub in_doubt: u64,
-    /// Bytes of a batch that was being written; nobody was told about it.
-    pub torn_bytes: u64,
-    /// Damaged places: each is in quarantine, with its reason.
-    pub damaged: u64,
+    /// Keeps the spool's lock until all threads have ended.
+    stop: StopNote,
 }
 
 /// Counters of a running engine.
@@ -183,7 +175,12 @@ impl Engine {
             source,
         };
         let watch = dir.watch().map_err(watch_error)?;
-        let (logs, accepted, recovered) = open_logs(settings)?;
+        let OpenedSpool {
+            logs,
+            accepted,
+            summary: recovered,
+            stop,
+        } = open_spool(settings)?;
         let log = LogFile::with_memory(
             &settings.engine.log,
             LOG_ROTATE,
@@ -198,20 +195,7 @@ impl Engine {
             },
         );
         if recovered != RecoverySummary::default() {
-            let RecoverySummary {
-                messages,
-                waiting: recipients,
-                in_doubt,
-                ..
-            } = recovered;
-            say(
-                &log.sender(),
-                EngineEvent::Recovered {
-                    messages,
-                    recipients,
-                    in_doubt,
-                },
-            );
+            say_recovered(&log.sender(), &recovered);
         }
 
         let waker = watch.waker();
@@ -334,6 +318,7 @@ impl Engine {
             receipts,
             log,
             recovered,
+            stop,
         })
     }
 
@@ -412,6 +397,9 @@ impl Engine {
         point("drain.ended");
         say(&self.log.sender(), EngineEvent::Stopped);
         self.state_file.finish();
+        if !crashed {
+            self.stop.clean();
+        }
         let sum = |counter: fn(&Gauge) -> u64| gauges.iter().map(|gauge| counter(gauge)).sum();
         Report {
             account: Account {
@@ -421,6 +409,7 @@ impl Engine {
                 delivered: sum(|gauge| gauge.delivered.load(Relaxed)),
                 bounced: sum(|gauge| gauge.bounced.load(Relaxed)),
                 expired: sum(|gauge| gauge.expired.load(Relaxed)),
+                held: sum(|gauge| gauge.held.load(Relaxed)),
                 deferred_attempts: sum(|gauge| gauge.deferred.load(Relaxed)),
                 possible_duplicates: sum(|gauge| gauge.possible_duplicates.load(Relaxed)),
                 delivered_bytes: sum(|gauge| gauge.delivered_bytes.load(Relaxed)),
@@ -437,6 +426,30 @@ impl Engine {
     }
 }
 
+/// The log's line about a spool that was not empty, or not left as it should be.
+fn say_recovered(log: &LogSender, recovered: &RecoverySummary) {
+    let report = recovered.report.as_ref().map(|path| path.display());
+    let detail = report.map(|path| {
+        let (torn, damaged) = (recovered.torn_bytes, recovered.damaged);
+        format!(
+            "{torn} bytes of an unfinished batch dropped, {damaged} damaged places; report {path}"
+        )
+    });
+    let mut line = log.buffer();
+    let record = EngineRecord {
+        time: clock::wall(),
+        event: EngineEvent::Recovered {
+            messages: recovered.messages,
+            recipients: recovered.waiting,
+            in_doubt: recovered.in_doubt,
+        },
+        shard: None,
+        detail: detail.as_deref().map(str::as_bytes),
+    };
+    LineWriter::default().engine(&record, &mut line);
+    log.send(line);
+}
+
 /// A line of the log about the engine as a whole.
 fn say(log: &LogSender, event: EngineEvent) {
     let mut line = log.buffer();
@@ -451,55 +464,6 @@ fn say(log: &LogSender, event: EngineEvent) {
     log.send(line);
 }
 
-/// Every log with what its recovery found, the acceptances of all, and a summary.
-type OpenedLogs = (
-    Vec<(Log, Recovered)>,
-    HashMap<SubmissionId, Arc<Acceptance>>,
-    RecoverySummary,
-);
-
-/// What one log says of a submission, and what the acceptance in any of them says.
-type Open = HashMap<SubmissionId, (Vec<u16>, Option<Acceptance>)>;
-
-fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
-    let spool = Spool::open(&settings.engine.spool, &spool_options(settings))?;
-    point("start.spool-opened");
-    let mut ids: Vec<u16> = spool.log_ids();
-    ids.extend(0..settings.engine.shards);
-    ids.sort_unstable();
-    ids.dedup();
-    let mut logs = Vec::new();
-    let mut open = Open::new();
-    let mut summary = RecoverySummary::default();
-    for id in ids {
-        let (log, recovered) = spool.open_log(id, clock::wall().unix_millis())?;
-        point("start.log-recovered");
-        for submission in recovered
-            .submissions
-            .iter()
-            .filter(|submission| !submission.closed)
-        {
-            let (logs, acceptance) = open.entry(SubmissionId(submission.id)).or_default();
-            logs.push(id);
-            if submission.accepted
-                && let Some(info) = log.submission_info(submission.id)?
-            {
-                *acceptance = acceptance.take().or_else(|| Acceptance::decode(info));
-            }
-        }
-        summary.waiting += log.recipients_left();
-        summary.in_doubt += recovered
-            .in_doubt
-            .iter()
-            .filter(|doubt| doubt.state == hikyaku_spool::Doubt::Sent)
-            .count() as u64;
-        summary.torn_bytes += recovered.report.torn_bytes;
-        summary.damaged += recovered.report.damage.len() as u64;
-        logs.push((log, recovered));
-    }
-    Ok((logs, accepted_of(open), summary))
-}
-
 /// The drop directory's lock knows no names; the spool's does, when the same engine holds both.
 fn named_holder(settings: &Settings, error: DropDirError) -> StartError {
     if !matches!(error, DropDirError::InUse(_)) {
@@ -509,34 +473,6 @@ fn named_holder(settings: &Settings, error: DropDirError) -> StartError {
         Err(locked @ SpoolError::Locked { .. }) => locked.into(),
         _ => error.into(),
     }
-}
-
-fn spool_options(settings: &Settings) -> hikyaku_spool::Options {
-    let options = hikyaku_spool::Options {
-        // The envelope lies beside the content: 64 Ki recipients of 254 bytes at most.
-        message_bytes_max: settings.engine.message_size_max + (20 << 20),
-        allow_any_filesystem: settings.engine.development,
-        ..hikyaku_spool::Options::default()
-    };
-    match settings.engine.segment_bytes {
-        None => options,
-        Some(segment_bytes) => hikyaku_spool::Options {
-            segment_bytes,
-            message_bytes_max: options.message_bytes_max.min(segment_bytes / 2),
-            ..options
-        },
-    }
-}
-
-/// The accepted ones. A log that has closed its part says nothing of it any more, and the final
-/// receipt is written: only the others are waited for.
-fn accepted_of(open: Open) -> HashMap<SubmissionId, Arc<Acceptance>> {
-    let accepted = open.into_iter().filter_map(|(id, (logs, acceptance))| {
-        let mut acceptance = acceptance?;
-        acceptance.logs.retain(|log| logs.contains(log));
-        Some((id, Arc::new(acceptance)))
-    });
-    accepted.collect()
 }
 
 fn check_host(settings: &Settings) -> Result<(), StartError> {
@@ -627,8 +563,18 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
         None => Profiles::builtin(),
     };
     let mut rules = Vec::new();
+    // Between the default profile and the others, where a limit for `*` lies as well.
+    let pipeline = settings.delivery.pipeline.map(|pipeline| match pipeline {
+        Pipeline::None => "pipeline=none",
+        Pipeline::Transaction => "pipeline=transaction",
+        Pipeline::Stream => "pipeline=stream",
+    });
+    let mut general = false;
     for limit in &settings.limits {
-        let rule: LimitRule = limit.text.parse().map_err(|error: TuningError| {
+        let text = with_pipeline(&limit.text, pipeline);
+        general |= text.is_some();
+        let text = text.as_deref().unwrap_or(&limit.text);
+        let rule: LimitRule = text.parse().map_err(|error: TuningError| {
             // The sentence names the flag; a limit from a file is better named by its place.
             let sentence = error.to_string();
             StartError::Limit(match &limit.origin {
@@ -640,6 +586,9 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
             })
         })?;
         rules.push(rule);
+    }
+    if let Some(pipeline) = pipeline.filter(|_| !general) {
+        rules.push(format!("*={pipeline}").parse()?);
     }
     let rules = LimitRules::new(rules, &profiles)?;
     let routes: Vec<(String, String)> = settings
@@ -671,6 +620,10 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
             expires_after: settings.retry.expire,
             ..RetryPolicy::default()
         },
+        doubt: DoubtPolicy {
+            on_doubt: settings.delivery.on_doubt,
+            crashes_max: settings.delivery.crashes_max,
+        },
         backoff: SiteBackoff {
             max: SiteBackoff::default().max.min(settings.retry.max),
             ..SiteBackoff::default()
@@ -682,10 +635,27 @@ fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
         },
         deadlines: settings.deadlines,
         signer,
+        stream_depth: StreamDepth::new(settings.delivery.stream_depth),
+        stream_auto: settings.delivery.stream_auto,
+        strict: settings.durability == Durability::Strict,
         classifier: Classifier::builtin(),
         connections: ConnectionCap::new(descriptors(settings).connections),
         log_attempts: true,
     })
+}
+
+/// The limit for `*`, which may stand only once, with `pipeline` where it has none of its own.
+/// `None`: a limit for others.
+fn with_pipeline(limit: &str, pipeline: Option<&str>) -> Option<String> {
+    let (pattern, limits) = limit.split_once('=')?;
+    if pattern.trim() != "*" {
+        return None;
+    }
+    let has_own = limits
+        .split(',')
+        .any(|limit| limit.trim_start().starts_with("pipeline"));
+    let pipeline = pipeline.filter(|_| !has_own);
+    Some(pipeline.map_or_else(|| limit.to_owned(), |more| format!("{limit},{more}")))
 }
 
 /// The name for EHLO. A literal of an address that the kernel chooses is not known before the

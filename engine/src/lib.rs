@@ -20,6 +20,7 @@ pub mod ingest;
 pub mod handoff;
 
 pub mod queue;
+pub mod recovery;
 
 pub mod throttle;
 

@@ -12,6 +12,8 @@ pub const ADDRESS_MAX: usize = 254;
 pub const LINE_MAX: usize = 998;
 /// Recipients of one message in one parcel.
 pub const PARCEL_RECIPIENTS_MAX: usize = 64 * 1024;
+/// Transactions in flight on a connection that streams, unless configured otherwise.
+pub const STREAM_DEPTH: u8 = 16;
 /// Bytes of content that one message may have unless configured otherwise.
 pub const MESSAGE_SIZE_DEFAULT: usize = 32 << 20;
 

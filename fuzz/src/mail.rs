@@ -76,6 +76,7 @@ pub fn envelope(data: &[u8]) {
         job: view.job.map(Into::into),
         envid: view.envid.map(Into::into),
         source: view.source.map(Into::into),
+        on_doubt: view.on_doubt,
     };
     let mut bytes = Vec::new();
     encode(&envelope, view.received, &mut bytes);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::disk;
 use crate::error::SpoolError;
 use crate::faults::point;
-use crate::lock::Lock;
+use crate::lock::{LastStop, Lock, StopNote};
 use crate::log::{INFO_BYTES_MAX, Log, MESSAGE_OVERHEAD};
 use crate::pool::random_u128;
 use crate::recover::{self, Recovered, Site, make_dir};
@@ -98,6 +98,8 @@ impl Spool {
         if !options.allow_any_filesystem {
             check_filesystem(dir)?;
         }
+        // A spool of a later release is not even locked.
+        known_format(dir)?;
         let lock = Arc::new(Lock::take(dir, options.lock_wait)?);
         point("start.spool-locked");
         let uuid = read_format(dir)?;
@@ -127,6 +129,16 @@ impl Spool {
         recover::open_log(&site, id, wall_ms)
     }
 
+    /// How the process before this one left the spool.
+    pub fn last_stop(&self) -> &LastStop {
+        self.lock.last_stop()
+    }
+
+    /// With which the end of this one is told.
+    pub fn stop_note(&self) -> StopNote {
+        StopNote(self.lock.clone())
+    }
+
     /// Where it lies.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -148,16 +160,21 @@ pub(crate) fn log_ids(dir: &Path) -> Vec<u16> {
     ids
 }
 
-/// The spool's uuid from FORMAT, which is written on first use.
+/// The spool's uuid from FORMAT, which is written on first use, and anew when it is of an earlier version: nothing of
+/// this version may be written before it says so.
 fn read_format(dir: &Path) -> Result<u128, SpoolError> {
+    let path = dir.join("FORMAT");
     match known_format(dir)? {
-        Some(uuid) => Ok(uuid),
-        None => write_format(dir, &dir.join("FORMAT")),
+        Some((FORMAT_VERSION, uuid)) => Ok(uuid),
+        Some((_, uuid)) => write_format(dir, &path, || Ok(uuid)),
+        None if log_ids(dir).is_empty() => write_format(dir, &path, random_u128),
+        // A directory with logs but without FORMAT has lost it: a new uuid would make every segment a stranger.
+        None => Err(SpoolError::Format { path }),
     }
 }
 
-/// The spool's uuid from FORMAT: `hikyaku-spool <version> <uuid> <crc>`. None when there is no such file.
-pub(crate) fn known_format(dir: &Path) -> Result<Option<u128>, SpoolError> {
+/// Version and uuid from FORMAT: `hikyaku-spool <version> <uuid> <crc>`. None when there is no such file.
+pub(crate) fn known_format(dir: &Path) -> Result<Option<(u32, u128)>, SpoolError> {
     let path = dir.join("FORMAT");
     let text = match disk::read_text(&path) {
         Ok(text) => text,
@@ -184,22 +201,22 @@ pub(crate) fn known_format(dir: &Path) -> Result<Option<u128>, SpoolError> {
                 known: FORMAT_VERSION,
             })
         }
-        (Some("hikyaku-spool"), Some(_), Some(Ok(uuid)))
+        (Some("hikyaku-spool"), Some(version), Some(Ok(uuid)))
             if crc == format!("{:08x}", crc32c::crc32c(said.as_bytes())) =>
         {
-            Ok(Some(uuid))
+            Ok(Some((version, uuid)))
         }
         _ => Err(SpoolError::Format { path }),
     }
 }
 
-fn write_format(dir: &Path, path: &Path) -> Result<u128, SpoolError> {
-    // A directory with logs but without FORMAT has lost it: a new uuid would make every segment a stranger.
-    if !log_ids(dir).is_empty() {
-        return Err(SpoolError::Format { path: path.into() });
-    }
+fn write_format(
+    dir: &Path,
+    path: &Path,
+    uuid: impl Fn() -> std::io::Result<u128>,
+) -> Result<u128, SpoolError> {
     let write = || -> std::io::Result<u128> {
-        let uuid = random_u128()?;
+        let uuid = uuid()?;
         let said = format!("hikyaku-spool {FORMAT_VERSION} {uuid:032x}");
         let tmp = dir.join("FORMAT.tmp");
         let file = disk::open_or_create(&tmp)?;

@@ -281,6 +281,7 @@ pub(crate) fn header_from_batches(
         BatchView::at(bytes, offset, said.uuid, log_id).filter(|batch| batch.header.seq >= from)
     });
     first.map(|batch| SegmentHeader {
+        version: FORMAT_VERSION,
         uuid: batch.header.uuid,
         spool_uuid,
         log_id,

@@ -32,6 +32,8 @@ const ACKED: usize = 2;
 /// What is known about a recipient in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubt {
+    /// A transaction was begun, its dot was not sent: no duplicate is possible.
+    Active,
     /// The dot may have been sent, no reply was read: a second attempt may make a duplicate.
     Sent,
     /// The peer took responsibility: delivered, only the mark is missing.
@@ -53,6 +55,12 @@ pub struct InDoubtRecipient {
     pub state: Doubt,
     /// The reply's code, 0 when none was read.
     pub code: u16,
+    /// How many ends of a process in a row found the recipient active, this one included; at most 15. `append_crash`
+    /// keeps the count, any other mark ends the row.
+    pub crashes: u8,
+    /// The log has a deferral of this attempt, so it was counted already: an earlier recovery was interrupted, or the
+    /// connection had broken before the process ended.
+    pub noted: bool,
 }
 
 /// A claimed slot.
@@ -66,6 +74,8 @@ pub struct InDoubt {
     free: Vec<u32>,
     recovered: Vec<u32>,
     slots: u32,
+    /// Of its format.
+    version: u32,
 }
 
 /// A slot as found: sequence number instead of a reference.
@@ -81,6 +91,27 @@ pub(crate) struct Found {
 impl InDoubt {
     /// Takes a slot before the final dot is sent. None when all are taken: wait, do not send.
     pub fn claim(&mut self, message: MessageRef, recipient: u32, attempt: u16) -> Option<Slot> {
+        self.claim_as(Doubt::Sent, message, recipient, attempt)
+    }
+
+    /// Takes a slot when a transaction begins: should the process end before `set_sent`, its next start knows what it was
+    /// about, which is how a message that ends the process is found. None as for `claim`.
+    pub fn claim_active(
+        &mut self,
+        message: MessageRef,
+        recipient: u32,
+        attempt: u16,
+    ) -> Option<Slot> {
+        self.claim_as(Doubt::Active, message, recipient, attempt)
+    }
+
+    fn claim_as(
+        &mut self,
+        state: Doubt,
+        message: MessageRef,
+        recipient: u32,
+        attempt: u16,
+    ) -> Option<Slot> {
         let slot = self.free.pop()?;
         let words = self.slot_words(slot);
         words[1].store(message.seq(), Ordering::Relaxed);
@@ -88,9 +119,14 @@ impl InDoubt {
             u64::from(recipient) | u64::from(attempt) << 32,
             Ordering::Relaxed,
         );
-        set_state(words, Doubt::Sent, 0);
+        set_state(words, state, 0);
         point("slot.sent");
         Some(Slot(slot))
+    }
+
+    /// The final dot is about to be sent for a slot of `claim_active`.
+    pub fn set_sent(&mut self, slot: Slot) {
+        set_state(self.slot_words(slot.0), Doubt::Sent, 0);
     }
 
     /// The reply was 2xx.
@@ -155,7 +191,9 @@ impl InDoubt {
         let mut acked = 0;
         match disk::open(&path) {
             Ok(file) => match InDoubt::use_file(&file, log_id, spool_uuid) {
-                Ok(Some((map, found))) if found.is_empty() && map.slots != slots => {
+                Ok(Some((map, found)))
+                    if found.is_empty() && (map.slots, map.version) != (slots, FORMAT_VERSION) =>
+                {
                     acked = map.acked_seq()
                 }
                 Ok(Some((map, found))) => return Ok((map, found, false)),
@@ -195,11 +233,13 @@ impl InDoubt {
         let Some(slots) = slots_said(std::array::from_fn(word), bytes, log_id, spool_uuid) else {
             return Ok(None);
         };
+        let version = word(1) as u32;
         let mut map = InDoubt {
             map,
             free: Vec::new(),
             recovered: Vec::new(),
             slots,
+            version,
         };
         let mut found = Vec::new();
         for slot in (0..slots).rev() {
@@ -251,10 +291,11 @@ pub(crate) fn read_map(
 
 /// The number of slots, if these are the first words of a map of this log and of this length.
 fn slots_said(words: [u64; 7], bytes: u64, log_id: u16, spool_uuid: u128) -> Option<u32> {
-    let slots = (words[1] >> 32) as u32;
-    let mut fresh = header(slots, log_id, spool_uuid);
+    let (slots, version) = ((words[1] >> 32) as u32, words[1] as u32);
+    let mut fresh = header(version, slots, log_id, spool_uuid);
     fresh[ACKED] = words[ACKED];
-    (words == fresh && bytes == file_bytes(slots)).then_some(slots)
+    let known = (1..=FORMAT_VERSION).contains(&version);
+    (known && words == fresh && bytes == file_bytes(slots)).then_some(slots)
 }
 
 fn read_slot(words: &[AtomicU64]) -> Option<Option<Found>> {
@@ -275,6 +316,7 @@ fn slot_said(state_word: u64, seq: u64, who: u64) -> Option<Option<Found>> {
         1 => Doubt::Sent,
         2 => Doubt::Accepted,
         3 => Doubt::Refused,
+        4 => Doubt::Active,
         _ => return Some(None),
     };
     let code = (state_word >> 16) as u16;
@@ -303,6 +345,7 @@ fn encode_state(state: Doubt, code: u16, seq: u64, who: u64) -> u64 {
         Doubt::Sent => 1,
         Doubt::Accepted => 2,
         Doubt::Refused => 3,
+        Doubt::Active => 4,
     };
     let low = number | u64::from(code) << 16;
     let mut bytes = [0; 24];
@@ -316,10 +359,10 @@ fn file_bytes(slots: u32) -> u64 {
     BLOCK + u64::from(slots) * 64
 }
 
-fn header(slots: u32, log_id: u16, spool_uuid: u128) -> [u64; 7] {
+fn header(version: u32, slots: u32, log_id: u16, spool_uuid: u128) -> [u64; 7] {
     let mut words = [
         MAGIC,
-        u64::from(slots) << 32 | u64::from(FORMAT_VERSION),
+        u64::from(slots) << 32 | u64::from(version),
         0,
         u64::from(log_id),
         spool_uuid as u64,
@@ -336,7 +379,7 @@ fn make(path: &Path, slots: u32, log_id: u16, spool_uuid: u128, acked: u64) -> i
     let _ = disk::remove(&tmp);
     let file = disk::create(&tmp)?;
     let mut block = [0; BLOCK as usize];
-    let mut words = header(slots, log_id, spool_uuid);
+    let mut words = header(FORMAT_VERSION, slots, log_id, spool_uuid);
     words[ACKED] = acked;
     for (to, word) in block.chunks_exact_mut(8).zip(words) {
         to.copy_from_slice(&word.to_le_bytes());
@@ -393,6 +436,22 @@ mod tests {
         assert_eq!((map.acked_seq(), map.available()), (12, 0));
         map.clear_recovered();
         assert_eq!(map.available(), 3);
+        let slot = map.claim_active(message, 2, 1).expect("free");
+        assert_eq!(map.available(), 2);
+        drop(map);
+        let (mut map, found, _) = open();
+        assert_eq!(
+            found.iter().map(|f| f.state).collect::<Vec<_>>(),
+            [Doubt::Active]
+        );
+        map.set_sent(slot);
+        drop(map);
+        let (mut map, found, _) = open();
+        assert_eq!(
+            found.iter().map(|f| f.state).collect::<Vec<_>>(),
+            [Doubt::Sent]
+        );
+        map.clear_recovered();
         let slot = map.claim(message, 1, 1).expect("free");
         map.free(slot);
         drop(map);

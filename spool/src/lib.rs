@@ -63,6 +63,7 @@ pub use directory::{Options, Spool};
 pub use error::{Full, SpoolError};
 pub use flush::Batch;
 pub use indoubt::{Doubt, InDoubt, InDoubtRecipient, Slot};
+pub use lock::{LastStop, StopNote};
 pub use log::{LiveMessage, Log, MessageView, Room, Waiting};
 pub use mark::{Mark, Tally, Verdict};
 pub use reclaim::Reclaimed;

@@ -8,6 +8,8 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
@@ -21,10 +23,56 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Held as long as the spool or one of its logs is open.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+    holder: Holder,
+    last_stop: LastStop,
+    clean: AtomicBool,
+}
+
+/// How the process before this one left the spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LastStop {
+    /// There was none.
+    First,
+    /// It said at its end that all was well.
+    Clean,
+    /// It said nothing: it was killed, its machine lost power, or it ended by a bug.
+    Unclean {
+        /// Its process id.
+        pid: u32,
+        /// Its host.
+        host: String,
+        /// When it took the lock, UTC.
+        since: String,
+    },
+}
+
+/// Keeps the spool's lock, and says at the end that all was well. Dropped without a word, it says nothing.
+#[derive(Debug)]
+pub struct StopNote(pub(crate) Arc<Lock>);
+
+impl StopNote {
+    /// Everything was settled: once the last log is dropped, LOCK says so, and the next start need not report anything.
+    pub fn clean(&self) {
+        self.0.clean.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Lock {
+    /// A failure is no harm: the next start then looks closer than it would have to.
+    fn drop(&mut self) {
+        if self.clean.load(Ordering::Relaxed) {
+            let _ = self.holder.write(&self.file, &self.path);
+        }
+    }
 }
 
 impl Lock {
+    pub(crate) fn last_stop(&self) -> &LastStop {
+        &self.last_stop
+    }
+
     pub(crate) fn take(dir: &Path, wait: Duration) -> Result<Lock, SpoolError> {
         let path = dir.join("LOCK");
         let mut file = disk::open_or_create(&path).map_err(SpoolError::io("open", &path))?;
@@ -48,10 +96,29 @@ impl Lock {
             std::thread::sleep(RETRY_PAUSE);
             waited += RETRY_PAUSE;
         }
-        Holder::this_process()
+        let before = Holder::read(&mut file);
+        let last_stop = match before {
+            Holder { pid: 0, .. } => LastStop::First,
+            Holder { clean: true, .. } => LastStop::Clean,
+            Holder {
+                pid, host, since, ..
+            } => LastStop::Unclean { pid, host, since },
+        };
+        let holder = Holder::this_process();
+        holder
             .write(&file, &path)
             .map_err(SpoolError::io("write", &path))?;
-        Ok(Lock { _file: file })
+        let clean = AtomicBool::new(false);
+        Ok(Lock {
+            file,
+            path,
+            holder: Holder {
+                clean: true,
+                ..holder
+            },
+            last_stop,
+            clean,
+        })
     }
 }
 
@@ -69,7 +136,7 @@ pub(crate) fn lock_segment(file: &File, path: &Path) -> Result<(), SpoolError> {
 /// The process that LOCK names, if it may be alive. Asks nobody and takes nothing, so it is a hint: only a lock is proof.
 pub(crate) fn likely_holder(dir: &Path) -> Option<u32> {
     let holder = Holder::read(&mut File::open(dir.join("LOCK")).ok()?);
-    let here = holder.boot_id == boot_id() && !holder.is_gone();
+    let here = holder.boot_id == boot_id() && !holder.is_gone() && !holder.clean;
     here.then_some(holder.pid).filter(|pid| *pid > 0)
 }
 
@@ -80,6 +147,8 @@ struct Holder {
     boot_id: String,
     host: String,
     since: String,
+    /// It ended as it should.
+    clean: bool,
 }
 
 impl Holder {
@@ -95,12 +164,14 @@ impl Holder {
                 .to_string_lossy()
                 .into_owned(),
             since: utc(now.as_secs()),
+            clean: false,
         }
     }
 
     fn write(&self, file: &File, path: &Path) -> std::io::Result<()> {
+        let stopped = if self.clean { "stopped clean\n" } else { "" };
         let text = format!(
-            "pid {}\nboot {}\nhost {}\nsince {}\n",
+            "pid {}\nboot {}\nhost {}\nsince {}\n{stopped}",
             self.pid, self.boot_id, self.host, self.since
         );
         disk::rewrite(file, path, text.as_bytes())
@@ -123,6 +194,7 @@ impl Holder {
                 Some(("boot", boot)) => holder.boot_id = boot.into(),
                 Some(("host", host)) => holder.host = host.into(),
                 Some(("since", since)) => holder.since = since.into(),
+                Some(("stopped", how)) => holder.clean = how == "clean",
                 _ => {}
             }
         }
@@ -188,6 +260,26 @@ mod tests {
         ] {
             assert_eq!(utc(seconds), text);
         }
+    }
+
+    #[test]
+    fn an_end_is_clean_only_when_it_says_so() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let take = || Arc::new(Lock::take(dir.path(), Duration::ZERO).expect("free"));
+        assert_eq!(*take().last_stop(), LastStop::First);
+        let lock = take();
+        assert!(
+            matches!(lock.last_stop(), LastStop::Unclean { pid, .. } if *pid == std::process::id())
+        );
+        StopNote(lock.clone()).clean();
+        assert!(
+            likely_holder(dir.path()).is_some(),
+            "until the last one lets go"
+        );
+        drop(lock);
+        assert!(likely_holder(dir.path()).is_none());
+        assert_eq!(*take().last_stop(), LastStop::Clean);
+        assert!(matches!(take().last_stop(), LastStop::Unclean { .. }));
     }
 
     #[test]

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use crate::Options;
 use crate::error::{Full, SpoolError};
 use crate::flush::{BATCH_HEADER_BYTES, Batch, Flush};
-use crate::indoubt::InDoubt;
+use crate::indoubt::{InDoubt, InDoubtRecipient};
 use crate::lock::Lock;
-use crate::mark::{Deferral, FinalMark, MARK_BYTES, Mark, Tally, Verdict};
+use crate::mark::{Deferral, FinalMark, Intent, MARK_BYTES, Mark, Tally, Verdict};
 use crate::place::Overflow;
 use crate::pool::Pool;
 use crate::record::{self, FLAG_ACCEPTED, Head, Kind, MessageHead};
@@ -319,7 +319,7 @@ impl Log {
                 .table
                 .defer(at, recipient, Deferred::new(mark.attempts, due_wall_ms))
             {
-                self.write_deferral(mark, due_wall_ms);
+                self.write_deferral(mark, due_wall_ms, 0);
             }
             return false;
         }
@@ -348,8 +348,54 @@ impl Log {
         true
     }
 
+    /// Notes that the recipient's final dot is about to be sent: once this is durable, a restart after any crash, a power
+    /// cut too, calls it in doubt until a mark for it follows. `attempt` is as for `InDoubt::claim`.
+    ///
+    /// # Errors
+    /// [`Full::Space`]: what is left is for final marks. Do not send; try again after `reclaim`.
+    pub fn append_intent(
+        &mut self,
+        message: MessageRef,
+        recipient: u32,
+        attempt: u16,
+    ) -> Result<(), Full> {
+        if self.slack() < -i128::from(self.usable()) {
+            return Err(Full::Space);
+        }
+        if self.table.intend(message, recipient, attempt) {
+            self.put_intent(message.seq(), recipient, attempt);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn put_intent(&mut self, seq: u64, recipient: u32, attempt: u16) {
+        let (head, payload) = Intent {
+            seq,
+            recipient,
+            attempt,
+        }
+        .encode();
+        self.put_always(head, &payload, None);
+    }
+
+    /// Defers a recipient that the last process had active when it ended, and notes how many ends in a row that were
+    /// (`InDoubtRecipient::crashes`). Like a deferral it is not written when space is short.
+    pub fn append_crash(&mut self, doubt: &InDoubtRecipient, due_wall_ms: u64) {
+        let deferred = Deferred::new(doubt.attempt, due_wall_ms).with_crashes(doubt.crashes);
+        if self.table.defer(doubt.message, doubt.recipient, deferred) {
+            let mark = Mark {
+                message: doubt.message,
+                recipient: doubt.recipient,
+                attempts: doubt.attempt,
+                verdict: Verdict::Deferred { due_wall_ms },
+                code: doubt.code,
+            };
+            self.write_deferral(mark, due_wall_ms, doubt.crashes);
+        }
+    }
+
     /// Losing a deferral costs an early attempt after a restart, so it yields to what was promised space.
-    fn write_deferral(&mut self, mark: Mark, due_wall_ms: u64) {
+    fn write_deferral(&mut self, mark: Mark, due_wall_ms: u64, crashes: u8) {
         if self.slack() < -i128::from(self.usable()) {
             self.deferrals_unwritten += 1;
             return;
@@ -362,6 +408,7 @@ impl Log {
             recipient,
             attempts,
             code,
+            crashes,
         }
         .encode();
         self.put_always(head, &payload, None);
@@ -492,6 +539,12 @@ impl Log {
             }),
             _ => Err(self.corrupt(spot)),
         }
+    }
+
+    /// The submission that a live message belongs to.
+    pub fn submission_of(&self, at: MessageRef) -> Option<u128> {
+        let entry = self.table.entry(at)?;
+        Some(self.table.submission(entry.submission).id)
     }
 
     /// Asks the kernel to read a message ahead, so that `message` does not wait for the disk.

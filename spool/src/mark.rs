@@ -191,6 +191,8 @@ pub(crate) struct Deferral {
     pub(crate) recipient: u32,
     pub(crate) attempts: u16,
     pub(crate) code: u16,
+    /// How often in a row the process ended while an attempt was active; written by recovery only.
+    pub(crate) crashes: u8,
 }
 
 impl Deferral {
@@ -201,7 +203,11 @@ impl Deferral {
         out[16..20].copy_from_slice(&self.recipient.to_le_bytes());
         out[20..22].copy_from_slice(&self.attempts.to_le_bytes());
         out[22..24].copy_from_slice(&self.code.to_le_bytes());
-        (Head::new(Kind::Deferral), out)
+        let head = Head {
+            aux: self.crashes.into(),
+            ..Head::new(Kind::Deferral)
+        };
+        (head, out)
     }
 
     pub(crate) fn decode(record: &Record<'_>) -> Option<Deferral> {
@@ -212,6 +218,34 @@ impl Deferral {
             recipient: u32_at(bytes, 16),
             attempts: u16_at(bytes, 20),
             code: u16_at(bytes, 22),
+            crashes: u8::try_from(record.aux).unwrap_or(u8::MAX),
+        })
+    }
+}
+
+/// A dot that is about to be sent, on disk: 32 bytes with its header. Any later mark for the recipient takes its place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Intent {
+    pub(crate) seq: u64,
+    pub(crate) recipient: u32,
+    pub(crate) attempt: u16,
+}
+
+impl Intent {
+    pub(crate) fn encode(self) -> (Head, [u8; 16]) {
+        let mut out = [0; 16];
+        out[0..8].copy_from_slice(&self.seq.to_le_bytes());
+        out[8..12].copy_from_slice(&self.recipient.to_le_bytes());
+        out[12..14].copy_from_slice(&self.attempt.to_le_bytes());
+        (Head::new(Kind::Intent), out)
+    }
+
+    pub(crate) fn decode(record: &Record<'_>) -> Option<Intent> {
+        let bytes = record.payload.first_chunk::<16>()?;
+        Some(Intent {
+            seq: u64_at(bytes, 0),
+            recipient: u32_at(bytes, 8),
+            attempt: u16_at(bytes, 12),
         })
     }
 }

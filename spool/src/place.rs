@@ -10,7 +10,7 @@ use crate::log::Log;
 use crate::mark::MARK_BYTES;
 use crate::pool::Spare;
 use crate::record::{self, Head, Kind};
-use crate::segment::{Account, BLOCK, Segment, SegmentHeader, seed};
+use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, SegmentHeader, seed};
 use crate::table::Spot;
 
 /// A small record that found no room because no spare was ready. Appended before anything else, once there is one.
@@ -213,6 +213,7 @@ impl Log {
         };
         point("spool.renamed");
         let header = SegmentHeader {
+            version: FORMAT_VERSION,
             uuid,
             spool_uuid: self.spool_uuid,
             log_id: self.id,

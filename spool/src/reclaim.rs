@@ -175,7 +175,12 @@ impl Log {
                 &[],
             )?;
         }
-        let batch_seq = self.flush.newest_seq();
+        // Behind the copy, as it was behind the message: what is in the segments between may be freed before it.
+        let intents: Vec<(u32, u16)> = self.table.intents_of(at).collect();
+        for (recipient, attempt) in intents {
+            self.put_intent(at.seq(), recipient, attempt);
+        }
+        let batch_seq = self.forming_seq();
         self.moves.push_back(Move {
             batch_seq,
             what: Moved::Message(at),

@@ -36,6 +36,8 @@ pub enum Kind {
     State = 7,
     /// The last record of a segment.
     Seal = 8,
+    /// A recipient's final dot is about to be sent (format 2): without a later mark it is in doubt.
+    Intent = 9,
 }
 
 impl Kind {
@@ -43,7 +45,7 @@ impl Kind {
     pub fn from_u8(kind: u8) -> Option<Kind> {
         use Kind::*;
         [
-            Message, Accept, Close, Discard, Deferral, Final, State, Seal,
+            Message, Accept, Close, Discard, Deferral, Final, State, Seal, Intent,
         ]
         .into_iter()
         .find(|k| *k as u8 == kind)

@@ -25,7 +25,7 @@ use crate::pass::Pass;
 use crate::pool::Pool;
 use crate::replay::Replay;
 use crate::scan::{Gap, Verdict};
-use crate::segment::{Account, BLOCK, Segment, seed};
+use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, seed};
 use crate::table::{Submission, Table};
 
 /// Spares that must exist before a log takes messages: the headroom of two segments.
@@ -168,7 +168,8 @@ pub(crate) fn open_log(
         point("start.segment-scanned");
         // Only a healthy newest segment is written on.
         let whole = len as u64 == site.options.segment_bytes
-            && header.segment_bytes == site.options.segment_bytes;
+            && header.segment_bytes == site.options.segment_bytes
+            && header.version == FORMAT_VERSION;
         let healthy = scanned.gaps.is_empty() && !rebuilt && whole;
         segments.push_back(Segment {
             id: index as u32,
@@ -187,7 +188,7 @@ pub(crate) fn open_log(
     report.clock_behind_ms = u64::saturating_sub(pass.newest_wall_ms, wall_ms);
 
     let (chain, replay) = (pass.chain(), pass.replay);
-    let doubts = replay.resolve(&found);
+    let doubts = replay.in_doubt(&found);
     let Replay {
         table,
         accounts,

@@ -3,13 +3,13 @@
 //! Replay keeps the same table as the running log and follows the same rules, so that a log which was opened again behaves
 //! like one that was never closed. Total: a record whose content makes no sense is passed over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use crate::error::SpoolError;
-use crate::indoubt::{Found, InDoubtRecipient};
+use crate::indoubt::{Doubt, Found, InDoubtRecipient};
 use crate::log::discard_in;
-use crate::mark::{Deferral, FinalMark};
+use crate::mark::{Deferral, FinalMark, Intent};
 use crate::reclaim::decode_accept;
 use crate::record::{
     FLAG_ACCEPTED, FLAG_IGNORABLE, FLAG_RESTATED, Kind, MessageHead, Record, u64_at, u128_at,
@@ -152,12 +152,20 @@ impl Replay {
                 };
                 if let Some(at) = self.index.find(deferral.seq) {
                     let deferred = Deferred::new(deferral.attempts, deferral.due_wall_ms);
+                    let deferred = deferred.with_crashes(deferral.crashes);
                     self.table.defer(at, deferral.recipient, deferred);
                 }
             }
             Kind::Final => self.final_mark(record, spot),
             Kind::State => self.state(record),
             Kind::Seal => {}
+            Kind::Intent => {
+                if let Some(intent) = Intent::decode(record)
+                    && let Some(at) = self.index.find(intent.seq)
+                {
+                    self.table.intend(at, intent.recipient, intent.attempt);
+                }
+            }
         }
     }
 
@@ -249,7 +257,8 @@ impl Replay {
             .take(usize::try_from(deferred).unwrap_or(usize::MAX))
         {
             if let Ok(recipient) = u32::try_from(u64_at(pair, 0)) {
-                self.table.defer(at, recipient, Deferred(u64_at(pair, 8)));
+                self.table
+                    .restate_deferral(at, recipient, Deferred(u64_at(pair, 8)));
             }
         }
     }
@@ -267,26 +276,59 @@ impl Replay {
             .filter(|at| self.table.entry(*at).is_some())
     }
 
-    /// Slots whose recipient is final, or gone, are stale.
-    pub(crate) fn resolve(&self, found: &[Found]) -> Vec<InDoubtRecipient> {
-        let alive = found.iter().filter_map(|found| {
-            let message = self.index.find(found.seq)?;
-            let Found {
-                recipient,
-                attempt,
-                state,
-                code,
-                ..
-            } = *found;
-            (!self.table.is_done(message, recipient)).then_some(InDoubtRecipient {
+    /// Who is in doubt: the slots that were found, and intents without a mark behind them. A slot says more, so it goes
+    /// before an intent for the same recipient; one whose recipient is final, or gone, is stale. In the order of the log.
+    pub(crate) fn in_doubt(&self, found: &[Found]) -> Vec<InDoubtRecipient> {
+        let mut all: BTreeMap<(u64, u32), InDoubtRecipient> = BTreeMap::new();
+        for (message, recipient, attempt) in self.table.intents() {
+            let doubt = InDoubtRecipient {
                 message,
                 recipient,
                 attempt,
-                state,
-                code,
-            })
+                state: Doubt::Sent,
+                code: 0,
+                crashes: 0,
+                noted: false,
+            };
+            all.insert((message.seq(), recipient), doubt);
+        }
+        for found in found {
+            let Some(message) = self.index.find(found.seq) else {
+                continue;
+            };
+            let recipient = found.recipient;
+            if self.table.is_done(message, recipient) {
+                continue;
+            }
+            let doubt = InDoubtRecipient {
+                message,
+                recipient,
+                attempt: found.attempt,
+                state: found.state,
+                code: found.code,
+                crashes: 0,
+                noted: false,
+            };
+            let told = all.entry((found.seq, recipient)).or_insert(doubt);
+            // After a power cut a slot may be of an attempt before the one that was intended last, and may not have
+            // heard that its dot was sent.
+            if doubt.attempt > told.attempt
+                || doubt.attempt == told.attempt && doubt.state != Doubt::Active
+            {
+                *told = doubt;
+            }
+        }
+        let counted = all.into_values().map(|doubt| {
+            let before = self.table.deferred(doubt.message, doubt.recipient);
+            let noted = before.attempts() >= doubt.attempt;
+            let crashes = before.crashes().saturating_add(u8::from(!noted));
+            InDoubtRecipient {
+                crashes,
+                noted,
+                ..doubt
+            }
         });
-        alive.collect()
+        counted.collect()
     }
 }
 

@@ -416,6 +416,7 @@ mod tests {
     #[test]
     fn any_bytes_are_survived() {
         let header = SegmentHeader {
+            version: crate::segment::FORMAT_VERSION,
             uuid: 1,
             spool_uuid: 2,
             log_id: 0,

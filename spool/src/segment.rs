@@ -19,7 +19,14 @@ use crate::table::Spot;
 /// Everything on disk starts on such a boundary.
 pub const BLOCK: u64 = 4096;
 /// Version of the format in FORMAT, segment headers and batch headers.
-pub const FORMAT_VERSION: u32 = 1;
+///
+/// - 1: the first.
+/// - 2: INTENT records, crash counts in DEFERRAL and STATE, active slots in the in-doubt map.
+///
+/// All earlier versions are read. A spool of an earlier one becomes one of this when it is opened: FORMAT is replaced
+/// first, so that the release that wrote it refuses it from then on with a sentence, and its segments are read and not
+/// appended to, so that a segment's version holds for all that is in it. There is no way back but an empty spool.
+pub const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"HKYSEG\r\n";
 /// The checksum of the header block is its last four bytes.
@@ -28,6 +35,8 @@ const CRC_AT: usize = BLOCK as usize - 4;
 /// What the first block of a segment says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentHeader {
+    /// Of the format of everything in it.
+    pub version: u32,
     /// Of this life of the segment.
     pub uuid: u128,
     /// Of the spool.
@@ -66,7 +75,7 @@ impl SegmentHeader {
     pub(crate) fn encode(&self, block: &mut [u8]) {
         block[..BLOCK as usize].fill(0);
         block[0..8].copy_from_slice(MAGIC);
-        block[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        block[8..12].copy_from_slice(&self.version.to_le_bytes());
         block[12] = u8::from(self.recycled);
         block[16..32].copy_from_slice(&self.uuid.to_le_bytes());
         block[32..48].copy_from_slice(&self.spool_uuid.to_le_bytes());
@@ -95,6 +104,7 @@ impl SegmentHeader {
             return Err(BadHeader::Newer(version));
         }
         Ok(SegmentHeader {
+            version,
             uuid: u128_at(block, 16),
             spool_uuid: u128_at(block, 32),
             log_id: u16_at(block, 48),
@@ -174,6 +184,7 @@ mod tests {
     #[test]
     fn header_survives_and_every_flip_is_seen() {
         let header = SegmentHeader {
+            version: FORMAT_VERSION,
             uuid: 1 << 77,
             spool_uuid: 9,
             log_id: 3,

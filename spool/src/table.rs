@@ -40,19 +40,28 @@ pub(crate) struct Spot {
     pub(crate) len: u32,
 }
 
-/// When the next attempt is due (48 bits of milliseconds, until the year 10889) and how many were made. 0: never tried.
+/// How many attempts were made (16 bits), when the next is due (44 bits of milliseconds, until the year 2527), and how
+/// often in a row the process ended while one was active (4 bits, zeros in format 1). 0: never tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Deferred(pub(crate) u64);
 
 impl Deferred {
     pub(crate) fn new(attempts: u16, due_wall_ms: u64) -> Deferred {
-        Deferred(due_wall_ms.min((1 << 48) - 1) << 16 | u64::from(attempts))
+        Deferred(due_wall_ms.min(Self::DUE_MAX) << 16 | u64::from(attempts))
     }
+    /// More than 15 crashes are told as 15.
+    pub(crate) fn with_crashes(self, crashes: u8) -> Deferred {
+        Deferred(self.0 & !(0xf << 60) | u64::from(crashes.min(15)) << 60)
+    }
+    const DUE_MAX: u64 = (1 << 44) - 1;
     pub(crate) fn attempts(self) -> u16 {
         self.0 as u16 // the low 16 bits
     }
     pub(crate) fn due_wall_ms(self) -> u64 {
-        self.0 >> 16
+        self.0 >> 16 & Self::DUE_MAX
+    }
+    pub(crate) fn crashes(self) -> u8 {
+        (self.0 >> 60) as u8
     }
 }
 
@@ -111,6 +120,9 @@ pub(crate) struct Table {
     submissions: Vec<Submission>,
     submissions_free: Vec<u32>,
     by_id: HashMap<u128, u32>,
+    /// Attempts whose dot may have been sent and that no mark followed yet, by slot and recipient: never more than there
+    /// are connections, and none unless intents are written.
+    intents: BTreeMap<(u32, u32), u16>,
     /// Recipients that are not final, of all messages.
     pub(crate) recipients_left: u64,
 }
@@ -220,6 +232,7 @@ impl Table {
             several.done[recipient as usize / 64] |= 1 << (recipient % 64);
             several.deferred.remove(&recipient);
         }
+        self.intents.remove(&(at.slot, recipient));
         self.recipients_left -= 1;
         let entry = &mut self.entries[at.slot as usize];
         entry.left -= 1;
@@ -244,6 +257,9 @@ impl Table {
     fn release(&mut self, slot: u32) {
         let submission = self.entries[slot as usize].submission;
         self.several.remove(&slot);
+        while let Some((&of, _)) = self.intents.range((slot, 0)..=(slot, u32::MAX)).next() {
+            self.intents.remove(&of);
+        }
         self.entries_free.push(slot);
         let of = &mut self.submissions[submission as usize];
         of.live -= 1;
@@ -252,7 +268,19 @@ impl Table {
         }
     }
 
+    /// The recipient waits, and what was intended for it is over.
     pub(crate) fn defer(&mut self, at: MessageRef, recipient: u32, deferred: Deferred) -> bool {
+        self.intents.remove(&(at.slot, recipient));
+        self.restate_deferral(at, recipient, deferred)
+    }
+
+    /// The recipient's deferral, told once more: an intent may have followed it.
+    pub(crate) fn restate_deferral(
+        &mut self,
+        at: MessageRef,
+        recipient: u32,
+        deferred: Deferred,
+    ) -> bool {
         if self.is_done(at, recipient) {
             return false;
         }
@@ -261,6 +289,29 @@ impl Table {
             None => self.entries[at.slot as usize].deferred = deferred,
         }
         true
+    }
+
+    /// The recipient's dot may be sent from now on. False when it is final.
+    pub(crate) fn intend(&mut self, at: MessageRef, recipient: u32, attempt: u16) -> bool {
+        let alive = !self.is_done(at, recipient);
+        if alive {
+            self.intents.insert((at.slot, recipient), attempt);
+        }
+        alive
+    }
+
+    /// Attempts at recipients of the message whose dot may have been sent.
+    pub(crate) fn intents_of(&self, at: MessageRef) -> impl Iterator<Item = (u32, u16)> {
+        let of = self.intents.range((at.slot, 0)..=(at.slot, u32::MAX));
+        of.map(|(&(_, recipient), &attempt)| (recipient, attempt))
+    }
+
+    /// All of them.
+    pub(crate) fn intents(&self) -> impl Iterator<Item = (MessageRef, u32, u16)> {
+        let all = self.intents.iter();
+        all.filter_map(|(&(slot, recipient), &attempt)| {
+            Some((self.in_slot(slot)?.0, recipient, attempt))
+        })
     }
 
     /// Recipients of the message in `slot` that are not final, with their deferral.
@@ -280,6 +331,18 @@ impl Table {
                     .copied()
                     .unwrap_or_default(),
             )),
+        })
+    }
+
+    /// The deferral of a recipient that is not final.
+    pub(crate) fn deferred(&self, at: MessageRef, recipient: u32) -> Deferred {
+        let alone = self.entry(at).map_or(Deferred(0), |entry| entry.deferred);
+        self.several.get(&at.slot).map_or(alone, |several| {
+            several
+                .deferred
+                .get(&recipient)
+                .copied()
+                .unwrap_or_default()
         })
     }
 
@@ -463,12 +526,34 @@ mod tests {
     }
 
     #[test]
+    fn an_intent_lasts_until_the_next_mark() {
+        let mut table = Table::default();
+        let submission = table.submission_slot(7);
+        let at = table.insert(1, submission, 3, SPOT);
+        (0..3).for_each(|recipient| assert!(table.intend(at, recipient, 2)));
+        table.restate_deferral(at, 0, Deferred::new(1, 5));
+        assert_eq!(table.intents().count(), 3, "it came after that deferral");
+        table.defer(at, 0, Deferred::new(2, 9));
+        table.finish(at, 1);
+        assert!(!table.intend(at, 1, 3), "final is final");
+        assert_eq!(table.intents_of(at).collect::<Vec<_>>(), [(2, 2)]);
+        table.kill(at);
+        assert_eq!(table.intents().count(), 0);
+    }
+
+    #[test]
     fn deferral_packs() {
         let deferred = Deferred::new(u16::MAX, 1_800_000_000_000);
         assert_eq!(
             (deferred.attempts(), deferred.due_wall_ms()),
             (u16::MAX, 1_800_000_000_000)
         );
-        assert_eq!(Deferred::new(1, u64::MAX).attempts(), 1);
+        let far = Deferred::new(1, u64::MAX);
+        assert_eq!((far.attempts(), far.crashes()), (1, 0));
+        for (crashes, told) in [(0, 0), (1, 1), (15, 15), (200, 15)] {
+            let crashed = deferred.with_crashes(7).with_crashes(crashes);
+            assert_eq!(crashed.crashes(), told);
+            assert_eq!(crashed.with_crashes(0), deferred);
+        }
     }
 }

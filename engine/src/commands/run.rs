@@ -143,12 +143,19 @@ fn say_recovery(recovered: &RecoverySummary) {
         in_doubt,
         torn_bytes,
         damaged,
+        report,
         ..
     } = recovered;
     eprintln!(
         "hikyaku: spool recovered: {waiting} recipients wait, {in_doubt} of them may get a second copy (named in \
          the log as possible_duplicate), {torn_bytes} bytes of an unfinished batch dropped, {damaged} damaged places"
     );
+    if let Some(report) = report {
+        eprintln!(
+            "hikyaku: the last run did not end as it should: see {}",
+            report.display()
+        );
+    }
 }
 
 fn progress_bar(settings: &Settings) -> ProgressBar {

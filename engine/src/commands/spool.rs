@@ -446,6 +446,7 @@ fn envelope(stored: &EnvelopeView<'_>, recipients: impl Iterator<Item = u32>) ->
         job: stored.job.map(Into::into),
         envid: stored.envid.map(Into::into),
         source: stored.source.map(Into::into),
+        on_doubt: stored.on_doubt,
     })
 }
 

@@ -5,14 +5,15 @@
 //! a dot between ends of different kinds is refused: that is the ambiguity SMTP smuggling lives on.
 //!
 //! HELO, EHLO, NOOP and RSET are optional; after QUIT nothing may follow. RET, NOTIFY, ORCPT and
-//! AUTH are checked for shape only and go no further. Two parameters are our own: `XJOB=` and
-//! `XVMTA=` (xtext) say per message what `x-job` and `x-virtual-mta` say in a message file.
+//! AUTH are checked for shape only and go no further. Three parameters are our own: `XJOB=`, `XVMTA=`
+//! (xtext) and `XONDOUBT=` say per message what `x-job`, `x-virtual-mta` and `x-on-doubt` say in a
+//! message file.
 //! There is no end marker: each message has its final dot, and QUIT may close the file.
 
 use memchr::memchr_iter;
 
 use super::content::LineEnd;
-use super::eml::{Offence, excerpt, parse_address, parse_envid, parse_label};
+use super::eml::{Offence, excerpt, parse_address, parse_envid, parse_label, parse_on_doubt};
 use super::{Limits, code};
 use crate::mail::envelope::{ContentNeeds, Envelope};
 
@@ -193,6 +194,7 @@ impl Dialogue {
             "xvmta" => {
                 envelope.source = Some(parse_label("XVMTA", &decode_xtext(value).ok_or_else(bad)?)?)
             }
+            "xondoubt" => envelope.on_doubt = Some(parse_on_doubt("XONDOUBT", value)?),
             "auth" if decode_xtext(value).is_some() => {}
             _ => return Err(bad()),
         }
@@ -333,6 +335,10 @@ pub fn write_transaction(out: &mut Vec<u8>, envelope: &Envelope, content: &[u8])
             out.extend_from_slice(name.as_bytes());
             encode_xtext(out, value);
         }
+    }
+    if let Some(on_doubt) = envelope.on_doubt {
+        out.extend_from_slice(b" XONDOUBT=");
+        out.extend_from_slice(on_doubt.as_str().as_bytes());
     }
     out.extend_from_slice(b"\r\n");
     for recipient in &envelope.recipients {

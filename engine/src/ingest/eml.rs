@@ -14,7 +14,7 @@ use std::fmt;
 
 use super::{Refusal, code};
 use crate::mail::address::{Address, IpLiterals};
-use crate::mail::envelope::{ContentNeeds, Envelope};
+use crate::mail::envelope::{ContentNeeds, Envelope, OnDoubt};
 
 /// Longest `x-job` and `x-virtual-mta` value, octets.
 const NAME_MAX: usize = 128;
@@ -70,6 +70,8 @@ pub struct EnvelopeLines {
     pub job: Option<Box<str>>,
     /// `x-virtual-mta`.
     pub source: Option<Box<str>>,
+    /// `x-on-doubt`.
+    pub on_doubt: Option<OnDoubt>,
     smtputf8: bool,
     started: bool,
 }
@@ -159,6 +161,10 @@ impl EnvelopeLines {
                 once("x-virtual-mta", &self.source)?;
                 self.source = Some(parse_name("x-virtual-mta", value, NAME_MAX)?);
             }
+            b"x-on-doubt" => {
+                once("x-on-doubt", &self.on_doubt)?;
+                self.on_doubt = Some(parse_on_doubt("x-on-doubt", value)?);
+            }
             _ => return Ok(LineKind::Content),
         }
         self.started = true;
@@ -205,6 +211,7 @@ impl EnvelopeLines {
             job: lines.job,
             envid: lines.envid,
             source: lines.source,
+            on_doubt: lines.on_doubt,
         })
     }
 }
@@ -231,6 +238,9 @@ pub fn write_message_file(out: &mut Vec<u8>, envelope: &Envelope, content: &[u8]
             line(name, value);
         }
     }
+    if let Some(on_doubt) = envelope.on_doubt {
+        line("x-on-doubt: ", on_doubt.as_str());
+    }
     out.extend_from_slice(content);
 }
 
@@ -243,6 +253,7 @@ fn is_envelope_name(lower: &[u8]) -> bool {
             | b"x-envid"
             | b"x-job"
             | b"x-virtual-mta"
+            | b"x-on-doubt"
     )
 }
 
@@ -255,7 +266,7 @@ fn split_field(text: &[u8]) -> Option<(&[u8], &[u8])> {
     ))
 }
 
-fn once(name: &str, slot: &Option<Box<str>>) -> Result<(), Offence> {
+fn once<T>(name: &str, slot: &Option<T>) -> Result<(), Offence> {
     if slot.is_none() {
         Ok(())
     } else {
@@ -304,6 +315,14 @@ pub(super) fn parse_envid(name: &str, value: &[u8]) -> Result<Box<str>, Offence>
 
 pub(super) fn parse_label(name: &str, value: &[u8]) -> Result<Box<str>, Offence> {
     parse_name(name, value, NAME_MAX)
+}
+
+pub(super) fn parse_on_doubt(name: &str, value: &[u8]) -> Result<OnDoubt, Offence> {
+    let known = str::from_utf8(value).unwrap_or_default().parse();
+    known.map_err(|problem: &str| {
+        let detail = format_args!("{name} \"{}\" {problem}", excerpt(value));
+        Offence::new(code::ENVELOPE, detail)
+    })
 }
 
 /// [`parse_envid`] for a value that no file holds.

@@ -197,14 +197,16 @@ impl Driver {
         let mut buffer = vec![0; READ];
         loop {
             match self.turn(|shard, now| shard.step(now, conn)) {
-                Step::Write(bytes) => match write(&mut stream, &bytes, signal).await {
-                    Waited::Done(Ok(())) => {
-                        self.turn(|shard, now| shard.on_written(now, conn, bytes))
-                    }
-                    Waited::Done(Err(_)) | Waited::Woken => {
-                        self.turn(|shard, now| shard.on_closed(now, conn))
-                    }
-                },
+                Step::Write(bytes) => {
+                    // Whatever it was set for, this step is what came of it; now it would end the
+                    // write.
+                    signal.take();
+                    let written = write(&mut stream, &bytes, signal).await;
+                    self.turn(|shard, now| match written {
+                        Waited::Done(Ok(())) => shard.on_written(now, conn, bytes),
+                        Waited::Done(Err(_)) | Waited::Woken => shard.on_closed(now, conn),
+                    });
+                }
                 Step::Read => match stream.read(&mut buffer, signal).await {
                     Waited::Done(Ok(0) | Err(_)) => {
                         self.turn(|shard, now| shard.on_closed(now, conn))

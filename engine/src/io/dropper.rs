@@ -339,6 +339,7 @@ impl Overrides {
             job: self.job.clone().or(lines.job),
             envid: self.envid.clone().or(lines.envid),
             source: self.egress.clone().or(lines.source),
+            on_doubt: lines.on_doubt,
             ..Envelope::default()
         };
         let from_header =

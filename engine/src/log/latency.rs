@@ -209,6 +209,8 @@ account! {
     bounced: "bounced",
     /// Given up for age or attempts.
     expired: "expired",
+    /// Kept for an operator.
+    held: "held",
     /// Taken back by an operator.
     cancelled: "cancelled",
     /// Attempts that ended in a deferral: one recipient may count many times.

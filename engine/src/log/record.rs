@@ -1,8 +1,9 @@
 //! The log's lines. Their field names are public interface: none is renamed, none changes its
 //! meaning or unit; new ones may come. Each line is one JSON object with a `type`.
 //!
-//! **`delivered`, `deferral`, `bounce`, `expiration`**: one attempt at one recipient (an expiration
-//! is not an attempt: it repeats what the last one said). A field that does not apply is absent.
+//! **`delivered`, `deferral`, `bounce`, `expiration`, `held`**: one attempt at one recipient (an
+//! expiration is not an attempt: it repeats what the last one said; nor is `held`, which says why the
+//! recipient is kept for an operator). A field that does not apply is absent.
 //!
 //! | field | |
 //! |---|---|
@@ -57,6 +58,8 @@ pub enum AttemptKind {
     Bounce,
     /// Given up: too old, or too many attempts.
     Expiration,
+    /// Kept for an operator.
+    Held,
 }
 
 impl AttemptKind {
@@ -66,6 +69,7 @@ impl AttemptKind {
             Self::Deferral => "deferral",
             Self::Bounce => "bounce",
             Self::Expiration => "expiration",
+            Self::Held => "held",
         }
     }
 }
@@ -174,6 +178,8 @@ pub enum SiteEvent {
     Slowed,
     /// Back at what is configured.
     Restored,
+    /// Not streamed to any more in this run: one transaction at a time.
+    StreamOff,
 }
 
 /// Something about the engine as a whole, or one shard of it.
@@ -336,6 +342,7 @@ impl LineWriter {
             SiteEvent::Resumed => "resumed",
             SiteEvent::Slowed => "slowed",
             SiteEvent::Restored => "restored",
+            SiteEvent::StreamOff => "stream_off",
         };
         let mut line = Object::begin(out);
         line.plain("type", b"site");

@@ -20,6 +20,42 @@ pub struct Envelope {
     pub envid: Option<Box<str>>,
     /// `x-virtual-mta`: egress source or pool asked for.
     pub source: Option<Box<str>>,
+    /// `x-on-doubt`: what to do with a recipient that may have been served; the run's default when absent.
+    pub on_doubt: Option<OnDoubt>,
+}
+
+/// What to do with a recipient when nobody can say whether its peer took the message: the process
+/// or the connection ended between the final dot and the reply (RFC 1047).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDoubt {
+    /// Try again: at least once, and the second copy is labelled as possible.
+    #[default]
+    Retry,
+    /// Hold it for an operator: never twice.
+    Hold,
+}
+
+impl OnDoubt {
+    /// As settings and envelope lines write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Hold => "hold",
+        }
+    }
+}
+
+impl std::str::FromStr for OnDoubt {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "retry" => Ok(Self::Retry),
+            "hold" => Ok(Self::Hold),
+            _ => Err("must be \"retry\" or \"hold\""),
+        }
+    }
 }
 
 /// What the content needs of the peer; computed once, when the message is accepted.
@@ -43,15 +79,18 @@ const ABSENT: u16 = u16::MAX;
 /// Appends the envelope as the spool keeps it; [`EnvelopeView`] reads it in place.
 ///
 /// ```text
-/// version u8 | needs u8 | reverse-path u16 | job u16 | envid u16 | source u16 | 0 u16 |
+/// version u8 | needs and on-doubt u8 | reverse-path u16 | job u16 | envid u16 | source u16 | 0 u16 |
 /// recipients u32 | received u64 | end of each recipient u32 … | texts in the same order
 /// ```
-/// Integers are little-endian. The table of ends makes any recipient reachable in one step,
+/// Integers are little-endian. Bits 3 and 4 of the second byte are 0 where nothing was said of doubt,
+/// as in every envelope of before there was anything to say.
+/// The table of ends makes any recipient reachable in one step,
 /// whether the message has one or 64 Ki of them.
 pub fn encode(envelope: &Envelope, received: WallTime, out: &mut Vec<u8>) {
     let needs = u8::from(envelope.needs.eight_bit)
         | u8::from(envelope.needs.smtputf8) << 1
-        | u8::from(envelope.needs.dot_lines) << 2;
+        | u8::from(envelope.needs.dot_lines) << 2
+        | envelope.on_doubt.map_or(0, |on_doubt| 1 + on_doubt as u8) << 3;
     out.extend_from_slice(&[VERSION, needs]);
     out.extend_from_slice(&length(Some(&envelope.reverse_path)).to_le_bytes());
     for text in [&envelope.job, &envelope.envid, &envelope.source] {
@@ -105,6 +144,8 @@ pub struct EnvelopeView<'a> {
     pub envid: Option<&'a str>,
     /// `x-virtual-mta`.
     pub source: Option<&'a str>,
+    /// `x-on-doubt`.
+    pub on_doubt: Option<OnDoubt>,
     ends: &'a [u8],
     texts: &'a [u8],
 }
@@ -138,6 +179,11 @@ impl<'a> EnvelopeView<'a> {
             smtputf8: head[1] & 2 != 0,
             dot_lines: head[1] & 4 != 0,
         };
+        let on_doubt = match head[1] >> 3 & 3 {
+            1 => Some(OnDoubt::Retry),
+            2 => Some(OnDoubt::Hold),
+            _ => None,
+        };
         let received = WallTime::from_unix_millis(received);
         Some(Self {
             needs,
@@ -146,6 +192,7 @@ impl<'a> EnvelopeView<'a> {
             job,
             envid,
             source,
+            on_doubt,
             ends,
             texts: rest,
         })
@@ -191,9 +238,11 @@ mod tests {
             envid in proptest::option::of("[a-z0-9]{0,20}"),
             source in proptest::option::of("[a-z0-9]{0,20}"),
             bits in 0_u8..8,
+            on_doubt in proptest::option::of(any::<bool>()),
             received in any::<u64>(),
         ) {
             let needs = ContentNeeds { eight_bit: bits & 1 != 0, smtputf8: bits & 2 != 0, dot_lines: bits & 4 != 0 };
+            let on_doubt = on_doubt.map(|hold| if hold { OnDoubt::Hold } else { OnDoubt::Retry });
             let envelope = Envelope {
                 reverse_path: reverse_path.into(),
                 recipients: recipients.iter().map(|r| r.as_str().into()).collect(),
@@ -201,11 +250,13 @@ mod tests {
                 job: job.map(Into::into),
                 envid: envid.map(Into::into),
                 source: source.map(Into::into),
+                on_doubt,
             };
             let mut bytes = Vec::new();
             encode(&envelope, WallTime::from_unix_millis(received), &mut bytes);
             let view = EnvelopeView::parse(&bytes).expect("readable");
             prop_assert_eq!(view.needs, needs);
+            prop_assert_eq!(view.on_doubt, on_doubt);
             prop_assert_eq!(view.received.unix_millis(), received);
             prop_assert_eq!(view.reverse_path, &*envelope.reverse_path);
             prop_assert_eq!(view.job, envelope.job.as_deref());

@@ -93,6 +93,8 @@ classes! {
     TooBig = "too-big",
     /// Given up: too old, or tried too often.
     Expired = "expired",
+    /// Kept for an operator, because it may have been delivered or may be what ends the process.
+    Held = "held",
     /// A policy that the reply does not name.
     Policy = "policy",
     /// The peer broke the protocol, or says that we did.

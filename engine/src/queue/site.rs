@@ -48,6 +48,10 @@ pub struct Site<Conn> {
     pub armed: Instant,
     /// Which source the next connection tries first.
     pub source_next: usize,
+    /// Messages accepted here in this run.
+    pub delivered: u64,
+    /// Something here does not cope with streaming: one transaction at a time until the run ends.
+    pub stream_broken: bool,
     /// A TLS handshake failed here: go in clear until then, where the policy allows it.
     pub clear_until: Instant,
 }
@@ -79,6 +83,8 @@ impl<Conn> Site<Conn> {
             failures: 0,
             armed: Instant::FAR_FUTURE,
             source_next: 0,
+            delivered: 0,
+            stream_broken: false,
             clear_until: Instant::default(),
         }
     }

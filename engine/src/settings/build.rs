@@ -6,10 +6,12 @@ use super::lists;
 use super::network;
 use super::units::format_duration;
 use super::value::{Layers, boolean, integer, number, size_in, switch, text, time_in};
-use super::{Deadlines, Engine, Host, Retry, Settings, Tls};
-use crate::cli::{RunArgs, TlsChoice};
+use super::{Deadlines, Delivery, Durability, Engine, Host, Retry, Settings, Tls};
+use crate::cli::{PipelineChoice, RunArgs, TlsChoice};
 use crate::connection::tls::TlsMode;
-use crate::limits::MESSAGE_SIZE_DEFAULT;
+use crate::limits::{MESSAGE_SIZE_DEFAULT, STREAM_DEPTH};
+use crate::smtp::StreamDepth;
+use hikyaku_tuning::Pipeline;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub(super) fn resolve(
         .unwrap_or(Path::new(""));
     let mut layers = Layers::new(directory);
     let engine = engine(&mut document, &mut layers, args, host)?;
+    let delivery = delivery(&mut document, &mut layers, args)?;
+    let durability = durability(&mut document, &mut layers, args)?;
     let retry = retry(&mut document, &mut layers, args)?;
     let tls = tls(&mut document, &mut layers, args)?;
     let resolvers = resolvers(&mut document, &mut layers, args)?;
@@ -46,6 +50,8 @@ pub(super) fn resolve(
     let origins = layers.origins;
     let settings = Settings {
         engine,
+        delivery,
+        durability,
         retry,
         tls,
         resolvers,
@@ -153,6 +159,87 @@ fn engine(
         progress: !args.no_progress,
         json: args.json,
     })
+}
+
+fn delivery(
+    document: &mut Document<'_>,
+    layers: &mut Layers<'_>,
+    args: &RunArgs,
+) -> Result<Delivery, SettingsError> {
+    let mut section = document.section("delivery")?;
+    let pipeline = args.pipeline.map(|choice| {
+        let word = match choice {
+            PipelineChoice::None => "none",
+            PipelineChoice::Transaction => "transaction",
+            PipelineChoice::Stream => "stream",
+        };
+        ("--pipeline", Raw::Text(word.into()))
+    });
+    let pipeline = layers.optional(
+        &mut section,
+        "delivery.pipeline",
+        pipeline,
+        &|raw| match raw {
+            Raw::Text(text) if text == "none" => Ok(Pipeline::None),
+            Raw::Text(text) if text == "transaction" => Ok(Pipeline::Transaction),
+            Raw::Text(text) if text == "stream" => Ok(Pipeline::Stream),
+            _ => Err("must be \"none\", \"transaction\" or \"stream\"".into()),
+        },
+    )?;
+    let depth = layers.optional(
+        &mut section,
+        "delivery.stream_depth",
+        number("--stream-depth", args.stream_depth),
+        &integer(2..=i64::from(StreamDepth::MAX)),
+    )?;
+    let auto = layers.optional(
+        &mut section,
+        "delivery.stream_auto",
+        number("--stream-auto", args.stream_auto),
+        &integer(0..=1_000_000_000),
+    )?;
+    let on_doubt = text("--on-doubt", args.on_doubt.as_ref());
+    let on_doubt = layers.optional(&mut section, "delivery.on_doubt", on_doubt, &|raw| {
+        let Raw::Text(text) = raw else {
+            return Err("must be \"retry\" or \"hold\"".into());
+        };
+        text.parse().map_err(String::from)
+    })?;
+    let crashes_max = number("--crashes-max", args.crashes_max);
+    let crashes_max = layers.optional(
+        &mut section,
+        "delivery.crashes_max",
+        crashes_max,
+        &integer(0..=15),
+    )?;
+    section.finish()?;
+    Ok(Delivery {
+        on_doubt: on_doubt.unwrap_or_default(),
+        // Once is an accident: a machine that was switched off ends what was active, too.
+        crashes_max: crashes_max.unwrap_or(2),
+        pipeline,
+        stream_depth: depth.unwrap_or(STREAM_DEPTH),
+        stream_auto: auto.filter(|&messages| messages > 0),
+    })
+}
+
+fn durability(
+    document: &mut Document<'_>,
+    layers: &mut Layers<'_>,
+    args: &RunArgs,
+) -> Result<Durability, SettingsError> {
+    let mut section = document.section("spool")?;
+    let strict = args
+        .strict
+        .then(|| ("--strict", Raw::Text("strict".into())));
+    let durability =
+        layers.optional(&mut section, "spool.durability", strict, &|raw| match raw {
+            Raw::Text(text) if text == "relaxed" => Ok(Durability::Relaxed),
+            Raw::Text(text) if text == "strict" => Ok(Durability::Strict),
+            _ => Err("must be \"relaxed\" or \"strict\"".into()),
+        })?;
+    section.finish()?;
+    Ok(durability.unwrap_or_default())
 }
 
 fn retry(

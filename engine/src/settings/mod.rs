@@ -24,7 +24,9 @@ pub(crate) use render::toml_string;
 
 use crate::cli::RunArgs;
 use crate::connection::tls::TlsMode;
+use crate::mail::envelope::OnDoubt;
 use crate::signing::DkimKey;
+use hikyaku_tuning::Pipeline;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -45,6 +47,10 @@ pub struct Host {
 pub struct Settings {
     /// `[engine]`: where things lie, and on which cores they run.
     pub engine: Engine,
+    /// `[delivery]`: what travels behind what, and what to do when it is not known whether it arrived.
+    pub delivery: Delivery,
+    /// `[spool] durability`.
+    pub durability: Durability,
     /// `[retry]`: when a deferred recipient is tried again.
     pub retry: Retry,
     /// `[tls]`.
@@ -106,6 +112,34 @@ pub struct Engine {
     pub progress: bool,
     /// Whether the account is JSON.
     pub json: bool,
+}
+
+/// `[delivery]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// For submissions that say nothing of their own.
+    pub on_doubt: OnDoubt,
+    /// A recipient that was active when the process ended abnormally so many times in a row is held;
+    /// 0: never.
+    pub crashes_max: u8,
+    /// Where neither a profile nor a limit says anything else; `None`: the default profile's.
+    pub pipeline: Option<Pipeline>,
+    /// Transactions in flight on a connection that streams, 2 to 64.
+    pub stream_depth: u8,
+    /// Accepted messages after which a site is streamed to without being configured so.
+    pub stream_auto: Option<u32>,
+}
+
+/// When the spool knows of a message that is about to be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// In memory that outlives the process: after a power cut the list of possible duplicates may
+    /// lack those of the last batch.
+    #[default]
+    Relaxed,
+    /// On stable storage before the end of its content leaves: the list is complete after a power
+    /// cut, too, and each message waits for one batch.
+    Strict,
 }
 
 /// `[retry]`.

@@ -4,7 +4,8 @@
 
 use super::network::{Ehlo, RouteHost};
 use super::units::{format_duration, format_size};
-use super::{Origin, Settings};
+use super::{Durability, Origin, Settings};
+use hikyaku_tuning::Pipeline;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -62,6 +63,36 @@ pub(super) fn render(settings: &Settings) -> String {
         &engine.allow_private_targets.to_string(),
     );
     page.key("engine.development", &engine.development.to_string());
+
+    page.table("[delivery]");
+    let delivery = &settings.delivery;
+    page.key(
+        "delivery.on_doubt",
+        &toml_string(settings.delivery.on_doubt.as_str()),
+    );
+    page.key(
+        "delivery.crashes_max",
+        &settings.delivery.crashes_max.to_string(),
+    );
+    if let Some(pipeline) = delivery.pipeline {
+        let word = match pipeline {
+            Pipeline::None => "none",
+            Pipeline::Transaction => "transaction",
+            Pipeline::Stream => "stream",
+        };
+        page.key("delivery.pipeline", &toml_string(word));
+    }
+    page.key("delivery.stream_depth", &delivery.stream_depth.to_string());
+    page.key(
+        "delivery.stream_auto",
+        &delivery.stream_auto.unwrap_or(0).to_string(),
+    );
+    page.table("[spool]");
+    let durability = match settings.durability {
+        Durability::Relaxed => "relaxed",
+        Durability::Strict => "strict",
+    };
+    page.key("spool.durability", &toml_string(durability));
 
     page.table("[retry]");
     page.time("retry.first", settings.retry.first);

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::cli::TlsChoice;
+use crate::mail::envelope::OnDoubt;
 use std::net::IpAddr;
 
 fn host() -> Host {
@@ -43,6 +44,8 @@ fn nothing_given_is_a_run() {
     );
     assert_eq!(settings.engine.message_size_max, 32 << 20);
     assert_eq!(settings.retry.first, Duration::from_secs(300));
+    assert_eq!(settings.delivery.on_doubt, OnDoubt::Retry);
+    assert_eq!(settings.delivery.crashes_max, 2);
     assert_eq!(
         settings.tls,
         Tls {
@@ -210,6 +213,8 @@ fn flags_win() {
         retry_first: Some("2m".into()),
         retry_max: Some("2h".into()),
         expire: Some("3d".into()),
+        on_doubt: Some("hold".into()),
+        crashes_max: Some(0),
         resolver: strings(&["192.0.2.53"]),
         route: strings(&["*.corp.example=127.0.0.1:2525", "*=127.0.0.1:2526"]),
         source: strings(&["192.0.2.9", "192.0.2.8,mx8.example.com"]),
@@ -234,6 +239,8 @@ fn flags_win() {
     assert_eq!((engine.connections_max, engine.message_size_max), (7, 1024));
     assert!(!engine.progress && engine.json && engine.once && !engine.sync);
     assert_eq!(settings.retry.expire, Duration::from_secs(259_200));
+    assert_eq!(settings.delivery.on_doubt, OnDoubt::Hold);
+    assert_eq!(settings.delivery.crashes_max, 0);
     assert_eq!(
         settings.resolvers,
         ["192.0.2.53:53".parse().expect("address")]
@@ -323,7 +330,7 @@ fn wrong_files_are_refused_in_one_sentence() {
         ),
         (
             "shards = 2\n",
-            "1:1: shards: there is no such table; write one of engine, retry, tls, dns, route, source, limit, dkim, signing, deadlines",
+            "1:1: shards: there is no such table; write one of engine, delivery, spool, retry, tls, dns, route, source, limit, dkim, signing, deadlines",
         ),
         (
             "engine = 2\n",
@@ -384,6 +391,14 @@ fn wrong_files_are_refused_in_one_sentence() {
         (
             "[engine]\nmessage_size_max = 'big'\n",
             "2:20: engine.message_size_max: \"big\" is not a size: write a whole number and a unit, such as 64KiB or 32MiB",
+        ),
+        (
+            "[delivery]\non_doubt = 'wait'\n",
+            "2:12: delivery.on_doubt: \"wait\" must be \"retry\" or \"hold\"",
+        ),
+        (
+            "[delivery]\ncrashes_max = 16\n",
+            "2:15: delivery.crashes_max: 16 is out of bounds: write 0 to 15",
         ),
         (
             "[retry]\nfirst = '5 minutes'\n",

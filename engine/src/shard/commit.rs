@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use hikyaku_spool::{Batch, Log, Slot};
 
-use super::{Effect, Now, Shard, gauge};
+use super::{ConnKey, Effect, Now, Shard, gauge};
 use crate::handoff::Receipt;
 use crate::time::WallTime;
 
@@ -36,6 +36,8 @@ pub(super) enum OnDurable {
     Receipt(u32),
     /// The submission is accepted: its messages are live, and ingest hears of it a batch later.
     Activate(u32),
+    /// The end of a message's content may be sent on this connection.
+    Intent(ConnKey),
     /// The doubts that recovery found are settled by durable marks.
     ClearDoubts,
 }
@@ -144,6 +146,7 @@ impl Shard {
                     store.log.append_nothing();
                     self.activate(now, key);
                 }
+                OnDurable::Intent(key) => self.on_intent(now, key),
                 OnDurable::ClearDoubts => self.stores[index].log.clear_recovered_doubts(),
             }
         }

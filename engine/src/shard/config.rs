@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use hikyaku_tuning::{LimitRules, Limits, Profiles, Rollup, TlsPolicy as SiteTls};
 
+use super::doubt::DoubtPolicy;
 use crate::connection::plan::Families;
 use crate::dns::{Hosts, Routes};
 use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
 use crate::settings::Deadlines as DeadlineOverrides;
 use crate::signing::Signer;
-use crate::smtp::{Deadlines, SessionConfig, TlsPolicy};
+use crate::smtp::{Deadlines, SessionConfig, StreamDepth, TlsPolicy};
 
 /// All that a shard needs to know.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct ShardConfig {
     pub sites: SiteLimits,
     /// When a deferred recipient is tried again, and when it expires.
     pub retry: RetryPolicy,
+    /// What to do when it is not known whether a message arrived.
+    pub doubt: DoubtPolicy,
     /// How long a site rests after failed connections.
     pub backoff: SiteBackoff,
     /// When to encrypt, where a site's profile does not ask for more.
@@ -36,6 +39,13 @@ pub struct ShardConfig {
     pub deadlines: DeadlineOverrides,
     /// Signs messages of the domains that it has keys for.
     pub signer: Option<Signer>,
+    /// Transactions in flight on a connection whose site streams.
+    pub stream_depth: StreamDepth,
+    /// Messages that a site must have accepted in this run before it is streamed to without being
+    /// configured so; `None`: never.
+    pub stream_auto: Option<u32>,
+    /// Whether the end of a message waits until the spool's stable storage knows of it.
+    pub strict: bool,
     /// Judges replies.
     pub classifier: Classifier,
     /// Connections of the whole process.

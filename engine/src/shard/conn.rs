@@ -1,20 +1,20 @@
 //! One connection: its session's actions, turned into steps that a driver can carry out.
 //!
 //! The driver knows sockets and nothing of SMTP; the session knows SMTP and nothing of the spool.
-//! What stands between them is here: which message comes next, its bytes, its in-doubt slots.
+//! What stands between them is here and in `transaction.rs`; how a connection ends is in `closing.rs`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hikyaku_spool::Slot;
-
+use super::closing::Failover;
 use super::timers::Timer;
-use super::{ConnKey, Now, Shard, gauge};
+use super::transaction::Transaction;
+use super::{ConnKey, Now, Shard};
 use crate::connection::plan::{Candidate, Plan};
-use crate::mail::envelope::EnvelopeView;
-use crate::outcome::{Event, Phase, Unsupported};
-use crate::queue::domain::{SiteKey, Waiting};
-use crate::smtp::{self, Action, Session, TlsInfo, TlsPolicy, Unsendable};
+use crate::outcome::{Event, Phase};
+use crate::queue::domain::SiteKey;
+use crate::smtp::{Action, Session, TlsInfo};
 use crate::throttle::Permit;
 use crate::time::Instant;
 
@@ -57,85 +57,27 @@ pub(super) struct Conn {
     pub(super) source: usize,
     pub(super) permit: Permit,
     pub(super) candidate: Candidate,
-    plan: Plan,
+    pub(super) plan: Plan,
     /// No TLS on this one: the handshake failed a moment ago, or the site is remembered so.
-    clear: bool,
-    session: Option<Session>,
+    pub(super) clear: bool,
+    pub(super) session: Option<Session>,
     pub(super) tls: Option<TlsInfo>,
-    pub(super) transaction: Option<Transaction>,
+    /// In flight, in the order they were begun; more than one only where the session streams.
+    pub(super) transactions: VecDeque<Transaction>,
     /// When somebody must look at it at the latest, and when a timer will.
     pub(super) deadline: Instant,
     pub(super) armed: Instant,
-    idle: bool,
+    pub(super) idle: bool,
+    /// The driver has a [`Step::Write`] in hand: it must not be woken, for that ends a write.
+    pub(super) writing: bool,
     idle_until: Instant,
     /// Transactions begun.
     pub(super) messages: u32,
-    failover: Failover,
+    pub(super) failover: Failover,
     opened: Instant,
     connected: Instant,
     /// First ready for a transaction.
     ready: Option<Instant>,
-}
-
-/// What becomes of a connection's permit when it closes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Failover {
-    /// Given back.
-    None,
-    /// The next host or address of the plan has it.
-    Next,
-    /// The same address has it, without TLS.
-    Clear,
-}
-
-/// One message on a connection.
-#[derive(Debug)]
-pub(super) struct Transaction {
-    /// Index of the store that holds the message.
-    store: usize,
-    pub(super) recipients: Vec<Recipient>,
-    pub(super) started: Instant,
-    /// Content size on the wire, for the log.
-    pub(super) size: u64,
-    /// Header fields that go in front of the stored content: its signatures.
-    prefix: Vec<u8>,
-    /// How much of prefix and content was given to the session.
-    sent: usize,
-    /// In-doubt slots that were reserved and not claimed.
-    reserved: u32,
-}
-
-/// One recipient of a transaction.
-#[derive(Debug)]
-pub(super) struct Recipient {
-    pub(super) entry: Waiting,
-    pub(super) slot: Option<Slot>,
-    settled: bool,
-}
-
-impl Transaction {
-    pub(super) fn new(store: usize, first: Waiting, now: Now) -> Self {
-        let mut transaction = Self {
-            store,
-            recipients: Vec::new(),
-            started: now.mono,
-            size: 0,
-            prefix: Vec::new(),
-            sent: 0,
-            reserved: 0,
-        };
-        transaction.push(first);
-        transaction
-    }
-
-    pub(super) fn push(&mut self, entry: Waiting) {
-        self.recipients.push(Recipient {
-            entry,
-            slot: None,
-            settled: false,
-        });
-        self.reserved += 1;
-    }
 }
 
 impl Conn {
@@ -164,10 +106,11 @@ impl Conn {
             clear,
             session: None,
             tls: None,
-            transaction: None,
+            transactions: VecDeque::new(),
             deadline,
             armed: deadline,
             idle: false,
+            writing: false,
             idle_until: deadline,
             messages: 0,
             failover: Failover::None,
@@ -208,9 +151,13 @@ impl Shard {
                 let config =
                     self.config
                         .session(source, &self.sites[site.0 as usize].limits, clear);
+                let mut session = Session::new(now.mono, config);
+                if let Some(depth) = self.stream_depth(site) {
+                    session = session.with_stream(depth);
+                }
                 let conn = &mut self.conns[key.index as usize];
                 conn.permit.path().connected();
-                conn.session = Some(Session::new(now.mono, config));
+                conn.session = Some(session);
             }
             Err(ConnectFailure::Local) => {
                 self.no_socket(now);
@@ -248,7 +195,9 @@ impl Shard {
 
     /// Everything of the last [`Step::Write`] is on the socket; `buffer` is kept for the next.
     pub fn on_written(&mut self, now: Now, key: ConnKey, mut buffer: Vec<u8>) {
-        let Some(session) = self.session(key) else {
+        let Some(conn) = self.conn(key) else { return };
+        conn.writing = false;
+        let Some(session) = &mut conn.session else {
             return;
         };
         buffer.clear();
@@ -257,7 +206,7 @@ impl Shard {
         }
         session.handle_written(now.mono);
         // `Action::Body` comes once; what did not fit into the first chunk follows write by write.
-        if session.phase() == smtp::Phase::Body {
+        if session.wants_content() {
             self.push_body(now, key);
         }
     }
@@ -281,17 +230,23 @@ impl Shard {
     /// What the driver of `key` does next.
     pub fn step(&mut self, now: Now, key: ConnKey) -> Step {
         loop {
-            let Some(session) = self.session(key) else {
+            let Some(conn) = self.conn(key) else {
+                return Step::Close;
+            };
+            let Some(session) = &mut conn.session else {
                 return Step::Close;
             };
             match session.poll() {
-                Action::Write => return Step::Write(std::mem::take(session.output())),
+                Action::Write => {
+                    conn.writing = true;
+                    return Step::Write(std::mem::take(session.output()));
+                }
                 Action::Body => self.push_body(now, key),
                 Action::StartTls => {
                     let host = Arc::clone(&self.conns[key.index as usize].candidate.host);
                     return Step::StartTls { host };
                 }
-                Action::Recipient { key: index, report } => self.settle(now, key, index, report),
+                Action::Recipient { key: index, report } => self.settle(now, key, index, &report),
                 Action::Ready => self.on_ready(now, key),
                 Action::SessionFailed(report) => self.session_failed(now, key, &report),
                 Action::Wait { until } => {
@@ -307,6 +262,7 @@ impl Shard {
                     return Step::Read;
                 }
                 Action::Close => {
+                    self.note_stream(now, key);
                     self.close_conn(now, key);
                     return Step::Close;
                 }
@@ -374,47 +330,60 @@ impl Shard {
         self.effects.push_back(super::Effect::Wake(key));
     }
 
-    /// The session may begin a transaction.
+    /// The session may begin a transaction; there may be others in flight.
     fn on_ready(&mut self, now: Now, key: ConnKey) {
-        self.finish_transaction(key);
-        let draining = self.draining;
+        self.note_stream(now, key);
         let conn = &mut self.conns[key.index as usize];
         let first = conn.is_opening();
         conn.ready.get_or_insert(now.mono);
-        let site = conn.site;
-        let messages = conn.messages;
-        let state = &mut self.sites[site.0 as usize];
+        let state = &mut self.sites[conn.site.0 as usize];
         state.failures = 0;
         if first {
             state.opening -= 1;
         }
-        let messages_max = state.limits.messages_per_connection_max;
-        let path = self.conns[key.index as usize].permit.path();
-        let surplus = path.is_over() || self.is_others_turn(now, key);
-        if draining || surplus || messages >= messages_max {
+        let site = conn.site;
+        self.use_ready(now, key);
+        if first && !self.draining {
+            // It has shown that it answers: more may be opened.
+            self.pump(now, site);
+        }
+    }
+
+    /// Begins the next transaction on a connection that is ready, or rests it, or ends it.
+    fn use_ready(&mut self, now: Now, key: ConnKey) {
+        let others_turn = self.is_others_turn(now, key);
+        let conn = &mut self.conns[key.index as usize];
+        let state = &mut self.sites[conn.site.0 as usize];
+        let over = self.draining
+            || others_turn
+            || conn.permit.path().is_over()
+            || conn.messages >= state.limits.messages_per_connection_max;
+        let Some(session) = &mut conn.session else {
+            return;
+        };
+        if state.stream_broken {
+            session.stop_streaming();
+        }
+        let idle = session.is_idle();
+        // With something in flight there is nothing to decide: this is asked again when it ends.
+        if over && idle {
+            session.quit(now.mono);
+        }
+        if over || !session.is_ready() || self.begin_next(now, key) || !idle {
+            return;
+        }
+        if self.is_wanted_elsewhere(now, key) {
             if let Some(session) = &mut self.conns[key.index as usize].session {
                 session.quit(now.mono);
             }
             return;
         }
-        if !self.begin_next(now, key) {
-            if self.is_wanted_elsewhere(now, key) {
-                if let Some(session) = &mut self.conns[key.index as usize].session {
-                    session.quit(now.mono);
-                }
-                return;
-            }
-            let idle_max = self.sites[site.0 as usize].limits.idle_max;
-            self.sites[site.0 as usize].idle.push(key);
-            let conn = &mut self.conns[key.index as usize];
-            conn.idle = true;
-            conn.idle_until = now.mono.after(idle_max);
-            self.rest(now, key);
-        }
-        if first && !self.draining {
-            // It has shown that it answers: more may be opened.
-            self.pump(now, site);
-        }
+        let conn = &mut self.conns[key.index as usize];
+        let site = &mut self.sites[conn.site.0 as usize];
+        site.idle.push(key);
+        conn.idle = true;
+        conn.idle_until = now.mono.after(site.limits.idle_max);
+        self.rest(now, key);
     }
 
     /// Whether a busy connection's place should go to another shard: that one waits for it, this one
@@ -459,258 +428,7 @@ impl Shard {
         wanted && self.sites[conn.site.0 as usize].round.is_empty()
     }
 
-    /// Starts `transaction` on `key`. `false`: it was settled without being sent.
-    pub(super) fn begin(&mut self, now: Now, key: ConnKey, mut transaction: Transaction) -> bool {
-        let at = self.messages[transaction.recipients[0].entry.message.0 as usize].at;
-        let store = transaction.store;
-        let refused =
-            {
-                let conn = &mut self.conns[key.index as usize];
-                let Some(session) = &mut conn.session else {
-                    return false;
-                };
-                match self.stores[store].log.message(at) {
-                    Err(error) => {
-                        self.stores[store].slots_reserved -= transaction.reserved;
-                        for recipient in transaction.recipients {
-                            self.hold(recipient.entry, &error);
-                        }
-                        return false;
-                    }
-                    Ok(view) => match EnvelopeView::parse(view.envelope) {
-                        // Its checksum is right, so it was written so: a bug, and no reason to lose anybody.
-                        None => Some((
-                            Event::Protocol("unreadable envelope"),
-                            "unreadable envelope".to_owned(),
-                        )),
-                        Some(envelope) => {
-                            let signatures = if self.config.signer.is_some() {
-                                SIGNATURES_SIZE
-                            } else {
-                                0
-                            };
-                            transaction.size = view.content.len() as u64 + signatures;
-                            let recipients = transaction.recipients.iter().enumerate().map(
-                                |(index, recipient)| {
-                                    let address = envelope
-                                        .recipient(recipient.entry.recipient)
-                                        .unwrap_or_default();
-                                    (u32::try_from(index).unwrap_or(u32::MAX), address)
-                                },
-                            );
-                            let begun = session.begin(
-                                now.mono,
-                                smtp::Transaction {
-                                    reverse_path: envelope.reverse_path,
-                                    recipients,
-                                    size: transaction.size,
-                                    needs: envelope.needs,
-                                },
-                            );
-                            match begun {
-                                Ok(()) => None,
-                                Err(Unsendable::TooBig(_)) => {
-                                    Some((Event::Unsupported(Unsupported::Size), String::new()))
-                                }
-                                Err(Unsendable::NeedsSmtputf8) => {
-                                    Some((Event::Unsupported(Unsupported::Smtputf8), String::new()))
-                                }
-                                Err(Unsendable::NeedsEightBit) => {
-                                    Some((Event::Unsupported(Unsupported::EightBit), String::new()))
-                                }
-                                Err(error @ (Unsendable::BadEnvelope | Unsendable::NotReady)) => {
-                                    Some((
-                                        Event::Protocol("the message could not be begun"),
-                                        error.to_string(),
-                                    ))
-                                }
-                            }
-                        }
-                    },
-                }
-            };
-        let conn = &mut self.conns[key.index as usize];
-        if let Some((event, text)) = refused {
-            let entries: Vec<Waiting> = transaction
-                .recipients
-                .iter()
-                .map(|recipient| recipient.entry)
-                .collect();
-            self.stores[store].slots_reserved -= transaction.reserved;
-            for entry in entries {
-                self.fail_unsent(now, entry, Some(key), Phase::Mail, event, &text);
-            }
-            return false;
-        }
-        conn.messages += 1;
-        conn.idle = false;
-        conn.transaction = Some(transaction);
-        true
-    }
-
-    /// The peer waits for content: give the session the next part of it.
-    fn push_body(&mut self, now: Now, key: ConnKey) {
-        let conn = &mut self.conns[key.index as usize];
-        let (Some(session), Some(transaction)) = (&mut conn.session, &mut conn.transaction) else {
-            return;
-        };
-        let message = &self.messages[transaction.recipients[0].entry.message.0 as usize];
-        let store = &mut self.stores[usize::from(message.store)];
-        let Ok(view) = store.log.message_again(message.at) else {
-            // It was readable when the transaction began. Breaking off is the only honest end: the
-            // peer discards what came so far, and the recipients are deferred.
-            session.handle_closed(now.mono);
-            return;
-        };
-        if transaction.sent == 0
-            && let Some(signer) = &self.config.signer
-        {
-            let received = EnvelopeView::parse(view.envelope)
-                .map_or(0, |envelope| envelope.received.unix_seconds());
-            if let Err(error) = signer.sign(view.content, received, &mut transaction.prefix) {
-                tracing::warn!(%error, "message goes out unsigned");
-                transaction.prefix.clear();
-            }
-        }
-        let total = transaction.prefix.len() + view.content.len();
-        let mut room = CHUNK;
-        if transaction.sent < transaction.prefix.len() {
-            session.push_body(&transaction.prefix[transaction.sent..], false);
-            room = room.saturating_sub(transaction.prefix.len() - transaction.sent);
-            transaction.sent = transaction.prefix.len();
-        }
-        let from = transaction.sent - transaction.prefix.len();
-        let to = view.content.len().min(from + room);
-        transaction.sent = transaction.prefix.len() + to;
-        let last = transaction.sent == total;
-        session.push_body(&view.content[from..to], last);
-        if last {
-            // From here on the peer may accept the message without our hearing of it. Each
-            // recipient it may accept for has a slot that says so, before a byte of the end moves.
-            let message = message.at;
-            for recipient in transaction
-                .recipients
-                .iter_mut()
-                .filter(|recipient| !recipient.settled)
-            {
-                let entry = recipient.entry;
-                recipient.slot = store.log.in_doubt().claim(
-                    message,
-                    entry.recipient,
-                    entry.attempts.saturating_add(1),
-                );
-            }
-            store.slots_reserved -= std::mem::take(&mut transaction.reserved);
-        }
-    }
-
-    /// One recipient of the running transaction has its report.
-    fn settle(&mut self, now: Now, key: ConnKey, index: u32, report: smtp::Report) {
-        let conn = &mut self.conns[key.index as usize];
-        let Some(transaction) = &mut conn.transaction else {
-            return;
-        };
-        let Some(recipient) = transaction.recipients.get_mut(index as usize) else {
-            return;
-        };
-        if std::mem::replace(&mut recipient.settled, true) {
-            return;
-        }
-        let entry = recipient.entry;
-        let slot = recipient.slot.take();
-        self.settle_attempt(now, key, entry, slot, &report);
-    }
-
-    /// Gives back what a finished transaction reserved.
-    fn finish_transaction(&mut self, key: ConnKey) {
-        let conn = &mut self.conns[key.index as usize];
-        let Some(transaction) = conn.transaction.take() else {
-            return;
-        };
-        self.stores[transaction.store].slots_reserved -= transaction.reserved;
-    }
-
-    /// The session ended without a transaction to blame.
-    fn session_failed(&mut self, now: Now, key: ConnKey, report: &smtp::Report) {
-        let conn = &self.conns[key.index as usize];
-        if conn.messages > 0 {
-            // It had its use; peers close idle connections, and some after a number of messages.
-            return;
-        }
-        let tls_failed = report.event == smtp::Event::TlsFailed;
-        if tls_failed && !conn.clear && self.config.tls == TlsPolicy::Opportunistic {
-            let site = conn.site;
-            self.sites[site.0 as usize].clear_until = now.mono.after(CLEAR_FOR);
-            self.conns[key.index as usize].failover = Failover::Clear;
-            return;
-        }
-        let text = report.to_string();
-        let (phase, event) = super::settle::judge(report);
-        self.candidate_failed(now, key, phase, event, &text);
-    }
-
-    /// One address of the plan was of no use: the next one gets the permit, or the site has failed.
-    fn candidate_failed(
-        &mut self,
-        now: Now,
-        key: ConnKey,
-        phase: Phase,
-        event: Event<'_>,
-        text: &str,
-    ) {
-        let conn = &mut self.conns[key.index as usize];
-        let site = conn.site;
-        conn.failover = Failover::Next;
-        conn.plan.left(&conn.candidate, text.to_owned());
-        let address = conn.candidate.address.ip();
-        let exhausted = conn.plan.is_exhausted();
-        if phase == Phase::Connect {
-            self.bad.insert(now.mono, address, BAD_FOR);
-        }
-        if exhausted {
-            let conn = &mut self.conns[key.index as usize];
-            conn.failover = Failover::None;
-            let _ = conn.permit.path().connection_failed(now.mono);
-            let summary = conn.plan.summary();
-            self.site_failed(now, site, phase, event, &summary);
-        }
-    }
-
-    /// Forgets a connection and passes its permit on.
-    fn close_conn(&mut self, now: Now, key: ConnKey) {
-        if self.conn(key).is_none() {
-            return;
-        }
-        self.finish_transaction(key);
-        let conn = self.conns.remove(key.index as usize);
-        let opening = conn.is_opening();
-        gauge::sub(&self.gauge.connections, 1);
-        self.sites[conn.site.0 as usize]
-            .idle
-            .retain(|idle| *idle != key);
-        let Conn {
-            site,
-            source,
-            permit,
-            plan,
-            candidate,
-            failover,
-            ..
-        } = conn;
-        let again = failover != Failover::None && !self.draining;
-        self.sites[site.0 as usize].opening += u32::from(again && !opening);
-        match failover {
-            Failover::Next if !self.draining => {
-                self.open(now, site, source, permit, plan);
-            }
-            Failover::Clear if !self.draining => {
-                self.open_candidate(now, site, source, permit, plan, candidate);
-            }
-            _ => self.release(now, site, source, permit, opening),
-        }
-    }
-
-    fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
+    pub(super) fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {
         self.conns
             .get_mut(key.index as usize)
             .filter(|conn| conn.key == key)
@@ -720,10 +438,6 @@ impl Shard {
         self.conn(key)?.session.as_mut()
     }
 }
-
-/// Content is given to the session in parts of this size, so that a message of any size costs a
-/// connection no more memory than this.
-const CHUNK: usize = 128 << 10;
 
 /// A port is free again when a closed connection has been forgotten.
 const PORT_WAIT: Duration = Duration::from_secs(1);
@@ -739,12 +453,3 @@ const TURN: Duration = Duration::from_secs(2);
 
 /// How often an idle connection is looked at while all that are allowed are taken.
 const IDLE_LOOK: Duration = Duration::from_millis(500);
-
-/// Allowance for signatures in MAIL's SIZE parameter, which is an estimate (RFC 1870 §6.1).
-const SIGNATURES_SIZE: u64 = 1024;
-
-/// An address that could not be connected to is passed over for so long while there are others.
-const BAD_FOR: Duration = Duration::from_secs(60);
-
-/// A host whose handshake fails is spoken to in clear for so long (KumoMTA remembers three days).
-const CLEAR_FOR: Duration = Duration::from_secs(3 * 24 * 3600);

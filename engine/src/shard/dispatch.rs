@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::conn::{Conn, Transaction};
+use super::conn::Conn;
 use super::timers::Timer;
+use super::transaction::Transaction;
 use super::{ConnKey, Effect, Now, Shard, gauge};
 use crate::connection::plan::{Candidate, Plan};
 use crate::dns::Hosts;
@@ -52,6 +53,19 @@ impl Shard {
                 self.pump(now, site);
             }
             Routing::Asking => {}
+            _ => self.route(now, entry.domain),
+        }
+    }
+
+    /// Puts a recipient back in front, as if its turn had not come.
+    pub(super) fn put_back(&mut self, now: Now, entry: Waiting) {
+        let domain = self.domains.get_mut(entry.domain);
+        domain.ready.push_front(entry);
+        match domain.routing {
+            Routing::Site(site, _) if domain.in_round => {
+                self.sites[site.0 as usize].ready += 1;
+                self.arm_site(site, now.mono);
+            }
             _ => self.route(now, entry.domain),
         }
     }
@@ -400,7 +414,8 @@ impl Shard {
     }
 
     /// Starts the next transaction of `conn`'s site on it. `false`: nothing may be sent now; the
-    /// connection is idle or on its way out, and somebody looks again when it is time.
+    /// connection is idle, on its way out or has transactions in flight, and somebody looks again
+    /// when it is time.
     pub(super) fn begin_next(&mut self, now: Now, conn: ConnKey) -> bool {
         let key = self.conns[conn.index as usize].site;
         loop {

@@ -23,6 +23,8 @@ pub struct Gauge {
     pub bounced: AtomicU64,
     /// Recipients expired in this run.
     pub expired: AtomicU64,
+    /// Recipients held in this run.
+    pub held: AtomicU64,
     /// Connections open.
     pub connections: AtomicU64,
     /// Connections opened in this run.

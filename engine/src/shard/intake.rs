@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hikyaku_spool::faults::point;
-use hikyaku_spool::{Doubt, LiveMessage, Log, Mark, MessageRef, Recovered, Verdict};
+use hikyaku_spool::{LiveMessage, Log, MessageRef, Recovered, Verdict};
 
 use super::commit::{OnDurable, Store};
 use super::timers::Timer;
@@ -47,6 +47,19 @@ pub(super) struct Submission {
     /// Recipients without a final state.
     left: u64,
     tally: Tally,
+}
+
+impl Submission {
+    pub(super) fn count(&mut self, verdict: Verdict) {
+        let tally = &mut self.tally;
+        match verdict {
+            Verdict::Delivered => tally.delivered += 1,
+            Verdict::Bounced => tally.bounced += 1,
+            Verdict::Expired => tally.expired += 1,
+            Verdict::Held | Verdict::Cancelled => tally.held += 1,
+            Verdict::Deferred { .. } => {}
+        }
+    }
 }
 
 /// One log with what its recovery found, and which submissions any log has accepted.
@@ -222,47 +235,6 @@ impl Shard {
             }
         }
         self.commit_soon(index);
-    }
-
-    /// What was between the final dot and a durable mark when the process ended.
-    fn restore_doubts(&mut self, now: Now, index: usize, recovered: &Recovered) {
-        for doubt in &recovered.in_doubt {
-            let (verdict, code) = match doubt.state {
-                Doubt::Accepted => (Verdict::Delivered, doubt.code),
-                // A refusal's text is gone with the process: the peer will repeat it.
-                Doubt::Refused => continue,
-                // Counted as an attempt, or a message that ends the process would be tried for ever.
-                Doubt::Sent => {
-                    gauge::add(&self.gauge.possible_duplicates, 1);
-                    self.log_doubt(now, index, doubt);
-                    let due_wall_ms = now.wall.unix_millis();
-                    (Verdict::Deferred { due_wall_ms }, 0)
-                }
-            };
-            let (message, recipient, attempts) = (doubt.message, doubt.recipient, doubt.attempt);
-            let submission = self.stores[index]
-                .log
-                .message(message)
-                .map(|view| view.submission);
-            self.stores[index].log.append_mark(Mark {
-                message,
-                recipient,
-                attempts,
-                verdict,
-                code,
-            });
-            point("start.doubt-settled");
-            if let (Ok(id), Verdict::Delivered) = (submission, verdict) {
-                let key =
-                    self.submission(u16::try_from(index).unwrap_or(u16::MAX), SubmissionId(id));
-                self.submissions[key as usize].tally.delivered += 1;
-            }
-        }
-        if !recovered.in_doubt.is_empty() {
-            // Not with the first delivery's mark but now: a crash before it would name them again.
-            self.stores[index].log.append_nothing();
-        }
-        self.stores[index].when_durable(OnDurable::ClearDoubts);
     }
 
     /// Every recipient without a final mark waits again: at once, or when its retry is due. One
@@ -472,7 +444,7 @@ impl Shard {
         }
     }
 
-    fn submission(&mut self, store: u16, id: SubmissionId) -> u32 {
+    pub(super) fn submission(&mut self, store: u16, id: SubmissionId) -> u32 {
         let log = self.stores[usize::from(store)].log.id();
         *self.by_submission.entry((log, id)).or_insert_with(|| {
             let key = self.submissions.insert(Submission {
@@ -490,15 +462,11 @@ impl Shard {
 
     /// One recipient of `submission` has its final state.
     pub(super) fn count_final(&mut self, key: u32, verdict: Verdict) {
-        let submission = &mut self.submissions[key as usize];
-        let tally = &mut submission.tally;
-        match verdict {
-            Verdict::Delivered => tally.delivered += 1,
-            Verdict::Bounced => tally.bounced += 1,
-            Verdict::Expired => tally.expired += 1,
-            Verdict::Held | Verdict::Cancelled => tally.held += 1,
-            Verdict::Deferred { .. } => return,
+        if matches!(verdict, Verdict::Deferred { .. }) {
+            return;
         }
+        let submission = &mut self.submissions[key as usize];
+        submission.count(verdict);
         submission.left -= 1;
         self.report_if_final(key);
     }

@@ -18,13 +18,17 @@
 //! | `dispatch.rs` | who sends next, on which connection, and when not |
 //! | `conn.rs` | one connection's session, turned into steps for the driver |
 //! | `memory.rs` | what all that waits costs |
+//! | `transaction.rs` | one message on a connection: envelope, bytes, in-doubt slots |
+//! | `closing.rs` | a connection's end, and who gets its permit |
 //! | `settle.rs` | a report becomes verdict, mark, next attempt |
 //! | `report.rs` | log lines |
 
+mod closing;
 mod commit;
 mod config;
 mod conn;
 mod dispatch;
+mod doubt;
 mod gauge;
 mod intake;
 pub mod memory;
@@ -32,6 +36,7 @@ mod report;
 mod routing;
 mod settle;
 mod timers;
+mod transaction;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -42,6 +47,7 @@ use slab::Slab;
 
 pub use config::{ConnectionCap, EgressSource, ShardConfig, SiteLimits};
 pub use conn::{ConnectFailure, Step};
+pub use doubt::{Decision, DoubtPolicy, HoldReason, decide, on_doubt_of};
 pub use gauge::Gauge;
 pub use intake::Recovery;
 

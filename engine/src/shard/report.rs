@@ -7,6 +7,7 @@ use hikyaku_spool::InDoubtRecipient;
 use slab::Slab;
 
 use super::conn::Conn;
+use super::transaction::Begun;
 use super::{ConnKey, Now, Shard, gauge};
 use crate::dns::FailureKind;
 use crate::log::latency::Stage;
@@ -20,24 +21,38 @@ use crate::queue::site::Site;
 use crate::throttle::Change;
 use crate::time::WallTime;
 
-/// One attempt, as `settle.rs` saw it end.
-pub(super) struct Ended<'a> {
+/// What happened to one recipient.
+pub(super) struct Attempt<'a> {
     pub(super) entry: Waiting,
     /// The connection, where there was one.
     pub(super) conn: Option<ConnKey>,
+    /// The transaction, where one was begun.
+    pub(super) begun: Option<Begun>,
     pub(super) phase: Phase,
     pub(super) event: Event<'a>,
     /// What to say where the event says nothing.
     pub(super) text: &'a str,
+}
+
+/// One attempt, as `settle.rs` saw it end.
+pub(super) struct Ended<'a> {
+    pub(super) attempt: &'a Attempt<'a>,
     pub(super) outcome: &'a Outcome,
     /// When the next attempt is due.
     pub(super) next: Option<WallTime>,
+    /// No attempt follows, although this one may have failed: in doubt, and held for it.
+    pub(super) held: bool,
 }
 
 impl Shard {
     /// The line of one attempt, and its latencies. Called while the message is still known.
     pub(super) fn log_attempt(&mut self, now: Now, ended: &Ended<'_>) {
-        let Ended { entry, outcome, .. } = *ended;
+        let Ended {
+            attempt: tried,
+            outcome,
+            ..
+        } = *ended;
+        let entry = tried.entry;
         let message = &self.messages[entry.message.0 as usize];
         let store = &self.stores[usize::from(message.store)];
         let Ok(view) = store.log.message_again(message.at) else {
@@ -51,31 +66,31 @@ impl Shard {
             .get(message.submission as usize)
             .and_then(|s| s.acceptance.as_deref());
         let recipient = envelope.recipient(entry.recipient).unwrap_or_default();
-        let conn = ended
+        let conn = tried
             .conn
             .and_then(|key| self.conns.get(key.index as usize));
-        let (code, enhanced, reply) = match ended.event {
+        let (code, enhanced, reply) = match tried.event {
             Event::Reply(reply) => (Some(reply.code), reply.enhanced, reply.text.as_bytes()),
-            Event::Protocol(what) | Event::TlsFailed(what) if ended.text.is_empty() => {
+            Event::Protocol(what) | Event::TlsFailed(what) if tried.text.is_empty() => {
                 (None, None, what.as_bytes())
             }
-            Event::Timeout if ended.text.is_empty() => (None, None, &b"timeout"[..]),
-            Event::Closed if ended.text.is_empty() => {
+            Event::Timeout if tried.text.is_empty() => (None, None, &b"timeout"[..]),
+            Event::Closed if tried.text.is_empty() => {
                 (None, None, &b"connection closed by the peer"[..])
             }
-            Event::Dns(failure) => (None, Some(dns_code(failure)), ended.text.as_bytes()),
-            _ => (None, None, ended.text.as_bytes()),
+            Event::Dns(failure) => (None, Some(dns_code(failure)), tried.text.as_bytes()),
+            _ => (None, None, tried.text.as_bytes()),
         };
         let mut timings = Timings::default();
         if let Some(conn) = conn {
-            if conn.messages == 1 {
+            if tried.begun.is_some_and(|begun| begun.first) {
                 let (connect, setup) = conn.setup_times();
                 timings.connect = Some(connect);
                 timings.tls = conn.tls.is_some().then_some(setup);
                 self.latencies.record(Stage::Connect, connect);
             }
-            if let Some(transaction) = &conn.transaction {
-                let took = now.mono.since(transaction.started);
+            if let Some(begun) = tried.begun {
+                let took = now.mono.since(begun.at);
                 timings.transaction = Some(took);
                 let age = now.wall.since(envelope.received);
                 timings.queued = Some(age.saturating_sub(took));
@@ -97,6 +112,7 @@ impl Shard {
         let source = conn.map(|conn| &self.config.sources[conn.source]);
         let record = AttemptRecord {
             kind: match outcome.verdict {
+                _ if ended.held => AttemptKind::Held,
                 Verdict::Delivered => AttemptKind::Delivered,
                 Verdict::Deferral => AttemptKind::Deferral,
                 Verdict::Bounce => AttemptKind::Bounce,
@@ -134,7 +150,7 @@ impl Shard {
                     cipher: tls.cipher,
                 },
             },
-            phase: ended.phase.as_str(),
+            phase: tried.phase.as_str(),
             code,
             enhanced,
             reply,
@@ -235,6 +251,26 @@ impl Shard {
             rule: None,
             reply: None,
             until: Some(now.wall.after(wait)),
+            rate_per_hour: None,
+            connections: None,
+            shard: Some(self.id),
+        };
+        self.lines.site(&record, &mut self.log);
+    }
+
+    /// A site is streamed to no more.
+    pub(super) fn log_stream_broken(&mut self, now: Now, at: (SiteKey, usize), why: &str) {
+        let site = &self.sites[at.0.0 as usize];
+        let record = SiteRecord {
+            time: now.wall,
+            event: SiteEvent::StreamOff,
+            site: &site.name,
+            source: Some(self.config.sources[at.1].address),
+            tenant: None,
+            reason: why,
+            rule: None,
+            reply: None,
+            until: None,
             rate_per_hour: None,
             connections: None,
             shard: Some(self.id),

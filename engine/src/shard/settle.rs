@@ -4,7 +4,8 @@
 use hikyaku_spool::faults::point;
 use hikyaku_spool::{Mark, Slot, SpoolError, Verdict as Final};
 
-use super::report::{Ended, Unattempted, site_name};
+use super::report::{Attempt, Ended, Unattempted, site_name};
+use super::transaction::Begun;
 use super::{ConnKey, Now, Shard, gauge};
 
 use crate::log::record::AttemptKind;
@@ -32,7 +33,8 @@ pub(super) fn judge(report: &smtp::Report) -> (Phase, Event<'_>) {
     let event = match &report.event {
         smtp::Event::Reply(reply) => Event::Reply(reply),
         smtp::Event::Timeout => Event::Timeout,
-        smtp::Event::Closed => Event::Closed,
+        // The second is put back before anybody judges it.
+        smtp::Event::Closed | smtp::Event::NotReached => Event::Closed,
         smtp::Event::Protocol(error) => Event::Protocol(error.what),
         smtp::Event::TlsFailed => Event::TlsFailed("handshake failed"),
         smtp::Event::TlsNotOffered => {
@@ -49,6 +51,7 @@ impl Shard {
         now: Now,
         key: ConnKey,
         entry: Waiting,
+        begun: Begun,
         slot: Option<Slot>,
         report: &smtp::Report,
     ) {
@@ -58,12 +61,26 @@ impl Shard {
             // What the peer said is known now; the mark below makes it durable.
             let slots = self.stores[store].log.in_doubt();
             match event {
-                Event::Reply(reply) if reply.is_positive() => slots.set_accepted(slot, reply.code),
+                Event::Reply(reply) if reply.is_positive() && phase == Phase::Dot => {
+                    slots.set_accepted(slot, reply.code);
+                }
                 Event::Reply(reply) => slots.set_refused(slot, reply.code),
                 _ => {}
             }
         }
-        let outcome = self.conclude(now, entry, Some(key), phase, event, "");
+        let attempt = Attempt {
+            entry,
+            conn: Some(key),
+            begun: Some(begun),
+            phase,
+            event,
+            text: "",
+        };
+        let outcome = self.conclude(now, &attempt);
+        if outcome.verdict == Verdict::Delivered {
+            let site = self.conns[key.index as usize].site;
+            self.sites[site.0 as usize].delivered += 1;
+        }
         if let Some(slot) = slot {
             self.stores[store].free_when_durable(slot);
         }
@@ -80,19 +97,26 @@ impl Shard {
         event: Event<'_>,
         text: &str,
     ) {
-        self.conclude(now, entry, key, phase, event, text);
+        let attempt = Attempt {
+            entry,
+            conn: key,
+            begun: None,
+            phase,
+            event,
+            text,
+        };
+        self.conclude(now, &attempt);
     }
 
     /// Judges one attempt and carries out what follows for its recipient.
-    fn conclude(
-        &mut self,
-        now: Now,
-        entry: Waiting,
-        key: Option<ConnKey>,
-        phase: Phase,
-        event: Event<'_>,
-        text: &str,
-    ) -> Outcome {
+    fn conclude(&mut self, now: Now, tried: &Attempt<'_>) -> Outcome {
+        let Attempt {
+            entry,
+            conn: key,
+            phase,
+            event,
+            ..
+        } = *tried;
         let attempt = entry.attempts.saturating_add(1);
         let outcome = self.classify(entry, key, phase, event);
         let code = if let Event::Reply(reply) = event {
@@ -104,6 +128,7 @@ impl Shard {
         let verdict = match outcome.verdict {
             Verdict::Delivered => Final::Delivered,
             Verdict::Bounce => Final::Bounced,
+            Verdict::Deferral if self.holds_doubt(entry, &outcome) => Final::Held,
             Verdict::Deferral => {
                 let seed = self.random();
                 // A reply may ask for more patience than usual, not for more than the operator has.
@@ -126,13 +151,10 @@ impl Shard {
         self.log_attempt(
             now,
             &Ended {
-                entry,
-                conn: key,
-                phase,
-                event,
-                text,
+                attempt: tried,
                 outcome: &outcome,
                 next: next_at,
+                held: verdict == Final::Held,
             },
         );
         self.mark(entry, attempt, verdict, code);
@@ -152,6 +174,7 @@ impl Shard {
                 );
             }
             (Final::Delivered, _) => gauge::add(&self.gauge.delivered, 1),
+            (Final::Held, _) => gauge::add(&self.gauge.held, 1),
             _ => gauge::add(&self.gauge.bounced, 1),
         }
         outcome
@@ -264,6 +287,24 @@ impl Shard {
         };
         tracing::error!(message = %id, recipient = entry.recipient, %error, "held: the message cannot be read");
         self.mark(entry, entry.attempts, Final::Held, 0);
+        gauge::add(&self.gauge.held, 1);
+    }
+
+    /// The peer ended a session with a reply that is no verdict on any recipient: it may still be
+    /// about our pace.
+    pub(super) fn heed(&mut self, now: Now, key: ConnKey, report: &smtp::Report) {
+        let (phase, event) = judge(report);
+        let conn = &self.conns[key.index as usize];
+        let source = &self.config.sources[conn.source];
+        let context = Context {
+            site: &self.sites[conn.site.0 as usize].name,
+            source: Some(source.address),
+            ehlo: &source.ehlo,
+            reverse_path: "",
+            recipient: "",
+        };
+        let outcome = self.config.classifier.classify(&context, phase, event);
+        self.feed_back(now, key, &outcome);
     }
 
     /// An outcome that is about more than its recipient changes the pace.

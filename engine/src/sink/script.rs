@@ -32,7 +32,7 @@ pub struct Script {
     pub busy_every: u32,
     /// Messages after which MAIL gets 421 4.7.0 and the connection closes; 0 for any number.
     pub messages_per_session_max: u32,
-    /// What happens to commands sent behind a final dot.
+    /// What happens to commands sent behind a final dot, or behind `BDAT .. LAST`.
     pub behind_dot: BehindDot,
 }
 
@@ -109,7 +109,7 @@ pub enum Stage {
     Quit,
 }
 
-/// What a receiver does with bytes that came behind a final dot.
+/// What a receiver does with bytes that came behind a final dot, in the same burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BehindDot {
     /// Reads them as the next commands, which RFC 2920 requires of a receiver with PIPELINING.
@@ -118,7 +118,37 @@ pub enum BehindDot {
     Discard,
     /// Replies to the dot, then closes.
     Close,
+    /// Gives no reply to the first of them: the dot's stands for both.
+    Merge,
+    /// Replies to the first of them twice.
+    Split,
+    /// Replies to the dot last of all in that burst.
+    Late,
+    /// Says that the next content was accepted before it has come.
+    Early,
+    /// Answers MAIL with 503.
+    RefuseMail,
+    /// Answers RCPT with 503.
+    RefuseRcpt,
+    /// Throws away what came with DATA or BDAT.
+    Swallow,
+    /// Answers DATA with 354 though every recipient was refused, which RFC 2920 §3.1 allows.
+    DataAnyway,
 }
+
+const BEHIND_DOT: [(&str, BehindDot); 11] = [
+    ("answer", BehindDot::Answer),
+    ("discard", BehindDot::Discard),
+    ("close", BehindDot::Close),
+    ("merge", BehindDot::Merge),
+    ("split", BehindDot::Split),
+    ("late", BehindDot::Late),
+    ("early", BehindDot::Early),
+    ("refuse-mail", BehindDot::RefuseMail),
+    ("refuse-rcpt", BehindDot::RefuseRcpt),
+    ("swallow", BehindDot::Swallow),
+    ("data-anyway", BehindDot::DataAnyway),
+];
 
 /// What becomes of one recipient. Those from `SlowDot` on decide at the end of the content, and for
 /// the whole message.
@@ -221,8 +251,8 @@ impl FromStr for Script {
     type Err = ScriptError;
 
     /// Comma-separated settings: `refuse=P%`, `defer=P%`, `fail=P%`, `delay=T`, `slow=T` (`20ms`,
-    /// `2s`), `close=STAGE[/N]`, `busy=N`, `messages=N`, `behind-dot=answer|discard|close`,
-    /// `keywords=on|off`, `seed=N`. Stages: banner ehlo starttls mail rcpt data body dot accepted quit.
+    /// `2s`), `close=STAGE[/N]`, `busy=N`, `messages=N`, `behind-dot=WORD` (answer discard close
+    /// merge split late early refuse-mail refuse-rcpt swallow data-anyway), `keywords=on|off`, `seed=N`. Stages: banner ehlo starttls mail rcpt data body dot accepted quit.
     fn from_str(text: &str) -> Result<Self, ScriptError> {
         let mut script = Self::default();
         for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
@@ -254,12 +284,12 @@ impl FromStr for Script {
                     });
                 }
                 "behind-dot" => {
-                    script.behind_dot = match value {
-                        "answer" => BehindDot::Answer,
-                        "discard" => BehindDot::Discard,
-                        "close" => BehindDot::Close,
-                        _ => return Err(error("behind-dot=answer, discard or close")),
-                    };
+                    let known = BEHIND_DOT.iter().find(|(word, _)| *word == value);
+                    script.behind_dot = known
+                        .ok_or_else(|| {
+                            error("behind-dot=answer or a known breach, such as discard")
+                        })?
+                        .1;
                 }
                 "keywords" => {
                     script.keywords = match value {

@@ -99,6 +99,14 @@ pub(super) struct Session {
     must_wait: bool,
     /// A message was just ended: what follows in the same burst came behind its dot.
     behind_dot: bool,
+    /// The transaction came behind a dot.
+    streamed: bool,
+    /// [`BehindDot::Late`]: the reply that waits for the end of the burst.
+    late: Vec<u8>,
+    /// [`BehindDot::Early`]: the content was answered already.
+    answered: bool,
+    /// [`BehindDot::Swallow`]: the rest of the burst is thrown away.
+    swallow: bool,
     /// Bytes of an incomplete command line.
     line: Vec<u8>,
     mail: Option<Mail>,
@@ -148,6 +156,10 @@ impl Session {
             greeted: false,
             must_wait: true,
             behind_dot: false,
+            streamed: false,
+            late: Vec::new(),
+            answered: false,
+            swallow: false,
             line: Vec::new(),
             mail: None,
             recipients: Vec::new(),
@@ -179,12 +191,18 @@ impl Session {
     }
 
     /// Takes the peer's next bytes.
-    pub(super) fn handle(&mut self, mut input: &[u8], world: &mut World) {
+    pub(super) fn handle(&mut self, input: &[u8], world: &mut World) {
         if self.out.is_empty() {
             // Replies went out before these bytes came in: the peer may have waited for them.
             self.must_wait = false;
             self.behind_dot = false;
+            self.streamed &= self.mail.is_some();
         }
+        self.take(input, world);
+        self.out.append(&mut self.late);
+    }
+
+    fn take(&mut self, mut input: &[u8], world: &mut World) {
         while !input.is_empty() && !self.closing {
             if self.starttls {
                 self.early(world); // CVE-2011-0411: never read what came before TLS as if inside it.
@@ -206,7 +224,9 @@ impl Session {
                     let Some(used) = used else { return };
                     input = &input[used..];
                     self.state = State::Command;
+                    let from = self.out.len();
                     self.end_of_content(world);
+                    self.hold_back(from, input, world);
                 }
                 State::Chunk { left, refused, .. } => {
                     let take = usize::try_from(*left)
@@ -222,7 +242,11 @@ impl Session {
                             return;
                         }
                     }
+                    let from = self.out.len();
                     self.end_chunk_if_complete(world);
+                    if self.behind_dot {
+                        self.hold_back(from, input, world);
+                    }
                 }
                 State::Command | State::BetweenChunks => {
                     let Some(end) = memchr::memchr(b'\n', input) else {
@@ -235,6 +259,7 @@ impl Session {
                     };
                     let (line, rest) = input.split_at(end + 1);
                     input = rest;
+                    let (first, from) = (self.behind_dot, self.out.len());
                     if self.behind_dot && !self.is_answered_behind_dot(line, world) {
                         return;
                     }
@@ -246,6 +271,14 @@ impl Session {
                         self.command(&whole, world);
                         whole.clear();
                         self.line = whole;
+                    }
+                    match world.script.behind_dot {
+                        BehindDot::Merge if first => self.out.truncate(from),
+                        BehindDot::Split if first => self.out.extend_from_within(from..),
+                        _ => {}
+                    }
+                    if std::mem::take(&mut self.swallow) {
+                        return;
                     }
                     self.must_wait |=
                         !world.features.pipelining && !matches!(self.state, State::Chunk { .. });
@@ -271,8 +304,8 @@ impl Session {
             counters.quit_behind_dot += 1;
             counters.protocol_errors += 1;
         }
+        self.streamed = true;
         match world.script.behind_dot {
-            BehindDot::Answer => {}
             BehindDot::Discard => {
                 self.line.clear();
                 return false;
@@ -281,8 +314,21 @@ impl Session {
                 self.hang_up(world);
                 return false;
             }
+            _ => {}
         }
         true
+    }
+
+    /// Whether the script breaks this rule for the present transaction.
+    fn breaks(&self, rule: BehindDot, world: &World) -> bool {
+        self.streamed && world.script.behind_dot == rule
+    }
+
+    /// Keeps the replies from `from` on for the end of the burst, where the script wants them late.
+    fn hold_back(&mut self, from: usize, rest: &[u8], world: &World) {
+        if world.script.behind_dot == BehindDot::Late && !rest.is_empty() {
+            self.late.extend(self.out.drain(from..));
+        }
     }
 
     fn command(&mut self, line: &[u8], world: &mut World) {
@@ -368,7 +414,7 @@ impl Session {
         if self.closes_at(Stage::Mail, world) {
             return;
         }
-        if !self.greeted || self.mail.is_some() {
+        if !self.greeted || self.mail.is_some() || self.breaks(BehindDot::RefuseMail, world) {
             return self.bad_sequence(world, "MAIL not now");
         }
         let limit = world.script.messages_per_session_max;
@@ -421,7 +467,8 @@ impl Session {
         if self.closes_at(Stage::Rcpt, world) {
             return;
         }
-        if self.mail.is_none() || matches!(self.state, State::BetweenChunks) {
+        let between = matches!(self.state, State::BetweenChunks);
+        if self.mail.is_none() || between || self.breaks(BehindDot::RefuseRcpt, world) {
             return self.bad_sequence(world, "RCPT not now");
         }
         let Some((address, _)) = path(line, b"RCPT TO:").filter(|(address, _)| !address.is_empty())
@@ -481,13 +528,15 @@ impl Session {
         if self.mail.is_none() || matches!(self.state, State::BetweenChunks) {
             return self.bad_sequence(world, "DATA not now");
         }
-        if self.recipients.is_empty() {
+        if self.recipients.is_empty() && !self.breaks(BehindDot::DataAnyway, world) {
             // RFC 2920 §3.1: the peer pipelined it behind refused recipients, which is no fault.
             return self.say(world, "554", "5.5.1", "no valid recipients");
         }
         self.content.restart();
         self.state = State::Data(DotScanner::new());
         self.out.extend_from_slice(b"354 go ahead\r\n");
+        self.swallow = self.breaks(BehindDot::Swallow, world);
+        self.answer_early(world);
     }
 
     fn bdat(&mut self, line: &[u8], world: &mut World) {
@@ -518,6 +567,10 @@ impl Session {
             last,
             refused,
         };
+        self.swallow = self.breaks(BehindDot::Swallow, world);
+        if last && !refused {
+            self.answer_early(world);
+        }
         self.end_chunk_if_complete(world);
     }
 
@@ -573,6 +626,10 @@ impl Session {
             }
             _ => {}
         }
+        if self.recipients.is_empty() {
+            self.say(world, "554", "5.5.1", "no valid recipients");
+            return self.reset();
+        }
         self.accept(world);
         if self.at_dot == Fate::CloseAccepted {
             return self.hang_up(world);
@@ -581,8 +638,17 @@ impl Session {
             return;
         }
         self.slow |= self.at_dot == Fate::SlowDot;
-        self.say(world, "250", "2.0.0", "accepted");
+        if !std::mem::take(&mut self.answered) {
+            self.say(world, "250", "2.0.0", "accepted");
+        }
         self.reset();
+    }
+
+    fn answer_early(&mut self, world: &World) {
+        if self.breaks(BehindDot::Early, world) {
+            self.answered = true;
+            self.say(world, "250", "2.0.0", "accepted");
+        }
     }
 
     fn judge_content(&self, world: &mut World) {

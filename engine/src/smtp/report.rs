@@ -73,6 +73,9 @@ pub enum Event {
     Timeout,
     /// The connection ended, or could not be written to.
     Closed,
+    /// The session ended before the peer came to this transaction, which travelled behind another:
+    /// nothing was tried for the recipient. Why it ended is told to the others, or as `SessionFailed`.
+    NotReached,
     /// The peer broke the protocol; the connection must not be used again.
     Protocol(ProtocolError),
     /// The TLS handshake failed.
@@ -87,6 +90,7 @@ impl fmt::Display for Event {
             Self::Reply(reply) => reply.fmt(f),
             Self::Timeout => f.write_str("timeout"),
             Self::Closed => f.write_str("connection closed"),
+            Self::NotReached => f.write_str("not reached"),
             Self::Protocol(error) => error.fmt(f),
             Self::TlsFailed => f.write_str("tls handshake failed"),
             Self::TlsNotOffered => f.write_str("tls required and not offered"),
@@ -171,6 +175,13 @@ impl Report {
         matches!(&self.event, Event::Protocol(error) if error.what == OUT_OF_STEP)
     }
 
+    /// The peer said nothing of this transaction and cannot have its message: the recipient may be
+    /// tried again at once, as if it never had been.
+    #[must_use]
+    pub fn is_untried(&self) -> bool {
+        self.event == Event::NotReached
+    }
+
     /// The dot may have been sent and its reply never came: the recipient may have the message.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
@@ -213,7 +224,7 @@ pub enum Action {
     Ready,
     /// The session ended and no recipient is left to report it to: before Ready, while idle, or when
     /// every recipient in flight had its verdict already. When streaming it also says why a peer
-    /// that left some recipients in doubt hung up (a 421, which is no answer to their content).
+    /// that left some recipients in doubt, or never reached, hung up (a 421 is no answer to content).
     SessionFailed(Report),
     /// Nothing to do until bytes arrive or until this moment; then call `handle_timeout`.
     Wait {

@@ -16,4 +16,5 @@ mod nsd;
 mod postfix;
 mod server;
 mod smtp_sink;
+mod stream;
 mod tls;

@@ -28,6 +28,11 @@ pub(crate) struct Postfix {
 impl Postfix {
     /// Starts one that knows `mailboxes` (local parts of `mailbox.test`). `tls`: offers STARTTLS.
     pub(crate) fn start(mailboxes: &[&str], tls: bool) -> Self {
+        Self::start_with(mailboxes, tls, "")
+    }
+
+    /// The same with more lines in its main.cf.
+    pub(crate) fn start_with(mailboxes: &[&str], tls: bool, more: &str) -> Self {
         let dir = public_dir();
         let path = |name: &str| dir.path().join(name);
         for name in ["etc", "queue", "data", "mail"] {
@@ -41,7 +46,7 @@ impl Postfix {
         chown(path("mail"), Some(NOBODY), None).expect("chown");
         let certificate = path("etc/certificate.pem");
         let address = at("127.0.0.1", free_port());
-        write_settings(dir.path(), address.port(), mailboxes);
+        write_settings(dir.path(), address.port(), mailboxes, more);
         if tls {
             write_certificate(dir.path(), &certificate);
         }
@@ -112,7 +117,7 @@ fn after_line(text: &[u8]) -> Option<&[u8]> {
         .map(|at| &text[at + 1..])
 }
 
-fn write_settings(dir: &Path, port: u16, mailboxes: &[&str]) {
+fn write_settings(dir: &Path, port: u16, mailboxes: &[&str], more: &str) {
     let root = dir.display();
     let main = format!(
         "compatibility_level = 3.6
@@ -156,6 +161,7 @@ disable_dns_lookups = yes
 in_flow_delay = 0s
 biff = no
 default_process_limit = 20
+{more}
 "
     );
     let services = "pickup     unix  n - n 60 1 pickup

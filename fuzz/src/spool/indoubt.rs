@@ -35,9 +35,10 @@ pub fn indoubt(data: &[u8]) {
             input.u16(),
             input.u16(),
         );
-        let state = match how % 3 {
+        let state = match how % 4 {
             0 => Doubt::Sent,
             1 => Doubt::Accepted,
+            2 => Doubt::Active,
             _ => Doubt::Refused,
         };
         let mut slot = slot(seq, recipient, attempt, state, code);
@@ -101,7 +102,7 @@ fn load(bytes: &[u8]) -> Option<Slots> {
 fn header(slots: u32, acked: u64) -> Vec<u8> {
     let mut words = [
         u64::from_le_bytes(*b"HKYDOUBT"),
-        u64::from(slots) << 32 | 1,
+        u64::from(slots) << 32 | 2,
         0,
         u64::from(LOG),
         SPOOL as u64,
@@ -122,6 +123,7 @@ fn slot(seq: u64, recipient: u32, attempt: u16, state: Doubt, code: u16) -> [u8;
         Doubt::Sent => 1,
         Doubt::Accepted => 2,
         Doubt::Refused => 3,
+        Doubt::Active => 4,
     };
     let mut slot = [0; 64];
     slot[..8].copy_from_slice(&(number | u64::from(code) << 16).to_le_bytes());

@@ -101,7 +101,7 @@ impl SegmentView {
 
 /// Reads all logs of the spool in `dir`, and keeps what is alive in them in memory: about 45 bytes for each message.
 pub fn look(dir: &Path) -> Result<Inspection, SpoolError> {
-    let Some(uuid) = known_format(dir)? else {
+    let Some((_, uuid)) = known_format(dir)? else {
         return Err(SpoolError::Format {
             path: dir.join("FORMAT"),
         });
@@ -196,7 +196,7 @@ fn look_once(
             scan,
         });
     }
-    let in_doubt = pass.replay.resolve(&found);
+    let in_doubt = pass.replay.in_doubt(&found);
     let view = LogView {
         id,
         segments,

@@ -140,7 +140,7 @@ fn bsmtp(content: &[u8]) -> Vec<u8> {
 #[test]
 fn eml_envelope_lines() {
     let file = b"X-Sender: Me@Over.HERE\r\nX-RECEIVER:you@over.there\nx-receiver : \"a@b\"@C.test \r\n\
-        x-envid: me-0001\r\nx-job: love-2003-01\r\nx-virtual-mta: pool1\r\nFrom: a\r\nX-Job: kept\r\n\r\nhi";
+        x-envid: me-0001\r\nx-job: love-2003-01\r\nx-virtual-mta: pool1\r\nX-On-Doubt: hold\r\nFrom: a\r\nX-Job: kept\r\n\r\nhi";
     let (messages, _) = play(Format::Eml, &Limits::default(), file).unwrap();
     let envelope = &messages[0].envelope;
     assert_eq!(&*envelope.reverse_path, "Me@over.here");
@@ -151,6 +151,10 @@ fn eml_envelope_lines() {
     assert_eq!(envelope.envid.as_deref(), Some("me-0001"));
     assert_eq!(envelope.job.as_deref(), Some("love-2003-01"));
     assert_eq!(envelope.source.as_deref(), Some("pool1"));
+    assert_eq!(
+        envelope.on_doubt,
+        Some(crate::mail::envelope::OnDoubt::Hold)
+    );
     assert_eq!(
         messages[0].content.as_slice(),
         b"From: a\r\nX-Job: kept\r\n\r\nhi\r\n"
@@ -179,6 +183,10 @@ fn eml_refusals() {
         (b"x-sender: a@b\r\nx-sender: a@b\r\n", (code::ENVELOPE, 2)),
         (b"x-sender: a@b\r\nx-job: a b\r\n", (code::ENVELOPE, 2)),
         (b"x-sender: a@b\r\nx-job:\r\n", (code::ENVELOPE, 2)),
+        (
+            b"x-sender: a@b\r\nx-on-doubt: perhaps\r\n",
+            (code::ENVELOPE, 2),
+        ),
         (
             b"x-sender: a@b\r\nx-job: a\r\nx-job: b\r\n",
             (code::ENVELOPE, 3),

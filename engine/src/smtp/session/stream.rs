@@ -5,7 +5,9 @@
 //! it: envelopes and contents of as many messages as the depth allows.
 //!
 //! A reply is known by its place in the queue alone, so a peer that loses count is noticed at the
-//! first reply that cannot be the one due. The session then goes on, if it can, one transaction at
+//! first reply that cannot be the one due. Where all replies look alike, as with chunks, a peer that
+//! throws whole transactions away would pass the replies of later ones off for theirs: so a session
+//! first sends one transaction behind another and nothing more until both are answered. The session then goes on, if it can, one transaction at
 //! a time, and says so for good. What it cannot rule out it calls in doubt: everybody whose content's
 //! end was handed out and not answered, in each transaction in flight.
 
@@ -33,6 +35,10 @@ pub(super) struct Stream {
     behind: VecDeque<Running>,
     /// Ended ones, kept for the capacity of their lists.
     spare: Vec<Running>,
+    /// Two transactions sent as one were answered in full, one of them behind the other's chunks.
+    proven: bool,
+    /// They are on their way.
+    proving: bool,
     /// A reply was owed already when the last write was handed out; its deadline stands.
     watched: bool,
 }
@@ -43,6 +49,7 @@ const OUTPUT_MAX: usize = 256 << 10;
 
 impl Stream {
     pub(super) fn push(&mut self) -> &mut Running {
+        self.proving = true;
         let running = self.spare.pop().unwrap_or_default();
         self.behind.push_back(running);
         let last = self.behind.len() - 1;
@@ -51,6 +58,7 @@ impl Stream {
 
     pub(super) fn pop_back(&mut self) {
         self.spare.extend(self.behind.pop_back());
+        self.proving &= !self.behind.is_empty();
     }
 
     /// The transaction begun last.
@@ -62,6 +70,8 @@ impl Stream {
     pub(super) fn end_first(&mut self, running: &mut Running) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
         let Some(next) = self.behind.pop_front() else {
+            // Nothing else was sent meanwhile, so these replies were theirs.
+            self.proven |= mem::take(&mut self.proving);
             return false;
         };
         self.spare.push(mem::replace(running, next));
@@ -93,6 +103,12 @@ impl Session {
     #[must_use]
     pub const fn stream_broken(&self) -> Option<&'static str> {
         self.stream.broken
+    }
+
+    /// From the next transaction on, one at a time: another session to the same site found out that
+    /// streaming does not work there.
+    pub const fn stop_streaming(&mut self) {
+        self.stream.depth = None;
     }
 
     /// Whether another transaction may be begun while replies to this one are due.
@@ -133,6 +149,13 @@ impl Session {
                 .is_some_and(|depth| self.stream.in_flight < depth.get())
             && self.write != Write::HandedOut
             && self.output.len() < OUTPUT_MAX
+            && (!self.running.is_chunked() || self.stream.proven || self.may_prove())
+    }
+
+    /// Whether the next transaction would be the one that shows whether the peer copes: it leaves
+    /// together with the end of the only other one.
+    fn may_prove(&self) -> bool {
+        !self.stream.proving && self.stream.in_flight == 1 && self.running.is_end_pushed()
     }
 
     pub(super) fn offer_ready(&mut self) {
@@ -258,8 +281,8 @@ impl Session {
                 told |= !is_reply;
                 running.report_all(Phase::Dot, doubt(&event), &mut self.actions);
             } else if running.is_open() {
-                told = true;
-                running.report_all(Phase::Mail, event.clone(), &mut self.actions);
+                // The peer said nothing of it: what ended the session is no verdict on it.
+                running.report_all(Phase::Mail, Event::NotReached, &mut self.actions);
             }
         }
         if !told {

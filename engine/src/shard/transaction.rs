@@ -1,0 +1,380 @@
+//! One message on a connection: its envelope, its bytes, its in-doubt slots.
+//!
+//! A recipient's slot is claimed when the transaction begins, says that the end may be on its way
+//! before a byte of that can leave, and is freed when the mark that settles it is durable; in between,
+//! the process may die at any moment and the recipient is named. In strict mode the end waits for an intent on stable storage besides; what it costs is
+//! one batch of delay per message, and nothing in relaxed mode.
+
+use std::collections::VecDeque;
+
+use hikyaku_spool::{MessageRef, Slot};
+use hikyaku_tuning::Pipeline;
+
+use super::commit::{OnDurable, Store};
+use super::{ConnKey, Effect, Now, Shard};
+use crate::mail::envelope::EnvelopeView;
+use crate::outcome::{Event, Phase, Unsupported};
+use crate::queue::domain::{SiteKey, Waiting};
+use crate::smtp::{self, Session, StreamDepth, Unsendable};
+use crate::time::Instant;
+
+/// One message on a connection.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    /// Index of the store that holds the message.
+    store: usize,
+    pub(super) recipients: Vec<Recipient>,
+    started: Instant,
+    /// Content size on the wire, as far as it can be told beforehand.
+    size: u64,
+    /// Header fields that go in front of the stored content: its signatures.
+    prefix: Vec<u8>,
+    /// How much of prefix and content was given to the session.
+    sent: usize,
+    /// Content was asked for: it is signed, and its intents are in the log where there are any.
+    opened: bool,
+    /// The batch that holds its intents.
+    intent: Option<u64>,
+    /// In-doubt slots that were reserved and not claimed.
+    reserved: u32,
+    /// Recipients without a verdict.
+    open: usize,
+    /// The first of its connection.
+    first: bool,
+}
+
+/// One recipient of a transaction.
+#[derive(Debug)]
+pub(super) struct Recipient {
+    pub(super) entry: Waiting,
+    pub(super) slot: Option<Slot>,
+    settled: bool,
+}
+
+impl Transaction {
+    pub(super) fn new(store: usize, first: Waiting, now: Now) -> Self {
+        let mut transaction = Self {
+            store,
+            recipients: Vec::new(),
+            started: now.mono,
+            size: 0,
+            prefix: Vec::new(),
+            sent: 0,
+            opened: false,
+            intent: None,
+            reserved: 0,
+            open: 0,
+            first: false,
+        };
+        transaction.push(first);
+        transaction
+    }
+
+    pub(super) fn push(&mut self, entry: Waiting) {
+        self.recipients.push(Recipient {
+            entry,
+            slot: None,
+            settled: false,
+        });
+        self.reserved += 1;
+        self.open += 1;
+    }
+}
+
+/// What the log says of the transaction that an attempt was part of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    pub(super) at: Instant,
+    /// The first of its connection: what the connection cost is told with it.
+    pub(super) first: bool,
+}
+
+impl Shard {
+    /// Starts `transaction` on `key`. `false`: it was settled without being sent.
+    pub(super) fn begin(&mut self, now: Now, key: ConnKey, mut transaction: Transaction) -> bool {
+        let at = self.messages[transaction.recipients[0].entry.message.0 as usize].at;
+        let store = transaction.store;
+        let conn = &mut self.conns[key.index as usize];
+        let Some(session) = &mut conn.session else {
+            return false;
+        };
+        // From here on bytes of others are at work, and an unreadable sector may answer with SIGBUS:
+        // should that end the process, it is known what it was about.
+        self.stores[store].claim_slots(at, &mut transaction);
+        let view = match self.stores[store].log.message(at) {
+            Ok(view) => view,
+            Err(error) => {
+                self.stores[store].unclaim_slots(&mut transaction);
+                for recipient in transaction.recipients {
+                    self.hold(recipient.entry, &error);
+                }
+                return false;
+            }
+        };
+        let signatures = if self.config.signer.is_some() {
+            SIGNATURES_SIZE
+        } else {
+            0
+        };
+        transaction.size = view.content.len() as u64 + signatures;
+        match offer(session, now, view.envelope, &transaction) {
+            Ok(()) => {
+                conn.messages += 1;
+                conn.idle = false;
+                transaction.first = conn.messages == 1;
+                conn.transactions.push_back(transaction);
+                true
+            }
+            Err((event, text)) => {
+                self.stores[store].unclaim_slots(&mut transaction);
+                for recipient in transaction.recipients {
+                    self.fail_unsent(now, recipient.entry, Some(key), Phase::Mail, event, &text);
+                }
+                false
+            }
+        }
+    }
+
+    /// The content of the transaction begun last is wanted: give the session the next part of it.
+    pub(super) fn push_body(&mut self, now: Now, key: ConnKey) {
+        let conn = &mut self.conns[key.index as usize];
+        let (Some(session), Some(transaction)) = (&mut conn.session, conn.transactions.back_mut())
+        else {
+            return;
+        };
+        let message = &self.messages[transaction.recipients[0].entry.message.0 as usize];
+        let (index, at) = (usize::from(message.store), message.at);
+        let store = &mut self.stores[index];
+        let Ok(mut view) = store.log.message_again(at) else {
+            // It was readable when the transaction began. Breaking off is the only honest end: the
+            // peer discards what came so far, and the recipients are deferred.
+            session.handle_closed(now.mono);
+            return;
+        };
+        let opens = !std::mem::replace(&mut transaction.opened, true);
+        if opens && let Some(signer) = &self.config.signer {
+            let received = EnvelopeView::parse(view.envelope)
+                .map_or(0, |envelope| envelope.received.unix_seconds());
+            if let Err(error) = signer.sign(view.content, received, &mut transaction.prefix) {
+                tracing::warn!(%error, "message goes out unsigned");
+                transaction.prefix.clear();
+            }
+        }
+        let total = transaction.prefix.len() + view.content.len();
+        let last = total - transaction.sent <= CHUNK;
+        let mut intended = false;
+        if self.config.strict && (opens || last) {
+            intended = store.intend(key, at, transaction);
+            if last && !store.is_intent_durable(transaction) {
+                if intended {
+                    self.commit_soon(index);
+                }
+                return;
+            }
+            match store.log.message_again(at) {
+                Ok(again) => view = again,
+                Err(_) => return session.handle_closed(now.mono),
+            }
+        }
+        let mut room = CHUNK;
+        if transaction.sent < transaction.prefix.len() {
+            session.push_body(&transaction.prefix[transaction.sent..], false);
+            room = room.saturating_sub(transaction.prefix.len() - transaction.sent);
+            transaction.sent = transaction.prefix.len();
+        }
+        let from = transaction.sent - transaction.prefix.len();
+        let to = view.content.len().min(from + room);
+        transaction.sent = transaction.prefix.len() + to;
+        let last = transaction.sent == total;
+        session.push_body(&view.content[from..to], last);
+        if last {
+            // From here on the peer may accept the message without our hearing of it. Each
+            // recipient it may accept for has a slot that says so, before a byte of the end moves.
+            for recipient in transaction
+                .recipients
+                .iter_mut()
+                .filter(|recipient| !recipient.settled)
+            {
+                if let Some(slot) = recipient.slot {
+                    store.log.in_doubt().set_sent(slot);
+                }
+            }
+        }
+        if intended {
+            self.commit_soon(index);
+        }
+    }
+
+    /// The batch with this connection's intents is durable: the end of its content may go.
+    pub(super) fn on_intent(&mut self, now: Now, key: ConnKey) {
+        let Some(conn) = self.conn(key) else { return };
+        // While its driver writes, whoever hears of the end of that goes on.
+        let wants = conn.session.as_ref().is_some_and(Session::wants_content);
+        if wants && !conn.writing {
+            self.push_body(now, key);
+            self.effects.push_back(Effect::Wake(key));
+        }
+    }
+
+    /// One recipient of the oldest transaction has its report.
+    pub(super) fn settle(&mut self, now: Now, key: ConnKey, index: u32, report: &smtp::Report) {
+        let conn = &mut self.conns[key.index as usize];
+        let Some(transaction) = conn.transactions.front_mut() else {
+            return;
+        };
+        let Some(recipient) = transaction.recipients.get_mut(index as usize) else {
+            return;
+        };
+        if std::mem::replace(&mut recipient.settled, true) {
+            return;
+        }
+        transaction.open -= 1;
+        let (entry, slot) = (recipient.entry, recipient.slot.take());
+        if report.is_untried() || report.is_out_of_step() {
+            // Nobody refused it and nobody can have it: this was no attempt.
+            if let Some(slot) = slot {
+                self.stores[transaction.store].log.in_doubt().free(slot);
+            }
+            self.put_back(now, entry);
+        } else {
+            let begun = Begun {
+                at: transaction.started,
+                first: transaction.first,
+            };
+            self.settle_attempt(now, key, entry, begun, slot, report);
+        }
+        let conn = &mut self.conns[key.index as usize];
+        if let Some(ended) = conn.transactions.pop_front_if(|front| front.open == 0) {
+            self.stores[ended.store].slots_reserved -= ended.reserved;
+        }
+    }
+
+    /// Gives back what the transactions of a connection that ends have reserved.
+    pub(super) fn release_slots(&mut self, transactions: VecDeque<Transaction>) {
+        for mut transaction in transactions {
+            self.stores[transaction.store].unclaim_slots(&mut transaction);
+        }
+    }
+
+    /// How many transactions a new session to `site` may keep in flight; `None`: one.
+    pub(super) fn stream_depth(&self, site: SiteKey) -> Option<StreamDepth> {
+        let site = &self.sites[site.0 as usize];
+        let earned = || {
+            let delivered_min = self.config.stream_auto?;
+            Some(site.delivered >= u64::from(delivered_min))
+        };
+        let streams = match site.limits.pipeline {
+            Pipeline::Stream => true,
+            Pipeline::Transaction => earned() == Some(true),
+            Pipeline::None => false,
+        };
+        (streams && !site.stream_broken).then_some(self.config.stream_depth)
+    }
+
+    /// Where this connection's peer showed that it does not cope with streaming, nobody streams to
+    /// its site any more.
+    pub(super) fn note_stream(&mut self, now: Now, key: ConnKey) {
+        let Some(conn) = self.conns.get(key.index as usize) else {
+            return;
+        };
+        let Some(why) = conn.session.as_ref().and_then(Session::stream_broken) else {
+            return;
+        };
+        let (site, source) = (conn.site, conn.source);
+        if !std::mem::replace(&mut self.sites[site.0 as usize].stream_broken, true) {
+            self.log_stream_broken(now, (site, source), why);
+        }
+    }
+}
+
+impl Store {
+    /// Claims the slots that were reserved when the transaction was planned.
+    fn claim_slots(&mut self, at: MessageRef, transaction: &mut Transaction) {
+        self.slots_reserved -= std::mem::take(&mut transaction.reserved);
+        for one in &mut transaction.recipients {
+            let (recipient, attempt) = (one.entry.recipient, one.entry.attempts.saturating_add(1));
+            one.slot = self.log.in_doubt().claim_active(at, recipient, attempt);
+        }
+    }
+
+    /// Gives back what a transaction holds that sent nothing.
+    fn unclaim_slots(&mut self, transaction: &mut Transaction) {
+        self.slots_reserved -= std::mem::take(&mut transaction.reserved);
+        for one in &mut transaction.recipients {
+            if let Some(slot) = one.slot.take() {
+                self.log.in_doubt().free(slot);
+            }
+        }
+    }
+
+    /// Strict mode: writes down that this message is about to be handed over. `true`: something was
+    /// appended. Where there is no room, the next batch asks again; should none come, the deadline for
+    /// content ends the wait and defers the recipients.
+    fn intend(&mut self, key: ConnKey, at: MessageRef, transaction: &mut Transaction) -> bool {
+        if transaction.intent.is_some() {
+            return false;
+        }
+        let waiting = transaction.recipients.iter().filter(|one| !one.settled);
+        let written = waiting.map(|one| one.entry).try_for_each(|entry| {
+            let attempt = entry.attempts.saturating_add(1);
+            self.log.append_intent(at, entry.recipient, attempt)
+        });
+        transaction.intent = written.is_ok().then(|| self.log.forming_seq());
+        self.when_durable(OnDurable::Intent(key));
+        written.is_ok()
+    }
+
+    fn is_intent_durable(&self, transaction: &Transaction) -> bool {
+        transaction
+            .intent
+            .is_some_and(|seq| self.log.durable_seq() >= seq)
+    }
+}
+
+/// Has the session begin `transaction`; else what to say of it to its recipients.
+fn offer(
+    session: &mut Session,
+    now: Now,
+    envelope: &[u8],
+    transaction: &Transaction,
+) -> Result<(), (Event<'static>, String)> {
+    // Its checksum is right, so it was written so: a bug, and no reason to lose anybody.
+    let envelope = EnvelopeView::parse(envelope).ok_or_else(|| {
+        let what = "unreadable envelope";
+        (Event::Protocol(what), what.to_owned())
+    })?;
+    let recipients = (0..)
+        .zip(&transaction.recipients)
+        .map(|(index, recipient)| {
+            let address = envelope.recipient(recipient.entry.recipient);
+            (index, address.unwrap_or_default())
+        });
+    let begun = session.begin(
+        now.mono,
+        smtp::Transaction {
+            reverse_path: envelope.reverse_path,
+            recipients,
+            size: transaction.size,
+            needs: envelope.needs,
+        },
+    );
+    begun.map_err(|error| {
+        let unsupported = |what| (Event::Unsupported(what), String::new());
+        match error {
+            Unsendable::TooBig(_) => unsupported(Unsupported::Size),
+            Unsendable::NeedsSmtputf8 => unsupported(Unsupported::Smtputf8),
+            Unsendable::NeedsEightBit => unsupported(Unsupported::EightBit),
+            Unsendable::BadEnvelope | Unsendable::NotReady => {
+                let event = Event::Protocol("the message could not be begun");
+                (event, error.to_string())
+            }
+        }
+    })
+}
+
+/// Content is given to the session in parts of this size, so that a message of any size costs a
+/// connection no more memory than this.
+const CHUNK: usize = 128 << 10;
+
+/// Allowance for signatures in MAIL's SIZE parameter, which is an estimate (RFC 1870 §6.1).
+const SIGNATURES_SIZE: u64 = 1024;
