@@ -20,7 +20,6 @@ use crate::io::clock;
 use crate::mail::id::SubmissionId;
 use crate::settings::Settings;
 use crate::shard::DoubtPolicy;
-use crate::time::WallTime;
 
 /// What lay in the spool at the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,7 +65,7 @@ pub(crate) fn open_spool(settings: &Settings) -> Result<OpenedSpool, SpoolError>
     let mut logs = Vec::new();
     let mut open = Open::new();
     let mut summary = RecoverySummary::default();
-    for opened in open_each(&spool, &ids, now) {
+    for opened in open_each(&spool, &ids, now.unix_millis()) {
         let (log, recovered) = opened?;
         collect(&mut open, &log, &recovered)?;
         summary.messages += log.messages_left();
@@ -109,10 +108,10 @@ pub(crate) fn open_spool(settings: &Settings) -> Result<OpenedSpool, SpoolError>
 fn open_each(
     spool: &Spool,
     ids: &[u16],
-    now: WallTime,
+    wall_ms: u64,
 ) -> Vec<Result<(Log, Recovered), SpoolError>> {
     let open = |id| {
-        let opened = spool.open_log(id, now.unix_millis());
+        let opened = spool.open_log(id, wall_ms);
         point("start.log-recovered");
         opened
     };

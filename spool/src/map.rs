@@ -12,6 +12,9 @@ use std::sync::atomic::AtomicU64;
 
 use memmap2::{Advice, Mmap, MmapMut, UncheckedAdvice};
 
+/// Read ahead at a time.
+const ASKED_BYTES: usize = 512 << 10;
+
 /// A whole segment, read-only.
 #[derive(Debug)]
 pub(crate) struct ReadMap {
@@ -35,8 +38,13 @@ impl ReadMap {
     /// Asks for read-ahead; a refusal does not matter.
     pub(crate) fn will_need(&self, offset: u64, end: u64) {
         if offset < end && end <= self.map.len() as u64 {
-            let (offset, len) = (offset as usize, (end - offset) as usize);
-            let _ = self.map.advise_range(Advice::WillNeed, offset, len);
+            // The kernel reads no more than one request of the device for each call, whatever is asked for.
+            for start in (offset..end).step_by(ASKED_BYTES) {
+                let len = (end - start).min(ASKED_BYTES as u64);
+                let _ = self
+                    .map
+                    .advise_range(Advice::WillNeed, start as usize, len as usize);
+            }
         }
     }
 
