@@ -2,7 +2,7 @@
 //! sentence is what an operator gets to see.
 
 use super::*;
-use crate::cli::TlsChoice;
+use crate::cli::{PipelineChoice, TlsChoice};
 use crate::mail::envelope::OnDoubt;
 use std::net::IpAddr;
 
@@ -533,6 +533,18 @@ fn wrong_files_are_refused_in_one_sentence() {
             "3:9: engine.spool: /a is used as engine.spool and engine.drop: each needs a directory of its own",
         ),
         (
+            "[delivery]\npipeline = 'fast'\n",
+            "2:12: delivery.pipeline: \"fast\" must be \"none\", \"transaction\" or \"stream\"",
+        ),
+        (
+            "[delivery]\nstream_depth = 1\n",
+            "2:16: delivery.stream_depth: 1 is out of bounds: write 2 to 64",
+        ),
+        (
+            "[spool]\ndurability = true\n",
+            "2:14: spool.durability: true must be \"relaxed\" or \"strict\"",
+        ),
+        (
             "[engine]\ningest_core = 4\n",
             "2:15: engine.ingest_core: there is no core 4 on this machine: use 0 to 3, or --no-pin",
         ),
@@ -544,6 +556,39 @@ fn wrong_files_are_refused_in_one_sentence() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn pipelining_and_durability_come_from_flag_file_or_default() {
+    let text = "[delivery]\npipeline = 'stream'\nstream_depth = 4\nstream_auto = 100\n[spool]\ndurability = 'strict'\n";
+    let flags = RunArgs {
+        pipeline: Some(PipelineChoice::None),
+        stream_depth: Some(64),
+        stream_auto: Some(0),
+        ..RunArgs::default()
+    };
+    let none = RunArgs::default();
+    let (relaxed, strict) = (Durability::Relaxed, Durability::Strict);
+    for (text, flags, expected) in [
+        (text, &none, (Some(Pipeline::Stream), 4, Some(100), strict)),
+        (text, &flags, (Some(Pipeline::None), 64, None, strict)),
+        ("", &none, (None, 16, None, relaxed)),
+    ] {
+        let settings = with(text, flags).expect("good");
+        let delivery = settings.delivery;
+        let found = (
+            delivery.pipeline,
+            delivery.stream_depth,
+            delivery.stream_auto,
+            settings.durability,
+        );
+        assert_eq!(found, expected);
+    }
+    let origin = with(text, &flags)
+        .expect("good")
+        .origin("delivery.pipeline")
+        .to_string();
+    assert_eq!(origin, "--pipeline");
 }
 
 #[test]

@@ -39,7 +39,7 @@ mod steady;
 mod timers;
 mod transaction;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -127,6 +127,8 @@ pub struct Shard {
     domains: Domains,
     sites: Slab<Site<ConnKey>>,
     by_site: HashMap<dispatch::SiteIdentity, SiteKey>,
+    /// Sites that did not cope with streaming in this run, also those that are forgotten otherwise.
+    unstreamable: HashSet<dispatch::SiteIdentity>,
     deferred: Wheel<Waiting>,
     /// Tick 0 of the wheel.
     wheel_base: Instant,
@@ -180,6 +182,7 @@ impl Shard {
             domains: Domains::default(),
             sites: Slab::new(),
             by_site: HashMap::new(),
+            unstreamable: HashSet::new(),
             deferred: Wheel::new(0),
             wheel_base: now.mono,
             wheel_armed: Instant::FAR_FUTURE,

@@ -1,9 +1,10 @@
 //! One message on a connection: its envelope, its bytes, its in-doubt slots.
 //!
 //! A recipient's slot is claimed when the transaction begins, says that the end may be on its way
-//! before a byte of that can leave, and is freed when the mark that settles it is durable; in between,
-//! the process may die at any moment and the recipient is named. In strict mode the end waits for an intent on stable storage besides; what it costs is
-//! one batch of delay per message, and nothing in relaxed mode.
+//! before a byte of that can leave, and is freed when the mark that settles it is durable; in
+//! between, the process may die at any moment and the recipient is named. In strict mode the end
+//! waits for an intent on stable storage besides: one batch of delay per message, and nothing in
+//! relaxed mode.
 
 use std::collections::VecDeque;
 
@@ -11,6 +12,7 @@ use hikyaku_spool::{MessageRef, Slot};
 use hikyaku_tuning::Pipeline;
 
 use super::commit::{OnDurable, Store};
+use super::dispatch::SiteIdentity;
 use super::{ConnKey, Effect, Now, Shard};
 use crate::mail::envelope::EnvelopeView;
 use crate::outcome::{Event, Phase, Unsupported};
@@ -281,7 +283,10 @@ impl Shard {
             return;
         };
         let (site, source) = (conn.site, conn.source);
-        if !std::mem::replace(&mut self.sites[site.0 as usize].stream_broken, true) {
+        let state = &mut self.sites[site.0 as usize];
+        if !std::mem::replace(&mut state.stream_broken, true) {
+            let identity = SiteIdentity::new(&state.name, &state.hosts, state.port);
+            self.unstreamable.insert(identity);
             self.log_stream_broken(now, (site, source), why);
         }
     }
