@@ -214,7 +214,7 @@ impl<'a> Run<'a> {
             args,
             stage,
             random: Random(seed.wrapping_add(u64::from(job))),
-            points: Points::new(&args.point)?.from_part(job, jobs),
+            points: Points::new(&args.point)?.beginning_at(job, jobs),
             cycles: args.cycles / jobs + u32::from(job < args.cycles % jobs),
             messages: args
                 .messages

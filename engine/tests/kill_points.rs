@@ -191,6 +191,39 @@ fn a_file_that_is_gone_has_a_receipt_also_when_the_run_that_accepted_it_was_kill
     }
 }
 
+/// Killed while a refused file is moved: it has its reason all the same, and nothing half-written is left or counted.
+#[test]
+fn a_refused_file_has_its_reason_whenever_the_process_is_killed() {
+    for spec in ["kill=ingest.quarantined:1", "kill=ingest.receipt-made:1"] {
+        let place = Place::new();
+        for name in ["f0.eml", "f1.eml", "f2.eml"] {
+            fs::remove_file(place.path("drop/new").join(name)).unwrap();
+        }
+        fs::write(place.path("drop/new/bad.eml"), "Subject: nobody\n\n").unwrap();
+        let ended = place.run(&["--once", "--faults", spec]);
+        assert_eq!(ended.status, None, "{spec}: {}", ended.err);
+        let ended = place.run(&["--once"]);
+        assert!(ended.status.is_some(), "{spec}: {}", ended.err);
+        let names: Vec<String> = fs::read_dir(place.path("drop/quarantine"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let files: Vec<&String> = names
+            .iter()
+            .filter(|name| name.ends_with("bad.eml"))
+            .collect();
+        assert_eq!(files.len(), 1, "{spec}: {names:?}");
+        assert!(
+            names.contains(&format!("{}.reason", files[0])),
+            "{spec}: {names:?}"
+        );
+        assert!(
+            !names.iter().any(|name| name.starts_with('.')),
+            "{spec}: {names:?}"
+        );
+    }
+}
+
 #[test]
 fn a_failed_sync_ends_the_process_and_the_next_start_goes_on() {
     let place = Place::new();

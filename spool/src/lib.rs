@@ -33,7 +33,8 @@
 //! after an append, that append is durable. Call `reclaim` now and then.
 //!
 //! Deliberately absent: checkpoints (recovery reads the footer of every sealed segment, footer.rs says what is verified
-//! when), reads past the map (an unreadable sector raises SIGBUS), more than one batch in flight.
+//! when), reads past the map while the engine runs (an unreadable sector then raises SIGBUS and ends the
+//! process; recovery and inspection read around it, `readable.rs`), more than one batch in flight.
 #![deny(unsafe_code)]
 
 mod directory;
@@ -52,6 +53,7 @@ mod mark;
 mod pass;
 mod place;
 mod pool;
+mod readable;
 mod reclaim;
 mod record;
 mod recover;

@@ -1,9 +1,11 @@
 //! One log: what is appended to it, what is alive in it, how much room it has.
 //!
 //! The log performs no hot-path I/O: it builds batches, the engine writes them. One log belongs to one thread.
-//! Space rule: a message is accepted only while free bytes, less 48 for each recipient without a final mark, are at least
-//! two segments. Marks therefore always fit; deferrals, which are advice and not reserved for, stop being written when
-//! less than one segment is left beyond the reservation.
+//! Space rule: a message is accepted only while free bytes, less 80 for each recipient without a final mark (the mark, and
+//! an intent before it), are at least two segments. Marks therefore always fit; deferrals, which are advice, and intents
+//! are not written when less than one segment is left beyond the reservation: a deferral is then kept in memory only, an
+//! intent refused, and what it was for waits. Marks that come one by one take a block each, far more than was reserved:
+//! they may outgrow `log_bytes_max`, and on a full disk they wait in memory until reclaiming has made room.
 
 use std::cell::Cell;
 use std::collections::VecDeque;

@@ -7,6 +7,7 @@
 //! intact is used, what is missing is named in the report. Opening twice in a row, or being killed meanwhile, changes
 //! nothing more.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use crate::map::ReadMap;
 use crate::mark::Tally;
 use crate::pass::Pass;
 use crate::pool::Pool;
+use crate::readable::settled;
 use crate::replay::Replay;
 use crate::scan::{Gap, Verdict};
 use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, SegmentHeader, seed};
@@ -168,6 +170,10 @@ pub(crate) fn open_log(
                 .previous_seal_at
                 .saturating_add(seal_bytes_max(len as u64));
             map.will_need(next.previous_seal_at, end.min(len as u64));
+            let footer = next.previous_seal_at..end;
+            let whole = settled(&candidate.file, &candidate.path, bytes, footer).ok()?;
+            // A footer that cannot be read is only a cache: the scan says what else cannot.
+            matches!(whole, Cow::Borrowed(_)).then_some(())?;
             pass.sealed(&candidate.path, bytes, &header, &next)
         });
         let scanned = match sealed {
@@ -178,7 +184,9 @@ pub(crate) fn open_log(
             None => {
                 report.scanned_bytes += bytes.len() as u64;
                 map.advise_sequential();
-                pass.segment(&candidate.path, bytes, &header)?
+                let bytes = settled(&candidate.file, &candidate.path, bytes, 0..len as u64);
+                let bytes = bytes.map_err(SpoolError::io("read", &candidate.path))?;
+                pass.segment(&candidate.path, &bytes, &header)?
             }
         };
         map.advise_random();

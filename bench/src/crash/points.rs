@@ -67,7 +67,7 @@ impl Points {
     }
 
     /// Begins at another place than the other jobs.
-    pub(crate) fn from_part(mut self, job: u32, jobs: u32) -> Self {
+    pub(crate) fn beginning_at(mut self, job: u32, jobs: u32) -> Self {
         self.next = self.turns.len() * job as usize / jobs.max(1) as usize;
         self
     }

@@ -113,7 +113,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("ingest.unlinked", "it is removed, not durably"),
     (
         "ingest.quarantined",
-        "a refused file is moved, its reason not written",
+        "a refused file is moved, its receipt not written",
     ),
     ("ingest.unclaimed", "a claimed file is put back into new/"),
     ("ingest.removals-synced", "removals are durable"),

@@ -4,6 +4,7 @@
 use std::io;
 
 use hikyaku_spool::faults::point;
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::{DropDir, NAME_MAX, Reason, Receipt, calls, list, receipt};
@@ -51,23 +52,16 @@ impl DropDir {
     ) -> io::Result<String> {
         let time = receipt::compact_time(now);
         let safe = safe_name(original);
-        let mut attempts = 0;
         let place = loop {
             self.quarantine_seq += 1;
             let place = format!("{time}-{:06}-{safe}", self.quarantine_seq);
-            let part = match part {
-                Part::New => &self.new,
-                Part::Claimed => &self.claimed,
-            };
-            match calls::rename_new(part, path, &self.quarantine, place.as_bytes()) {
-                Ok(()) => break place,
-                // An earlier run in the same second.
-                Err(Errno::EXIST) if attempts < 1000 => attempts += 1,
+            // An earlier run in the same second. Nobody else writes here.
+            match rustix::fs::statat(&self.quarantine, &*place, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => break place,
+                Ok(_) => {}
                 Err(error) => return Err(error.into()),
             }
         };
-        self.quarantined += 1;
-        point("ingest.quarantined");
         let hex = (safe.as_bytes() != original).then(|| {
             original
                 .iter()
@@ -80,13 +74,36 @@ impl DropDir {
             at: receipt::rfc3339(now),
             reason: Reason::from(refusal),
         };
-        // A full disk must not keep a bad file in the way of good ones: the log says it too.
-        let _ = receipt::write(&self.quarantine, &format!("{place}.reason"), &reason);
+        // Before the file: whoever ends this process in between leaves a reason too many, not a file without one. A full
+        // disk must not keep a bad file in the way of good ones: the log says it too.
+        let reason_name = format!("{place}.reason");
+        let _ = receipt::write(&self.quarantine, &reason_name, &reason);
+        let from = match part {
+            Part::New => &self.new,
+            Part::Claimed => &self.claimed,
+        };
+        if let Err(error) = calls::rename_new(from, path, &self.quarantine, place.as_bytes()) {
+            let _ = calls::remove(&self.quarantine, &reason_name);
+            return Err(error.into());
+        }
+        self.quarantined += 1;
+        point("ingest.quarantined");
         Ok(place)
     }
 
+    /// Counts the files, and removes reasons that an earlier run did not finish.
     pub(super) fn count_quarantine(&mut self) -> io::Result<()> {
-        self.quarantined = list(&self.quarantine, "quarantine")?
+        let names = list(&self.quarantine, "quarantine")?;
+        let (hidden, files): (Vec<_>, Vec<_>) =
+            names.iter().partition(|name| name.starts_with(b"."));
+        for name in hidden {
+            if name.ends_with(b".reason.tmp")
+                && let Ok(name) = str::from_utf8(name)
+            {
+                let _ = calls::remove(&self.quarantine, name);
+            }
+        }
+        self.quarantined = files
             .iter()
             .filter(|name| !name.ends_with(b".reason"))
             .count();
