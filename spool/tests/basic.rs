@@ -457,7 +457,7 @@ fn every_name_is_flushed_in_the_directory_above() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let names = Rc::new(Names(RefCell::default()));
     install_here(Some(names.clone()));
-    let options = hikyaku_spool::Options {
+    let options = Options {
         spares_inline: true,
         ..small()
     };
