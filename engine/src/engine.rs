@@ -492,7 +492,7 @@ fn host_needs(settings: &Settings) -> HostNeeds {
     }
 }
 
-fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
+pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
     let profiles = match &settings.engine.profiles {
         Some(dir) => Profiles::load(dir)?,
         None => Profiles::builtin(),

@@ -3,7 +3,7 @@
 use hikyaku::dns::wire::normal_name;
 use hikyaku::limits::{ADDRESS_MAX, LOCAL_PART_MAX};
 use hikyaku::mail::address::{Address, IpLiterals};
-use hikyaku::mail::envelope::{Envelope, EnvelopeView, encode};
+use hikyaku::mail::envelope::{Envelope, EnvelopeView, encode_ahead};
 
 /// What passes is fit to stand between `<>`, parses again as itself, and has a domain that DNS can be
 /// asked for.
@@ -79,7 +79,7 @@ pub fn envelope(data: &[u8]) {
         on_doubt: view.on_doubt,
     };
     let mut bytes = Vec::new();
-    encode(&envelope, view.received, &mut bytes);
+    encode_ahead(&envelope, view.received, view.ahead, &mut bytes);
     let again = EnvelopeView::parse(&bytes).expect("what was encoded is read");
     assert_eq!(
         (

@@ -16,6 +16,7 @@ use crate::flush::BatchHeader;
 use crate::lock::lock_segment;
 use crate::map::ReadMap;
 use crate::pool::{Spare, blank_header, random_u128};
+use crate::readable::settled;
 use crate::recover::Site;
 use crate::scan::{BatchView, Gap};
 use crate::segment::{BLOCK, BadHeader, FORMAT_VERSION, SegmentHeader};
@@ -257,9 +258,10 @@ fn rebuild_header(
         return Ok(None);
     }
     let map = ReadMap::new(&candidate.file).map_err(SpoolError::io("map", &candidate.path))?;
-    let bytes = map.bytes();
+    let bytes = settled(&candidate.file, &candidate.path, map.bytes(), 0..len)
+        .map_err(SpoolError::io("read", &candidate.path))?;
     Ok(header_from_batches(
-        bytes,
+        &bytes,
         site.uuid,
         candidate.named_seq,
         log_id,

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! 0 magic 8 | 8 version u16 | 10 header length u16 | 12 crc u32 | 16 segment uuid | 32 log u16 | 36 records u32
-//! 40 seq u64 | 48 durable seq u64 | 56 body length u32 | 64 chain before u128 | 80 body hash u128 | 96 wall ms u64 | 104 zeros
+//! 40 seq u64 | 48 durable seq u64 | 56 body length u32 | 64 chain before u128 | 80 body hash u128 | 96 wall ms u64 | 104 steady ms u64 | 112 zeros
 //! ```
 //! The body hash covers the padding, so a flip there is damage too; the chain value of a batch is the hash of its header,
 //! which contains the body hash, so a batch that was lost or replaced in the middle is seen by the next one.
@@ -51,6 +51,8 @@ pub struct BatchHeader {
     pub body_hash: u128,
     /// When it was written.
     pub wall_ms: u64,
+    /// The same by the engine's own time, which never jumps; `wall_ms` in format 1.
+    pub steady_ms: u64,
 }
 
 impl BatchHeader {
@@ -68,6 +70,7 @@ impl BatchHeader {
         out[64..80].copy_from_slice(&self.chain_before.to_le_bytes());
         out[80..96].copy_from_slice(&self.body_hash.to_le_bytes());
         out[96..104].copy_from_slice(&self.wall_ms.to_le_bytes());
+        out[104..112].copy_from_slice(&self.steady_ms.to_le_bytes());
         let crc = header_crc(&out, self.uuid);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
         out
@@ -95,6 +98,10 @@ impl BatchHeader {
             chain_before: u128_at(bytes, 64),
             body_hash: u128_at(bytes, 80),
             wall_ms: u64_at(bytes, 96),
+            steady_ms: match u64_at(bytes, 104) {
+                0 => u64_at(bytes, 96),
+                steady_ms => steady_ms,
+            },
         })
     }
 }
@@ -284,7 +291,14 @@ impl Flush {
     }
 
     /// Writes the batch header, hashes the body once, and advances the chain.
-    pub(crate) fn finish(&mut self, forming: &mut Forming, uuid: u128, log_id: u16, wall_ms: u64) {
+    /// `times` are wall and steady milliseconds.
+    pub(crate) fn finish(
+        &mut self,
+        forming: &mut Forming,
+        uuid: u128,
+        log_id: u16,
+        times: (u64, u64),
+    ) {
         let body_at = forming.lead + BATCH_HEADER_BYTES;
         let body = &forming.bytes[body_at..];
         let header = BatchHeader {
@@ -296,7 +310,8 @@ impl Flush {
             body_bytes: body.len() as u32, // below the segment size, which is below 4 GiB
             chain_before: self.chain,
             body_hash: body_hash(body),
-            wall_ms,
+            wall_ms: times.0,
+            steady_ms: times.1,
         };
         let encoded = header.encode();
         forming.bytes[forming.lead..body_at].copy_from_slice(&encoded);
@@ -340,15 +355,20 @@ mod tests {
         assert_eq!(flush.close(), Some((1, 8192)));
         let mut forming = flush.take().expect("one waits");
         assert!(flush.take().is_none(), "one in flight");
-        flush.finish(&mut forming, 42, 7, 1000);
+        flush.finish(&mut forming, 42, 7, (1000, 900));
         let header = BatchHeader::decode(&forming.bytes).expect("intact");
         assert_eq!(
             (header.uuid, header.log_id, header.seq, header.durable_seq),
             (42, 7, 5, 4)
         );
         assert_eq!(
-            (header.records, header.chain_before, header.wall_ms),
-            (1, 99, 1000)
+            (
+                header.records,
+                header.chain_before,
+                header.wall_ms,
+                header.steady_ms
+            ),
+            (1, 99, 1000, 900)
         );
         assert_eq!(header.body_hash, body_hash(&forming.bytes[128..]));
         for at in 0..BATCH_HEADER_BYTES {

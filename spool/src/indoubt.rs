@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::disk;
 use crate::error::SpoolError;
 use crate::faults::point;
+use crate::files::Name;
 use crate::map::WordMap;
 use crate::record::u64_at;
 use crate::segment::{BLOCK, FORMAT_VERSION};
@@ -208,7 +209,8 @@ impl InDoubt {
                 }
                 Err(source) => return Err(SpoolError::io("read", &path)(source)),
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // It is made before the first segment: without it, somebody took it away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => lost = has_segments(dir)?,
             Err(source) => return Err(SpoolError::io("open", &path)(source)),
         }
         let file =
@@ -357,6 +359,12 @@ fn encode_state(state: Doubt, code: u16, seq: u64, who: u64) -> u64 {
     bytes[8..16].copy_from_slice(&seq.to_le_bytes());
     bytes[16..].copy_from_slice(&who.to_le_bytes());
     low | u64::from(crc32c::crc32c(&bytes)) << 32
+}
+
+fn has_segments(dir: &Path) -> Result<bool, SpoolError> {
+    let paths = disk::list(dir).map_err(SpoolError::io("list", dir))?;
+    let mut names = paths.iter().map(|path| Name::of(path));
+    Ok(names.any(|name| matches!(name, Name::Segment(_))))
 }
 
 fn file_bytes(slots: u32) -> u64 {

@@ -52,6 +52,7 @@ mod mark;
 mod pass;
 mod place;
 mod pool;
+mod readable;
 mod reclaim;
 mod record;
 mod recover;

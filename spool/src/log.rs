@@ -1,9 +1,11 @@
 //! One log: what is appended to it, what is alive in it, how much room it has.
 //!
 //! The log performs no hot-path I/O: it builds batches, the engine writes them. One log belongs to one thread.
-//! Space rule: a message is accepted only while free bytes, less 48 for each recipient without a final mark, are at least
-//! two segments. Marks therefore always fit; deferrals, which are advice and not reserved for, stop being written when
-//! less than one segment is left beyond the reservation.
+//! Space rule: a message is accepted only while free bytes, less 80 for each recipient without a final mark (the mark, and
+//! an intent before it), are at least two segments. Marks therefore always fit; deferrals, which are advice, and intents
+//! are not written when less than one segment is left beyond the reservation: a deferral is then kept in memory only, an
+//! intent refused, and what it was for waits. Marks that come one by one take a block each, far more than was reserved:
+//! they may outgrow `log_bytes_max`, and on a full disk they wait in memory until reclaiming has made room.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -425,8 +427,13 @@ impl Log {
         let _ = self.place(0);
     }
 
-    /// The next batch to write. None while one is in flight, or when nothing waits. `wall_ms` is kept for inspection.
+    /// The next batch to write. None while one is in flight, or when nothing waits. `wall_ms` is kept for the next start.
     pub fn take_batch(&mut self, wall_ms: u64) -> Option<Batch> {
+        self.take_batch_at(wall_ms, wall_ms)
+    }
+
+    /// The same, with the time that the caller counts ages in: it never jumps. Both are told by the next `open_log`.
+    pub fn take_batch_at(&mut self, wall_ms: u64, steady_ms: u64) -> Option<Batch> {
         self.drain_overflow();
         if self.flush.next()? {
             self.close_open();
@@ -441,7 +448,8 @@ impl Log {
             segment.header.encode(&mut forming.bytes);
         }
         let (uuid, path) = (segment.header.uuid, segment.path.clone());
-        self.flush.finish(&mut forming, uuid, self.id, wall_ms);
+        self.flush
+            .finish(&mut forming, uuid, self.id, (wall_ms, steady_ms));
         Some(Batch {
             seq: forming.seq,
             path,

@@ -55,8 +55,8 @@ pub struct Tally {
     pub cancelled: u32,
 }
 
-/// Bytes that an accepted recipient reserves: its final mark on disk.
-pub(crate) const MARK_BYTES: u64 = 48;
+/// Bytes that an accepted recipient reserves: its final mark on disk, and the intent before it.
+pub(crate) const MARK_BYTES: u64 = 48 + 32;
 
 impl Verdict {
     /// Whether no further attempt follows.

@@ -15,6 +15,7 @@ pub(crate) struct Pass {
     pub(crate) replay: Replay,
     /// When the newest batch was written.
     pub(crate) newest_wall_ms: u64,
+    pub(crate) newest_steady_ms: u64,
     /// Records in intact batches so far.
     pub(crate) records: u64,
     /// The footer of the newest segment as far as it goes.
@@ -43,6 +44,7 @@ impl Pass {
         Pass {
             replay: Replay::new(starts.len(), next_message_seq),
             newest_wall_ms: 0,
+            newest_steady_ms: 0,
             records: 0,
             footer: Footer::given_up(),
             seal_at: 0,
@@ -75,6 +77,7 @@ impl Pass {
         let mut last_at = 0;
         let scanned = scan(bytes, header, self.expected, &mut |batch| {
             self.newest_wall_ms = batch.header.wall_ms;
+            self.newest_steady_ms = batch.header.steady_ms;
             self.records += u64::from(batch.header.records);
             last_at = batch.offset;
             for (offset, record) in batch.records().filter(|_| newest) {
@@ -140,6 +143,7 @@ impl Pass {
         self.segments += 1;
         self.records += index.entries + 1;
         self.newest_wall_ms = last.header.wall_ms;
+        self.newest_steady_ms = last.header.steady_ms;
         self.seal_at = last.offset;
         (self.expected.seq, self.expected.chain) = (next.first_seq, Some(last.chain));
         Some(outcome.map(|()| Scan {

@@ -7,6 +7,7 @@
 //! intact is used, what is missing is named in the report. Opening twice in a row, or being killed meanwhile, changes
 //! nothing more.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use crate::map::ReadMap;
 use crate::mark::Tally;
 use crate::pass::Pass;
 use crate::pool::Pool;
+use crate::readable::settled;
 use crate::replay::Replay;
 use crate::scan::{Gap, Verdict};
 use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, SegmentHeader, seed};
@@ -84,6 +86,10 @@ pub struct Report {
     pub last_seq: u64,
     /// How far the clock is behind the newest batch: if not 0, expire nothing until it has caught up.
     pub clock_behind_ms: u64,
+    /// When the newest batch was written, by the wall clock of then and by the engine's own time; 0: there is none.
+    pub newest_wall_ms: u64,
+    /// See `take_batch_at`.
+    pub newest_steady_ms: u64,
 }
 
 impl Report {
@@ -163,6 +169,10 @@ pub(crate) fn open_log(
                 .previous_seal_at
                 .saturating_add(seal_bytes_max(len as u64));
             map.will_need(next.previous_seal_at, end.min(len as u64));
+            let footer = next.previous_seal_at..end;
+            let whole = settled(&candidate.file, &candidate.path, bytes, footer).ok()?;
+            // A footer that cannot be read is only a cache: the scan says what else cannot.
+            matches!(whole, Cow::Borrowed(_)).then_some(())?;
             pass.sealed(&candidate.path, bytes, &header, &next)
         });
         let scanned = match sealed {
@@ -173,7 +183,9 @@ pub(crate) fn open_log(
             None => {
                 report.scanned_bytes += bytes.len() as u64;
                 map.advise_sequential();
-                pass.segment(&candidate.path, bytes, &header)?
+                let bytes = settled(&candidate.file, &candidate.path, bytes, 0..len as u64);
+                let bytes = bytes.map_err(SpoolError::io("read", &candidate.path))?;
+                pass.segment(&candidate.path, &bytes, &header)?
             }
         };
         map.advise_random();
@@ -218,6 +230,7 @@ pub(crate) fn open_log(
     let next_seq = pass.next_seq();
     report.last_seq = next_seq - 1;
     report.clock_behind_ms = u64::saturating_sub(pass.newest_wall_ms, wall_ms);
+    (report.newest_wall_ms, report.newest_steady_ms) = (pass.newest_wall_ms, pass.newest_steady_ms);
 
     let (chain, replay) = (pass.chain(), pass.replay);
     let doubts = replay.in_doubt(&found);

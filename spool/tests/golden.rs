@@ -9,7 +9,9 @@ use std::fs;
 use std::path::Path;
 
 use common::{mark, open, pump};
-use hikyaku_spool::{Doubt, Options, Recovered, Spool, SpoolError, Tally, Verdict};
+use hikyaku_spool::{
+    Doubt, InDoubtRecipient, Options, Recovered, Spool, SpoolError, Tally, Verdict,
+};
 
 fn options() -> Options {
     Options {
@@ -54,7 +56,24 @@ fn make(dir: &Path) {
     // From here on: format 2.
     log.append_intent(doubted, 0, 7).expect("room");
     log.append_intent(several, 1, 2).expect("room");
-    pump(&mut log);
+    let due = log
+        .append_message(1, 1, b"crashed", &[b"crashed"])
+        .expect("room");
+    let doubt = InDoubtRecipient {
+        message: due,
+        recipient: 0,
+        attempt: 3,
+        state: Doubt::Active,
+        code: 0,
+        crashes: 1,
+        noted: false,
+    };
+    log.append_crash(&doubt, due_wall_ms);
+    while let Some(batch) = log.take_batch_at(2_000, 1_500) {
+        common::write(&batch);
+        log.committed(batch);
+    }
+    log.in_doubt().claim_active(due, 0, 4).expect("free");
 }
 
 /// Not a check of its own: the next test reads what this one makes.
@@ -107,7 +126,10 @@ fn every_version_is_read_and_written_on() {
         let mut expected = vec![(2, 2, 8, Doubt::Accepted), (3, 0, 7, Doubt::Sent)];
         if version >= 2 {
             expected.insert(0, intended);
+            expected.push((6, 0, 4, Doubt::Active));
         }
+        // Format 2 has one message more.
+        let more = u32::from(version >= 2);
         // The second time it is a spool of this version.
         for life in 0..2u64 {
             let (mut log, recovered) = open(dir.path(), &options());
@@ -115,9 +137,31 @@ fn every_version_is_read_and_written_on() {
             assert_eq!(recovered.report.torn_bytes, 0);
             assert!(!recovered.report.in_doubt_lost);
             assert_eq!(doubts(&recovered), expected, "version {version}");
+            if version >= 2 {
+                let crashed = recovered.in_doubt.iter().find(|d| d.message.seq() == 6);
+                assert_eq!(crashed.map(|d| (d.crashes, d.noted)), Some((2, false)));
+            }
+            if life == 0 {
+                let times = (
+                    recovered.report.newest_wall_ms,
+                    recovered.report.newest_steady_ms,
+                );
+                assert_eq!(
+                    times,
+                    if version == 1 {
+                        (1_000, 1_000)
+                    } else {
+                        (2_000, 1_500)
+                    }
+                );
+            }
             let of = recovered.submissions.iter().find(|of| of.id == 1);
             let of = of.expect("accepted");
-            assert!(of.accepted && !of.closed && u64::from(of.live_messages) == 2 + life);
+            assert!(
+                of.accepted
+                    && !of.closed
+                    && u64::from(of.live_messages) == u64::from(2 + more) + life
+            );
             let tally = Tally {
                 delivered: 1,
                 held: 1,
@@ -148,7 +192,7 @@ fn every_version_is_read_and_written_on() {
             let new = log.append_message(1, 1, b"new", &[b"new"]).expect("room");
             log.append_intent(new, 0, 1).expect("room");
             pump(&mut log);
-            assert_eq!(new.seq(), 6 + life);
+            assert_eq!(new.seq(), 6 + u64::from(more) + life);
             expected.push((new.seq(), 0, 1, Doubt::Sent));
             assert_eq!(log.segments(), if version == 1 { 2 } else { 1 });
         }

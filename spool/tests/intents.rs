@@ -53,6 +53,7 @@ fn an_intent_without_a_mark_is_in_doubt_and_slots_say_more() {
     // A power cut may take the map: the intents are still there.
     std::fs::remove_file(dir.path().join("shard-0000/indoubt.map")).expect("removed");
     let (_, recovered) = open(dir.path(), &small());
+    assert!(recovered.report.in_doubt_lost, "a map that is gone is lost");
     let expected = [(1, 0, 1), (1, 3, 2), (1, 4, 1), (1, 5, 1), (2, 0, 1)]
         .map(|(seq, recipient, attempt)| (seq, recipient, attempt, Doubt::Sent, 0));
     assert_eq!(told(&recovered.in_doubt), expected);
@@ -75,6 +76,18 @@ fn an_intent_is_copied_forward_with_its_message_and_no_longer_than_it_counts() {
     log.append_intent(kept, 1, 2).expect("room");
     log.append_mark(mark(kept, 1, Verdict::Deferred { due_wall_ms: 6 }));
     pump(&mut log);
+    // The other process ended while recipient 1 was active.
+    let doubt = InDoubtRecipient {
+        message: kept,
+        recipient: 1,
+        attempt: 2,
+        state: Doubt::Active,
+        code: 0,
+        crashes: 1,
+        noted: false,
+    };
+    log.append_crash(&doubt, 6);
+    pump(&mut log);
     // Others come and go until the segment of the first is freed.
     let mut freed = 0;
     for _ in 0..200 {
@@ -96,13 +109,17 @@ fn an_intent_is_copied_forward_with_its_message_and_no_longer_than_it_counts() {
         pump(&mut log);
     }
     assert!(freed > 5, "{freed}");
+    log.in_doubt().claim_active(kept, 1, 3).expect("free");
     drop(log);
     let (log, recovered) = open(dir.path(), &options);
-    assert_eq!(told(&recovered.in_doubt), [(1, 0, 2, Doubt::Sent, 0)]);
+    let expected = [(1, 0, 2, Doubt::Sent, 0), (1, 1, 3, Doubt::Active, 0)];
+    assert_eq!(told(&recovered.in_doubt), expected);
+    let crashes: Vec<u8> = recovered.in_doubt.iter().map(|d| d.crashes).collect();
+    assert_eq!(crashes, [1, 2], "the count is copied forward, too");
     let waiting: Vec<_> = log
         .live_messages()
         .flat_map(|live| live.waiting().collect::<Vec<_>>())
         .map(|w| (w.recipient, w.attempts, w.due_wall_ms))
         .collect();
-    assert_eq!(waiting, [(0, 1, 5), (1, 1, 6)]);
+    assert_eq!(waiting, [(0, 1, 5), (1, 2, 6)]);
 }

@@ -79,7 +79,7 @@ const ABSENT: u16 = u16::MAX;
 /// Appends the envelope as the spool keeps it; [`EnvelopeView`] reads it in place.
 ///
 /// ```text
-/// version u8 | needs and on-doubt u8 | reverse-path u16 | job u16 | envid u16 | source u16 | 0 u16 |
+/// version u8 | needs and on-doubt u8 | reverse-path u16 | job u16 | envid u16 | source u16 | ahead i16 |
 /// recipients u32 | received u64 | end of each recipient u32 … | texts in the same order
 /// ```
 /// Integers are little-endian. Bits 3 and 4 of the second byte are 0 where nothing was said of doubt,
@@ -87,6 +87,12 @@ const ABSENT: u16 = u16::MAX;
 /// The table of ends makes any recipient reachable in one step,
 /// whether the message has one or 64 Ki of them.
 pub fn encode(envelope: &Envelope, received: WallTime, out: &mut Vec<u8>) {
+    encode_ahead(envelope, received, 0, out);
+}
+
+/// The same for a message whose age does not count from `received`, because the wall clock has jumped:
+/// `ahead` is what [`EnvelopeView::ahead`] gives back.
+pub fn encode_ahead(envelope: &Envelope, received: WallTime, ahead: i16, out: &mut Vec<u8>) {
     let needs = u8::from(envelope.needs.eight_bit)
         | u8::from(envelope.needs.smtputf8) << 1
         | u8::from(envelope.needs.dot_lines) << 2
@@ -96,7 +102,7 @@ pub fn encode(envelope: &Envelope, received: WallTime, out: &mut Vec<u8>) {
     for text in [&envelope.job, &envelope.envid, &envelope.source] {
         out.extend_from_slice(&length(text.as_deref()).to_le_bytes());
     }
-    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(&ahead.to_le_bytes());
     let count = u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
     out.extend_from_slice(&count.to_le_bytes());
     out.extend_from_slice(&received.unix_millis().to_le_bytes());
@@ -136,6 +142,9 @@ pub struct EnvelopeView<'a> {
     pub needs: ContentNeeds,
     /// When ingest read the message.
     pub received: WallTime,
+    /// How far the time that ages are counted in was ahead of the wall clock then, in units of four
+    /// hours (`shard/steady.rs`).
+    pub ahead: i16,
     /// Reverse-path, empty for the null one.
     pub reverse_path: &'a str,
     /// `x-job`.
@@ -179,6 +188,7 @@ impl<'a> EnvelopeView<'a> {
             smtputf8: head[1] & 2 != 0,
             dot_lines: head[1] & 4 != 0,
         };
+        let ahead = i16::from_le_bytes(head.get(10..12)?.try_into().ok()?);
         let on_doubt = match head[1] >> 3 & 3 {
             1 => Some(OnDoubt::Retry),
             2 => Some(OnDoubt::Hold),
@@ -188,6 +198,7 @@ impl<'a> EnvelopeView<'a> {
         Some(Self {
             needs,
             received,
+            ahead,
             reverse_path,
             job,
             envid,

@@ -8,13 +8,15 @@ use std::collections::VecDeque;
 
 use hikyaku_spool::{Batch, Log, Slot};
 
+use super::steady::Steady;
 use super::{ConnKey, Effect, Now, Shard, gauge};
 use crate::handoff::Receipt;
-use crate::time::WallTime;
 
 /// One log and what hangs on its batches.
 pub(super) struct Store {
     pub(super) log: Log,
+    /// What ages and retries in it are counted in.
+    pub(super) steady: Steady,
     /// In the order of the batches they wait for.
     waiting: VecDeque<(u64, OnDurable)>,
     /// Slots of marks that are not durable, with the batch that holds the mark: several batches may
@@ -43,9 +45,10 @@ pub(super) enum OnDurable {
 }
 
 impl Store {
-    pub(super) fn new(log: Log) -> Self {
+    pub(super) fn new(log: Log, steady: Steady) -> Self {
         Self {
             log,
+            steady,
             waiting: VecDeque::new(),
             slots: VecDeque::new(),
             acknowledged: VecDeque::new(),
@@ -75,12 +78,13 @@ impl Store {
         !self.writing && self.log.durable_seq() >= self.log.forming_seq()
     }
 
-    pub(super) fn take_batch(&mut self, wall: WallTime) -> Option<Batch> {
+    pub(super) fn take_batch(&mut self, now: Now) -> Option<Batch> {
         if self.writing {
             return None;
         }
         self.asked = false;
-        let batch = self.log.take_batch(wall.unix_millis())?;
+        let steady = self.steady.now(now).unix_millis();
+        let batch = self.log.take_batch_at(now.wall.unix_millis(), steady)?;
         self.writing = true;
         Some(batch)
     }
@@ -176,6 +180,12 @@ mod tests {
     use hikyaku_spool::{Mark, Options, Spool, Verdict};
 
     use super::*;
+    use crate::time::{Instant, WallTime};
+
+    const NOW: Now = Now {
+        mono: Instant::from_nanos(1),
+        wall: WallTime::from_unix_millis(1),
+    };
 
     #[test]
     fn a_slot_is_taken_until_the_batch_with_its_mark_is_durable() {
@@ -188,12 +198,10 @@ mod tests {
             ..Options::default()
         };
         let spool = Spool::open(dir.path(), &options).expect("spool");
-        let (log, _) = spool.open_log(0, 1).expect("log");
-        let mut store = Store::new(log);
+        let (log, found) = spool.open_log(0, 1).expect("log");
+        let mut store = Store::new(log, Steady::resume(NOW, &found.report));
         let commit = |store: &mut Store| {
-            let batch = store
-                .take_batch(WallTime::from_unix_millis(1))
-                .expect("a batch waits");
+            let batch = store.take_batch(NOW).expect("a batch waits");
             let file = std::fs::OpenOptions::new()
                 .write(true)
                 .open(&*batch.path)

@@ -135,8 +135,9 @@ impl Shard {
                     }
                     // Counted as an attempt and as a crash, once, however often recovery is repeated.
                     if !doubt.noted {
-                        let log = &mut self.stores[index].log;
-                        log.append_crash(doubt, now.wall.unix_millis());
+                        let store = &mut self.stores[index];
+                        let due = store.steady.now(now).unix_millis();
+                        store.log.append_crash(doubt, due);
                     }
                 }
             }

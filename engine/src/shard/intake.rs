@@ -7,6 +7,7 @@ use hikyaku_spool::faults::point;
 use hikyaku_spool::{LiveMessage, Log, MessageRef, Recovered, Verdict};
 
 use super::commit::{OnDurable, Store};
+use super::steady::Steady;
 use super::{Effect, Now, Shard, gauge};
 use crate::handoff::{Acceptance, Command, Receipt, Tally};
 use crate::ingest::NewMessage;
@@ -28,7 +29,7 @@ pub(super) struct Message {
     /// Recipients in its envelope.
     recipients: u32,
     /// When those that are left expire, in [`Shard::tick`]s.
-    expires: u32,
+    pub(super) expires: u32,
     /// The domain of all its recipients, when they share one.
     domain: DomainKey,
     shared: bool,
@@ -195,7 +196,8 @@ impl Shard {
             let message = &messages[index];
             let recipients = u32::try_from(message.envelope.recipients.len()).unwrap_or(u32::MAX);
             encoded.clear();
-            envelope::encode(&message.envelope, now.wall, &mut encoded);
+            let ahead = self.stores[0].steady.ahead(now);
+            envelope::encode_ahead(&message.envelope, now.wall, ahead, &mut encoded);
             let content = [message.content.as_slice()];
             let Ok(at) = self.stores[0]
                 .log
@@ -242,7 +244,8 @@ impl Shard {
         let index = self.stores.len();
         let store = u16::try_from(index).unwrap_or(u16::MAX);
         let log_id = log.id();
-        self.stores.push(Store::new(log));
+        let steady = Steady::resume(now, &recovered.report);
+        self.stores.push(Store::new(log, steady));
         for found in recovered.submissions.iter().filter(|found| !found.closed) {
             let id = SubmissionId(found.id);
             let Some(acceptance) = accepted.get(&id) else {
@@ -291,8 +294,15 @@ impl Shard {
         // The log is read while everything else changes, so the stores stand aside.
         let stores = std::mem::take(&mut self.stores);
         let mut restored = Restored::default();
+        let steady = stores[index].steady.now(now);
         for live in stores[index].log.restore() {
-            self.restore_message(now, index, &stores[index].log, &live, &mut restored);
+            self.restore_message(
+                (now, steady),
+                index,
+                &stores[index].log,
+                &live,
+                &mut restored,
+            );
         }
         self.stores = stores;
         gauge::add(&self.gauge.waiting, restored.recipients);
@@ -309,7 +319,7 @@ impl Shard {
 
     fn restore_message(
         &mut self,
-        now: Now,
+        (now, steady): (Now, WallTime),
         index: usize,
         log: &Log,
         live: &LiveMessage<'_>,
@@ -333,7 +343,9 @@ impl Shard {
             restored.unreadable.extend(all);
             return;
         };
-        let age = now.wall.since(received);
+        // Ages and waits are told in steady time: a clock that jumped while we were away neither
+        // expires nor sends anything early (P10), and no wait is longer than the longest there is.
+        let age = steady.since(received);
         let expires_after = self.config.retry.expires_after.saturating_sub(age);
         let common = domains
             .first()
@@ -360,10 +372,8 @@ impl Shard {
                 attempts,
             };
             restored.recipients += 1;
-            // The wall clock may have jumped while we were away: never wait longer than the
-            // longest retry there is (P10).
             let due = WallTime::from_unix_millis(waiting.due_wall_ms);
-            let wait = due.since(now.wall).min(self.config.retry.max);
+            let wait = due.since(steady).min(self.config.retry.max);
             if wait.is_zero() {
                 self.domains.get_mut(domain).ready.push_back(entry);
                 restored.count(domain);
@@ -471,7 +481,7 @@ impl Shard {
             self.domains
                 .intern(domain_of(envelope.recipient(index).unwrap_or_default()))
         }));
-        Some(envelope.received)
+        Some(Steady::received(envelope.received, envelope.ahead))
     }
 
     fn common_domain<'a>(

@@ -22,6 +22,8 @@
 //! | `settle.rs` | a report becomes verdict, mark, next attempt |
 //! | `report.rs` | log lines |
 
+#[cfg(test)]
+mod clock_tests;
 mod closing;
 mod commit;
 mod config;
@@ -33,6 +35,7 @@ mod intake;
 mod report;
 mod routing;
 mod settle;
+mod steady;
 mod timers;
 mod transaction;
 
@@ -271,7 +274,7 @@ impl Shard {
 
     /// Takes what was appended to store `index` since the last batch, unless one is in flight.
     pub fn take_batch(&mut self, now: Now, index: usize) -> Option<Batch> {
-        self.stores.get_mut(index)?.take_batch(now.wall)
+        self.stores.get_mut(index)?.take_batch(now)
     }
 
     fn arm(&mut self, at: Instant, timer: Timer) {

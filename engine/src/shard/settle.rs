@@ -15,6 +15,7 @@ use crate::outcome::{Class, Context, Event, Outcome, Phase, Verdict};
 use crate::queue::domain::Waiting;
 use crate::smtp;
 use crate::throttle::Slower;
+use crate::time::WallTime;
 use hikyaku_tuning::Rate;
 
 /// A session's report in the words that outcomes are judged in.
@@ -143,7 +144,7 @@ impl Shard {
                 let due = now.wall.after(wait);
                 next = Some((wait, due));
                 Final::Deferred {
-                    due_wall_ms: due.unix_millis(),
+                    due_wall_ms: self.steady(now, entry).after(wait).unix_millis(),
                 }
             }
         };
@@ -215,6 +216,12 @@ impl Shard {
                 .unwrap_or_default(),
         };
         self.config.classifier.classify(&context, phase, event)
+    }
+
+    /// The time that the recipient's retries are counted in.
+    fn steady(&self, now: Now, entry: Waiting) -> WallTime {
+        let message = &self.messages[entry.message.0 as usize];
+        self.stores[usize::from(message.store)].steady.now(now)
     }
 
     /// Writes what became of a recipient into the spool, and forgets it when that is final.

@@ -20,6 +20,7 @@ use crate::indoubt::{self, InDoubtRecipient};
 use crate::lock::likely_holder;
 use crate::log::{LiveMessage, MessageView};
 use crate::pass::Pass;
+use crate::readable::read_range;
 use crate::record::{self, MessageHead};
 use crate::recover::{RecoveredSubmission, submissions};
 use crate::replay::Replay;
@@ -184,7 +185,8 @@ fn look_once(
             });
             continue;
         };
-        read_all(&file, header.segment_bytes, buffer).map_err(SpoolError::io("read", &path))?;
+        read_all(&file, &path, header.segment_bytes, buffer)
+            .map_err(SpoolError::io("read", &path))?;
         let before = pass.records;
         let scan = pass.segment(&path, buffer, &header)?;
         segments.push(SegmentView {
@@ -365,7 +367,7 @@ impl List {
         let newest = list.segments.iter().map(|(_, header, _)| header.first_seq);
         let newest = newest.max();
         for (path, file, named_seq) in damaged {
-            read_all(&file, u64::MAX, buffer).map_err(SpoolError::io("read", &path))?;
+            read_all(&file, &path, u64::MAX, buffer).map_err(SpoolError::io("read", &path))?;
             let from = named_seq.or(newest.map(|seq| seq + 1)).unwrap_or(0);
             match header_from_batches(buffer, uuid, named_seq, id, from) {
                 Some(header) => list.segments.push((path, header, true)),
@@ -414,9 +416,10 @@ fn open(path: &Path) -> Result<Option<File>, SpoolError> {
 }
 
 /// The file's bytes, `bytes_max` of them at most. A file that shrinks meanwhile is an error.
-fn read_all(file: &File, bytes_max: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+fn read_all(file: &File, path: &Path, bytes_max: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
     let len = file.metadata()?.len().min(bytes_max);
     let len = usize::try_from(len).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
     buffer.resize(len, 0);
-    file.read_exact_at(buffer, 0)
+    // What the disk cannot read is zeros, which no check takes for anything else.
+    read_range(file, path, buffer, 0).map(drop)
 }
