@@ -71,8 +71,11 @@ impl Shard {
 
     /// `added` recipients were put into the ready list of a domain without saying so.
     pub(super) fn announce_ready(&mut self, now: Now, key: DomainKey, added: u32) {
-        match self.domains.get(key).routing {
-            Routing::Site(site, until) if until > now.mono && self.domains.get(key).in_round => {
+        let Some(domain) = self.domains.find(key) else {
+            return;
+        };
+        match domain.routing {
+            Routing::Site(site, until) if until > now.mono && domain.in_round => {
                 self.sites[site.0 as usize].ready += u64::from(added);
                 self.pump(now, site);
             }
