@@ -76,10 +76,10 @@ impl Shard {
 
     /// `added` recipients were put into the ready list of a domain without saying so.
     pub(super) fn announce_ready(&mut self, now: Now, key: DomainKey, added: u32) {
-        let (routing, round) = (
-            self.domains.get(key).routing,
-            self.domains.get(key).in_round,
-        );
+        let Some(domain) = self.domains.find(key) else {
+            return;
+        };
+        let (routing, round) = (domain.routing, domain.in_round);
         if let Some(site) = round {
             self.sites[site.0 as usize].ready += u64::from(added);
         }
