@@ -121,10 +121,11 @@ impl InDoubt {
             Ordering::Relaxed,
         );
         set_state(words, state, 0);
-        point(match state {
-            Doubt::Active => "slot.active",
-            _ => "slot.sent",
-        });
+        if state == Doubt::Active {
+            point("slot.active");
+        } else {
+            point("slot.sent");
+        }
         Some(Slot(slot))
     }
 
