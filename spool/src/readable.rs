@@ -126,6 +126,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
         #[test]
         fn all_but_the_bad_sectors_is_read(
             sectors in proptest::collection::btree_set(0_u64..5000, 0..6),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hikyaku_spool::inspect::{Inspection, LogView, look};
-use hikyaku_spool::{Doubt, LiveMessage, MessageRef, SpoolError, Tally, Waiting};
+use hikyaku_spool::{Doubt, InDoubtRecipient, LiveMessage, MessageRef, SpoolError, Tally, Waiting};
 use serde_json::{Value, json};
 
 use super::refuse;
@@ -88,7 +88,7 @@ struct Seen {
     /// The acceptance of a submission lies in one log, its messages in several.
     accepted: HashSet<u128>,
     /// What is between the final dot and its mark, by log, message and recipient.
-    doubts: HashMap<(u16, u64, u32), Doubt>,
+    doubts: HashMap<(u16, u64, u32), InDoubtRecipient>,
 }
 
 impl Seen {
@@ -101,7 +101,7 @@ impl Seen {
             accepted.extend(of.iter().filter(|s| s.accepted).map(|s| s.id));
             for doubt in &log.in_doubt {
                 let key = (log.id, doubt.message.seq(), doubt.recipient);
-                doubts.insert(key, doubt.state);
+                doubts.insert(key, *doubt);
             }
         }
         Ok(Self {
@@ -112,6 +112,10 @@ impl Seen {
     }
 
     fn doubt(&self, log: u16, seq: u64, recipient: u32) -> Option<Doubt> {
+        self.in_doubt(log, seq, recipient).map(|doubt| doubt.state)
+    }
+
+    fn in_doubt(&self, log: u16, seq: u64, recipient: u32) -> Option<InDoubtRecipient> {
         self.doubts.get(&(log, seq, recipient)).copied()
     }
 
@@ -188,7 +192,7 @@ fn ls(args: &SpoolLsArgs, out: &mut dyn Write) -> Result<(), Failure> {
                 live,
                 accepted,
                 waiting,
-                in_doubt: |recipient| seen.doubt(log.id, at.seq(), recipient).is_some(),
+                in_doubt: |recipient| seen.in_doubt(log.id, at.seq(), recipient),
                 content,
             };
             if args.json {
@@ -269,7 +273,21 @@ struct Listed<'a, F> {
     content: Result<Content, String>,
 }
 
-impl<F: Fn(u32) -> bool> Listed<'_, F> {
+/// Whether a recipient may have the message already, or has it.
+fn is_doubtful(doubt: InDoubtRecipient) -> bool {
+    matches!(doubt.state, Doubt::Sent | Doubt::Accepted)
+}
+
+fn doubt_name(state: Doubt) -> &'static str {
+    match state {
+        Doubt::Active => "active",
+        Doubt::Sent => "sent",
+        Doubt::Accepted => "accepted",
+        Doubt::Refused => "refused",
+    }
+}
+
+impl<F: Fn(u32) -> Option<InDoubtRecipient>> Listed<'_, F> {
     fn attempts(&self) -> u16 {
         let attempts = self.waiting.iter().map(|waiting| waiting.attempts);
         attempts.max().unwrap_or(0)
@@ -291,10 +309,15 @@ impl<F: Fn(u32) -> bool> Listed<'_, F> {
             self.attempts(),
             self.due().as_deref().unwrap_or("now"),
         );
-        let in_doubt = self.waiting.iter().filter(|w| (self.in_doubt)(w.recipient));
-        let in_doubt = in_doubt.count();
-        if in_doubt > 0 {
-            line += &format!("  in doubt {in_doubt}");
+        let busy = self
+            .waiting
+            .iter()
+            .filter_map(|w| (self.in_doubt)(w.recipient));
+        let (in_doubt, active): (Vec<_>, Vec<_>) = busy.partition(|doubt| is_doubtful(*doubt));
+        for (all, what) in [(in_doubt, "in doubt"), (active, "active")] {
+            if !all.is_empty() {
+                line += &format!("  {what} {}", all.len());
+            }
         }
         line += &match &self.content {
             Ok(content) => format!(
@@ -315,9 +338,11 @@ impl<F: Fn(u32) -> bool> Listed<'_, F> {
             .map(|(at, w)| {
                 let content = self.content.as_ref().ok();
                 let address = content.and_then(|content| content.addresses.get(at));
+                let doubt = (self.in_doubt)(w.recipient);
                 json!({ "recipient_index": w.recipient, "recipient": address.cloned().flatten(),
                         "attempts": w.attempts, "due": time(w.due_wall_ms),
-                        "in_doubt": (self.in_doubt)(w.recipient) })
+                        "in_doubt": doubt.is_some_and(is_doubtful),
+                        "transaction": doubt.map(|doubt| doubt_name(doubt.state)) })
             })
             .collect();
         let mut object = json!({
@@ -385,7 +410,9 @@ fn submission(
 
 fn summary(json: bool, log: &LogView, out: &mut dyn Write) -> Result<(), Failure> {
     let (segments, messages) = (log.segments.len(), log.messages().len());
-    let (left, in_doubt, damaged) = (log.recipients_left(), log.in_doubt.len(), log.is_damaged());
+    let (left, damaged) = (log.recipients_left(), log.is_damaged());
+    let in_doubt = log.in_doubt.iter().filter(|doubt| is_doubtful(**doubt));
+    let in_doubt = in_doubt.count();
     if json {
         let object = json!({
             "type": "log", "log": format!("{:04x}", log.id), "segments": segments, "spares": log.spares,
