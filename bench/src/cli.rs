@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::recover::RecoverArgs;
 use crate::workload::{Mix, Workload};
 use hikyaku::sink::Script;
 
@@ -33,6 +34,10 @@ pub enum Command {
     Tarpit(crate::tarpit::TarpitArgs),
     /// The same load with fdatasync and without, in turns: what does durability cost?
     Durable(crate::durable::DurableArgs),
+    /// Cut the power under the engine again and again, on a file system in an image (root only)
+    Powercut(crate::powercut::PowercutArgs),
+    /// Fill a spool with waiting recipients and start the engine on it: how long, how much memory
+    Recover(RecoverArgs),
 }
 
 /// `hikyaku-bench sink`.
@@ -266,9 +271,30 @@ pub struct CrashArgs {
     /// Kills
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub cycles: u32,
-    /// Messages in all, of 1 to 4 KiB, for 1 to 3 recipients each
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub messages: u64,
+    /// Messages in all, of 1 to 4 KiB, for 1 to 3 recipients each [default: 20 per kill, at least 20000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
+    /// Share of the kills that come at named points, each in turn, in percent; the others come at random moments
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub points: u8,
+    /// Kill only at this point; repeatable (`hikyaku run --faults list` prints them)
+    #[arg(long, value_name = "POINT")]
+    pub point: Vec<String>,
+    /// Settle the account and begin a new one after so many kills: this bounds memory and disk
+    #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..))]
+    pub epoch: u32,
+    /// Run the engine with --strict
+    #[arg(long)]
+    pub strict: bool,
+    /// Engines side by side, each with directories, sink and account of its own; most of a cycle is waiting
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub jobs: u32,
+    /// Instead: fill a spool, kill so many starts in a row during recovery, then let one start through
+    #[arg(long, value_name = "N", conflicts_with_all = ["points", "point"])]
+    pub during_recovery: Option<u32>,
+    /// Bytes of a spool segment; small ones end often. 0: the spool's own size
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 10)]
+    pub segment_bytes: u64,
     /// Seed of messages and moments [default: the clock]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -287,9 +313,9 @@ pub struct CrashArgs {
     /// Keep the working directory; that of a run with a broken promise is kept anyway
     #[arg(long)]
     pub keep: bool,
-    /// Seconds after which no further cycle begins, which counts as a failure
-    #[arg(long, value_name = "SECONDS", default_value_t = 600.0)]
-    pub timeout: f64,
+    /// Seconds after which no further cycle begins, which counts as a failure [default: one per kill, at least 600]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
     /// Print JSON; the seed goes to standard error first
     #[arg(long)]
     pub json: bool,

@@ -7,6 +7,8 @@
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
 //! hikyaku-bench tarpit    one receiver in ten answers a byte a minute: the others' rate beside it and without
 //! hikyaku-bench durable   the same load with fdatasync and without, in turns
+//! hikyaku-bench powercut  the same with power cuts, on a file system in an image (root only)
+//! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -19,7 +21,9 @@ pub mod cli;
 pub mod crash;
 pub mod durable;
 pub mod load;
+pub mod powercut;
 pub mod process;
+pub mod recover;
 pub mod report;
 pub mod sink;
 pub mod tarpit;

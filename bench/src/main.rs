@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use hikyaku_bench::cli::{Cli, Command};
-use hikyaku_bench::{ceiling, crash, durable, load, sink, tarpit};
+use hikyaku_bench::{ceiling, crash, durable, load, powercut, recover, sink, tarpit};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -15,6 +15,8 @@ fn main() -> ExitCode {
         Command::Crash(args) => crash::run(&args),
         Command::Tarpit(args) => tarpit::run(&args),
         Command::Durable(args) => durable::run(&args),
+        Command::Powercut(args) => powercut::run(&args),
+        Command::Recover(args) => recover::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -7,8 +7,10 @@
 pub mod report;
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 
 use hikyaku_spool::faults::point;
 use hikyaku_spool::{Doubt, LastStop, Log, Options, Recovered, Spool, SpoolError, StopNote};
@@ -18,6 +20,7 @@ use crate::io::clock;
 use crate::mail::id::SubmissionId;
 use crate::settings::Settings;
 use crate::shard::DoubtPolicy;
+use crate::time::WallTime;
 
 /// What lay in the spool at the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,11 +66,10 @@ pub(crate) fn open_spool(settings: &Settings) -> Result<OpenedSpool, SpoolError>
     let mut logs = Vec::new();
     let mut open = Open::new();
     let mut summary = RecoverySummary::default();
-    for id in ids {
-        let (log, recovered) = spool.open_log(id, now.unix_millis())?;
-        point("start.log-recovered");
+    for opened in open_each(&spool, &ids, now) {
+        let (log, recovered) = opened?;
         collect(&mut open, &log, &recovered)?;
-        summary.messages += log.live_messages().count() as u64;
+        summary.messages += log.messages_left();
         summary.waiting += log.recipients_left();
         summary.in_doubt += if recovered.report.in_doubt_lost {
             log.recipients_left()
@@ -100,6 +102,33 @@ pub(crate) fn open_spool(settings: &Settings) -> Result<OpenedSpool, SpoolError>
         accepted,
         summary,
         stop: spool.stop_note(),
+    })
+}
+
+/// Opens every log, each on a thread of its own when there are several: what bounds it is the replay.
+fn open_each(
+    spool: &Spool,
+    ids: &[u16],
+    now: WallTime,
+) -> Vec<Result<(Log, Recovered), SpoolError>> {
+    let open = |id| {
+        let opened = spool.open_log(id, now.unix_millis());
+        point("start.log-recovered");
+        opened
+    };
+    let [first, others @ ..] = ids else {
+        return Vec::new();
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = others
+            .iter()
+            .map(|&id| scope.spawn(move || open(id)))
+            .collect();
+        let first = open(*first);
+        let others = others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        std::iter::once(first).chain(others).collect()
     })
 }
 

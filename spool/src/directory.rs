@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::disk;
 use crate::error::SpoolError;
 use crate::faults::point;
+use crate::footer;
 use crate::lock::{LastStop, Lock, StopNote};
 use crate::log::{INFO_BYTES_MAX, Log, MESSAGE_OVERHEAD};
 use crate::pool::random_u128;
@@ -57,7 +58,8 @@ impl Options {
         {
             return fail("a segment is a multiple of 4 KiB, from 64 KiB to below 4 GiB".into());
         }
-        if self.message_bytes_max.saturating_add(MESSAGE_OVERHEAD) > self.segment_bytes {
+        let room = self.segment_bytes - footer::bytes_max(self.segment_bytes);
+        if self.message_bytes_max.saturating_add(MESSAGE_OVERHEAD) > room {
             return fail(format!(
                 "a message of {} bytes does not fit a segment of {}: raise the segment's size or lower the message's",
                 self.message_bytes_max, self.segment_bytes

@@ -291,6 +291,7 @@ pub(crate) fn header_from_batches(
         previous_chain: batch.header.chain_before,
         created_wall_ms: batch.header.wall_ms,
         next_message_seq: 0,
+        previous_seal_at: 0,
         recycled: true,
     })
 }

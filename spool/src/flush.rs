@@ -164,6 +164,11 @@ impl Forming {
     pub(crate) fn end(&self) -> u64 {
         self.offset + self.bytes.len() as u64
     }
+    /// Its last record, of `len` bytes with padding.
+    pub(crate) fn last(&self, len: usize) -> Option<record::Record<'_>> {
+        record::parse(&self.bytes[self.bytes.len().checked_sub(len)?..])
+    }
+
     /// Where the next batch would lie if `more` bytes were added to this one.
     pub(crate) fn end_with(&self, more: usize) -> u64 {
         (self.end() + more as u64).next_multiple_of(BLOCK)

@@ -120,13 +120,17 @@ impl InDoubt {
             Ordering::Relaxed,
         );
         set_state(words, state, 0);
-        point("slot.sent");
+        match state {
+            Doubt::Sent => point("slot.sent"),
+            _ => point("slot.active"),
+        }
         Some(Slot(slot))
     }
 
     /// The final dot is about to be sent for a slot of `claim_active`.
     pub fn set_sent(&mut self, slot: Slot) {
         set_state(self.slot_words(slot.0), Doubt::Sent, 0);
+        point("slot.sent");
     }
 
     /// The reply was 2xx.

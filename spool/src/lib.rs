@@ -22,7 +22,7 @@
 //!   LOCK            flock; its text names the holder
 //!   shard-NNNN/     one log: seg-<first batch>.log, pool-<n>.seg (spares), indoubt.map
 //!   quarantine/     copies of damaged segments, each with a .reason
-//! segment           4 KiB header, then batches on 4 KiB boundaries, SEAL at the end          (segment.rs)
+//! segment           4 KiB header, then batches on 4 KiB boundaries, SEAL at the end          (segment.rs, footer.rs)
 //! batch             128 bytes of header, records, zeros up to 4 KiB: one group commit        (flush.rs)
 //! record            16 bytes of header, payload, zeros up to 8 bytes                         (record.rs)
 //! ```
@@ -32,8 +32,8 @@
 //! `append_*`, then `take_batch`, write and flush it, `committed`; when `durable_seq` has reached what `forming_seq` said
 //! after an append, that append is durable. Call `reclaim` now and then.
 //!
-//! Deliberately absent: footer indexes and checkpoints (recovery scans every segment), reads past the map (an unreadable
-//! sector raises SIGBUS), more than one batch in flight.
+//! Deliberately absent: checkpoints (recovery reads the footer of every sealed segment, footer.rs says what is verified
+//! when), reads past the map (an unreadable sector raises SIGBUS), more than one batch in flight.
 #![deny(unsafe_code)]
 
 mod directory;
@@ -42,6 +42,7 @@ mod error;
 pub mod faults;
 mod files;
 mod flush;
+mod footer;
 mod indoubt;
 pub mod inspect;
 mod lock;

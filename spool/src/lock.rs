@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
@@ -27,7 +26,6 @@ pub(crate) struct Lock {
     path: PathBuf,
     holder: Holder,
     last_stop: LastStop,
-    clean: AtomicBool,
 }
 
 /// How the process before this one left the spool.
@@ -53,18 +51,17 @@ pub enum LastStop {
 pub struct StopNote(pub(crate) Arc<Lock>);
 
 impl StopNote {
-    /// Everything was settled: once the last log is dropped, LOCK says so, and the next start need not report anything.
-    pub fn clean(&self) {
-        self.0.clean.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Lock {
-    /// A failure is no harm: the next start then looks closer than it would have to.
-    fn drop(&mut self) {
-        if self.clean.load(Ordering::Relaxed) {
-            let _ = self.holder.write(&self.file, &self.path);
-        }
+    /// Everything is settled and nothing works on the spool any more: LOCK says so, and the next start need not report
+    /// anything. A failure is no harm: the next start then looks closer than it would have to.
+    pub fn clean(self) {
+        let Lock {
+            file, path, holder, ..
+        } = &*self.0;
+        let holder = Holder {
+            clean: true,
+            ..holder.clone()
+        };
+        let _ = holder.write(file, path);
     }
 }
 
@@ -108,16 +105,11 @@ impl Lock {
         holder
             .write(&file, &path)
             .map_err(SpoolError::io("write", &path))?;
-        let clean = AtomicBool::new(false);
         Ok(Lock {
             file,
             path,
-            holder: Holder {
-                clean: true,
-                ..holder
-            },
+            holder,
             last_stop,
-            clean,
         })
     }
 }
@@ -141,7 +133,7 @@ pub(crate) fn likely_holder(dir: &Path) -> Option<u32> {
 }
 
 /// Who wrote LOCK.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Holder {
     pid: u32,
     boot_id: String,
@@ -271,11 +263,8 @@ mod tests {
         assert!(
             matches!(lock.last_stop(), LastStop::Unclean { pid, .. } if *pid == std::process::id())
         );
+        assert!(likely_holder(dir.path()).is_some());
         StopNote(lock.clone()).clean();
-        assert!(
-            likely_holder(dir.path()).is_some(),
-            "until the last one lets go"
-        );
         drop(lock);
         assert!(likely_holder(dir.path()).is_none());
         assert_eq!(*take().last_stop(), LastStop::Clean);

@@ -233,7 +233,7 @@ impl Log {
             submission,
             envelope_bytes: envelope.len() as u32,
         }
-        .encode();
+        .encode(envelope);
         let record = Head {
             extra: recipients,
             ..Head::new(Kind::Message)
@@ -515,6 +515,25 @@ impl Log {
         self.view(at, Self::record_unchecked)
     }
 
+    /// The envelope of a message, for filling the queue: its content is neither read nor checked, the envelope is.
+    ///
+    /// # Errors
+    /// As [`Self::message`].
+    pub fn envelope(&self, at: MessageRef) -> Result<&[u8], SpoolError> {
+        let found = self
+            .table
+            .entry(at)
+            .filter(|entry| self.is_durable(entry.spot))
+            .and_then(|entry| self.record_unchecked(entry.spot).ok())
+            .and_then(|record| MessageHead::checked_envelope(record.payload))
+            .filter(|(head, _)| head.seq == at.seq());
+        // An earlier release wrote no checksum of its own for the envelope; and what is wrong is said there.
+        match found {
+            Some((_, envelope)) => Ok(envelope),
+            None => self.message(at).map(|view| view.envelope),
+        }
+    }
+
     fn view<'a>(
         &'a self,
         at: MessageRef,
@@ -551,9 +570,10 @@ impl Log {
     pub fn prefetch(&self, at: MessageRef) {
         if let Some(entry) = self.table.entry(at) {
             let spot = entry.spot;
-            self.segment(spot.segment)
-                .map
-                .will_need(spot.offset as usize, spot.len as usize);
+            self.segment(spot.segment).map.will_need(
+                spot.offset.into(),
+                u64::from(spot.offset) + u64::from(spot.len),
+            );
         }
     }
 
@@ -582,6 +602,22 @@ impl Log {
     /// Costs no memory.
     pub fn live_messages(&self) -> impl Iterator<Item = LiveMessage<'_>> {
         (0..self.table.slots()).filter_map(|slot| LiveMessage::in_slot(&self.table, slot))
+    }
+
+    /// As [`Self::live_messages`], for a reader of every [`Self::envelope`]: what is looked at next is read ahead, and what
+    /// was looked at no longer counts as this process's memory. Call it right after the log was opened.
+    pub fn restore(&self) -> impl Iterator<Item = LiveMessage<'_>> {
+        let mut ahead = ReadAhead::new(self);
+        (0..self.table.slots()).filter_map(move |slot| {
+            let live = LiveMessage::in_slot(&self.table, slot)?;
+            ahead.at(slot);
+            Some(live)
+        })
+    }
+
+    /// Messages with a recipient that is not final.
+    pub fn messages_left(&self) -> u64 {
+        self.table.messages()
     }
 
     /// Recipients without a final mark.
@@ -660,6 +696,7 @@ impl Log {
     }
 
     fn corrupt(&self, spot: Spot) -> SpoolError {
+        self.segment(spot.segment).damaged.set(true);
         SpoolError::Corrupt {
             path: self.segment(spot.segment).path.to_path_buf(),
             offset: spot.offset.into(),
@@ -674,6 +711,87 @@ impl Log {
     pub(crate) fn segment_mut(&mut self, id: u32) -> &mut Segment {
         let first = self.segments.front().map_or(0, |first| first.id);
         &mut self.segments[(id - first) as usize]
+    }
+}
+
+/// Where `Log::restore` is. Messages lie in the order of their slots, but for those that were copied forward.
+struct ReadAhead<'a> {
+    log: &'a Log,
+    /// Segments by how they are read, from the oldest: not asked for yet, as a whole, or only where messages begin.
+    asked: Vec<Option<bool>>,
+    current: u32,
+}
+
+/// Where messages are as large on average, only their beginnings are read.
+const SPARSE_BYTES: u64 = 32 << 10;
+/// So many slots ahead.
+const AHEAD: u32 = 64;
+/// The head of a message, and the envelope of all but those with hundreds of recipients.
+const BEGINNING_BYTES: u64 = 8 << 10;
+
+impl<'a> ReadAhead<'a> {
+    fn new(log: &'a Log) -> ReadAhead<'a> {
+        ReadAhead {
+            log,
+            asked: vec![None; log.segments.len()],
+            current: u32::MAX,
+        }
+    }
+
+    fn at(&mut self, slot: u32) {
+        let log = self.log;
+        if let Some((_, here)) = log.table.in_slot(slot)
+            && here.spot.segment != self.current
+        {
+            self.release();
+            self.current = here.spot.segment;
+            // The one behind it, too, so that the disk is never idle.
+            let last = log.segments.back().map_or(0, |last| last.id);
+            for id in here.spot.segment..=here.spot.segment.saturating_add(1).min(last) {
+                self.ask(id);
+            }
+        }
+        if let Some((_, next)) = slot
+            .checked_add(AHEAD)
+            .and_then(|slot| log.table.in_slot(slot))
+            && !self.ask(next.spot.segment)
+        {
+            let (start, len) = (u64::from(next.spot.offset), u64::from(next.spot.len));
+            let map = &log.segment(next.spot.segment).map;
+            map.will_need(start, start + len.min(BEGINNING_BYTES));
+        }
+    }
+
+    /// Whether the segment is read as a whole. It is asked for the first time.
+    fn ask(&mut self, id: u32) -> bool {
+        let segment = self.log.segment(id);
+        let index = (id - self.log.segments.front().map_or(0, |first| first.id)) as usize;
+        let Some(asked) = self.asked.get_mut(index) else {
+            return true;
+        };
+        *asked.get_or_insert_with(|| {
+            let account = &segment.account;
+            let dense = account.live_bytes < SPARSE_BYTES * u64::from(account.live_messages);
+            if dense {
+                segment.map.will_need(BLOCK, segment.tail);
+            }
+            dense
+        })
+    }
+
+    fn release(&self) {
+        if let Some(first) = self.log.segments.front()
+            && self.current >= first.id
+            && self.current != u32::MAX
+        {
+            self.log.segment(self.current).map.release();
+        }
+    }
+}
+
+impl Drop for ReadAhead<'_> {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::AtomicU64;
 
-use memmap2::{Advice, Mmap, MmapMut};
+use memmap2::{Advice, Mmap, MmapMut, UncheckedAdvice};
 
 /// A whole segment, read-only.
 #[derive(Debug)]
@@ -33,13 +33,18 @@ impl ReadMap {
     }
 
     /// Asks for read-ahead; a refusal does not matter.
-    pub(crate) fn will_need(&self, offset: usize, len: usize) {
-        if offset
-            .checked_add(len)
-            .is_some_and(|end| end <= self.map.len())
-        {
+    pub(crate) fn will_need(&self, offset: u64, end: u64) {
+        if offset < end && end <= self.map.len() as u64 {
+            let (offset, len) = (offset as usize, (end - offset) as usize);
             let _ = self.map.advise_range(Advice::WillNeed, offset, len);
         }
+    }
+
+    /// Takes the pages out of this process's resident memory; they stay in the page cache. For after a pass over much.
+    pub(crate) fn release(&self) {
+        // SAFETY: `DontNeed` is refused by memmap2's safe interface because it drops what was written to a private map.
+        // This map is shared, read-only and backed by a file: the next access finds the same bytes again.
+        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
     pub(crate) fn advise_sequential(&self) {

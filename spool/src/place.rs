@@ -3,9 +3,12 @@
 //! Small records never fail. One that finds the active segment full and no spare ready waits in memory, in order, and is
 //! the first in the next segment.
 
+use std::cell::Cell;
+
 use crate::disk;
 use crate::faults::point;
 use crate::flush::BATCH_HEADER_BYTES;
+use crate::footer::{Footer, seal_bytes_max};
 use crate::log::Log;
 use crate::mark::MARK_BYTES;
 use crate::pool::Spare;
@@ -24,9 +27,9 @@ pub(crate) struct Overflow {
 impl Log {
     // Space
 
-    /// What one segment takes, header and seal aside.
+    /// What one segment takes for certain, header, seal and the largest footer aside.
     pub(crate) fn usable(&self) -> u64 {
-        self.options.segment_bytes - 2 * BLOCK
+        self.options.segment_bytes - BLOCK - seal_bytes_max(self.options.segment_bytes)
     }
 
     fn reserved(&self) -> u64 {
@@ -58,11 +61,13 @@ impl Log {
             .spares
             .saturating_add(usize::try_from(for_marks).unwrap_or(usize::MAX));
         let segments_max = self.options.log_bytes_max / self.options.segment_bytes;
-        wanted.min(
+        let wanted = wanted.min(
             usize::try_from(segments_max)
                 .unwrap_or(usize::MAX)
                 .saturating_sub(self.segments.len()),
-        )
+        );
+        // Marks that came one by one took a block each, far more than was reserved: the bound does not hold them back.
+        wanted.max(usize::from(!self.overflow.is_empty()))
     }
 
     pub(crate) fn top_up(&mut self) {
@@ -89,6 +94,12 @@ impl Log {
             .expect("an open batch lies in the newest segment")
             .seed;
         let (segment, offset, len) = self.flush.append(seed, head, parts, more);
+        if let (Some(record), Some(active)) = (
+            self.flush.open().and_then(|open| open.last(len)),
+            self.segments.back_mut(),
+        ) {
+            active.footer.add(offset, &record);
+        }
         // Segments are below 4 GiB (checked when the spool is opened).
         Spot {
             segment,
@@ -149,15 +160,16 @@ impl Log {
         let Some(active) = self.segments.back().filter(|active| !active.sealed) else {
             return self.roll();
         };
-        let (id, limit, mut tail) = (active.id, active.limit(), active.tail);
+        let (id, mut tail) = (active.id, active.tail);
         if let Some(open) = self.flush.open() {
-            if self.flush.takes(len) && open.end_with(len) <= limit {
+            if self.flush.takes(len) && active.fits(open.end_with(len), len) {
                 return true;
             }
             tail = open.end_with(0);
         }
         let lead = if tail == 0 { BLOCK } else { 0 };
-        if tail + (lead + (BATCH_HEADER_BYTES + len) as u64).next_multiple_of(BLOCK) > limit {
+        let end = tail + (lead + (BATCH_HEADER_BYTES + len) as u64).next_multiple_of(BLOCK);
+        if !active.fits(end, len) {
             return self.roll();
         }
         self.close_open();
@@ -173,36 +185,25 @@ impl Log {
 
     /// Seals the active segment and opens the first batch of the next one.
     fn roll(&mut self) -> bool {
+        let spare = self.pool.take().or_else(|| {
+            self.top_up();
+            self.pool.take()
+        });
         let Some(Spare {
             path,
             file,
             map,
             uuid,
             recycled,
-        }) = self.pool.take()
+        }) = spare
         else {
-            self.top_up();
             return false;
         };
-        let mut previous_uuid = 0;
-        if let Some(active) = self.segments.back() {
-            previous_uuid = active.header.uuid;
-            if !active.sealed {
-                // The last block is kept free for this.
-                if self.flush.open().is_none() {
-                    let lead = if active.tail == 0 { BLOCK as usize } else { 0 };
-                    self.flush.start(active.id, active.tail, lead);
-                }
-                let payload = [active.header.first_seq.to_le_bytes(), [0; 8]].concat(); // the rest is for a footer index
-                self.flush
-                    .append(active.seed, Head::new(Kind::Seal), &[&payload], &[]);
-                self.close_open();
-            }
-        }
-        if let Some(active) = self.segments.back_mut() {
-            active.sealed = true;
-            point("spool.sealed");
-        }
+        self.seal();
+        let (previous_uuid, previous_seal_at) = self
+            .segments
+            .back()
+            .map_or((0, 0), |last| (last.header.uuid, last.seal_at));
         let first_seq = self.flush.next_seq;
         let name = self.dir.join(format!("seg-{first_seq:020}.log"));
         // The name is for people: a spare's name with a segment's header is understood, too.
@@ -223,6 +224,7 @@ impl Log {
             previous_chain: 0,  // known when the batch is taken,
             created_wall_ms: 0, // as is this
             next_message_seq: self.next_message_seq,
+            previous_seal_at,
             recycled,
         };
         let id = self.next_segment_id;
@@ -238,11 +240,40 @@ impl Log {
             seed,
             tail: 0,
             sealed: false,
+            seal_at: 0,
+            damaged: Cell::new(false),
+            footer: Footer::new(self.options.segment_bytes),
             account,
         });
         self.flush.start(id, 0, BLOCK as usize);
         point("spool.rolled");
         self.top_up();
         true
+    }
+
+    /// Ends the active segment, if there is one, with a batch of its own for SEAL and the footer. Room was kept for it.
+    fn seal(&mut self) {
+        if self.segments.back().is_none_or(|active| active.sealed) {
+            return;
+        }
+        if self.flush.open().is_some_and(|open| open.records > 0) {
+            self.close_open();
+        }
+        let Some(active) = self.segments.back_mut() else {
+            return;
+        };
+        if self.flush.open().is_none() {
+            let lead = if active.tail == 0 { BLOCK as usize } else { 0 };
+            self.flush.start(active.id, active.tail, lead);
+        }
+        active.sealed = true;
+        active.seal_at = active.tail.max(BLOCK);
+        let first_seq = active.header.first_seq;
+        let batches = (self.flush.next_seq - 1).saturating_sub(first_seq);
+        let payload = active.footer.seal(first_seq, batches);
+        self.flush
+            .append(active.seed, Head::new(Kind::Seal), &[&payload], &[]);
+        self.close_open();
+        point("spool.sealed");
     }
 }

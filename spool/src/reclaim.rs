@@ -6,6 +6,7 @@
 //! A crash in between leaves a message twice; both copies have one sequence number, and recovery takes the later.
 
 use crate::faults::point;
+use crate::files::keep;
 use crate::log::{Log, Move, Moved};
 use crate::mark::Tally;
 use crate::record::{self, FLAG_ACCEPTED, FLAG_RESTATED, Head, Kind, MessageHead};
@@ -103,7 +104,12 @@ impl Log {
                 .table
                 .in_slot(slot)
                 .filter(|(_, entry)| entry.spot.segment == id);
-            if let Some((at, len)) = found.map(|(at, entry)| (at, u64::from(entry.spot.len))) {
+            if let Some((at, spot)) = found.map(|(at, entry)| (at, entry.spot)) {
+                // Sealed in memory, its last batch on its way: there is nothing to read yet, and nothing is damaged.
+                if !self.is_durable(spot) {
+                    return Step::Wait;
+                }
+                let len = u64::from(spot.len);
                 if len > budget && budget < MOVE_BYTES_MAX {
                     return Step::Wait;
                 }
@@ -249,9 +255,20 @@ impl Log {
     fn free_oldest(&mut self, done: &mut Reclaimed) {
         self.evacuation = None;
         if let Some(Segment {
-            path, file, map, ..
+            path,
+            file,
+            map,
+            header,
+            damaged,
+            ..
         }) = self.segments.pop_front()
         {
+            if damaged.get()
+                && let Some(spool) = self.dir.parent()
+            {
+                // Kept for people; a failure is no reason to keep the segment, too.
+                let _ = keep(&spool.join("quarantine"), &path, &header, self.id, &[]);
+            }
             point("spool.before-free");
             let usable = map.bytes().len() as u64 == self.options.segment_bytes;
             drop(map);
@@ -268,4 +285,51 @@ pub(crate) fn decode_accept(payload: &[u8]) -> Option<(u128, Tally)> {
     let (id, rest) = payload.split_at_checked(16)?;
     let tally = rest.get(..Tally::BYTES)?;
     Some((record::u128_at(id, 0), Tally::decode(tally)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Options, Spool};
+
+    /// Found by the crash harness: a segment that was sealed with a batch still to be written, while no spare was ready.
+    #[test]
+    fn a_message_that_is_not_written_yet_is_not_damaged() {
+        use std::os::unix::fs::FileExt;
+        let dir = tempfile::tempdir().expect("directory");
+        let options = Options {
+            segment_bytes: 256 << 10,
+            message_bytes_max: 100 << 10,
+            indoubt_slots: 4,
+            spares_inline: true,
+            allow_any_filesystem: true,
+            ..Options::default()
+        };
+        let spool = Spool::open(dir.path(), &options).expect("spool");
+        let (mut log, _) = spool.open_log(0, 1).expect("log");
+        let mut appended = 0;
+        while log.segments() < 2 {
+            log.append_message(1, 1, b"envelope", &[&[b'x'; 50 << 10]])
+                .expect("room");
+            appended += 1;
+        }
+        log.append_accept(1, b"info").expect("room");
+        let mut done = Reclaimed::default();
+        log.evacuation = Some(Evacuation::default());
+        log.evacuate(&mut done);
+        assert_eq!(done, Reclaimed::default(), "nothing can be read yet");
+        while let Some(batch) = log.take_batch(1) {
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&*batch.path)
+                .expect("segment");
+            file.write_all_at(&batch.bytes, batch.offset)
+                .expect("write");
+            log.committed(batch);
+        }
+        log.evacuate(&mut done);
+        assert_eq!(done.damaged, []);
+        assert_eq!(done.moved_messages, appended - 1, "all but the newest");
+        assert!(!log.segments[0].damaged.get());
+    }
 }

@@ -184,6 +184,8 @@ pub(crate) fn u128_at(bytes: &[u8], at: usize) -> u128 {
 }
 
 /// Payload of MESSAGE: these 32 bytes, the envelope, the content. `extra` is the number of recipients.
+/// The last four are a checksum of the rest of the head and the envelope, so that the envelope can be used without reading
+/// the content; 0, as an earlier release wrote, says nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MessageHead {
     pub(crate) seq: u64,
@@ -194,28 +196,44 @@ pub(crate) struct MessageHead {
 impl MessageHead {
     pub(crate) const BYTES: usize = 32;
 
-    pub(crate) fn encode(self) -> [u8; Self::BYTES] {
+    /// The head of a message with this envelope, whose length it names.
+    pub(crate) fn encode(self, envelope: &[u8]) -> [u8; Self::BYTES] {
         let mut out = [0; Self::BYTES];
         out[0..8].copy_from_slice(&self.seq.to_le_bytes());
         out[8..24].copy_from_slice(&self.submission.to_le_bytes());
         out[24..28].copy_from_slice(&self.envelope_bytes.to_le_bytes());
+        let crc = Self::envelope_crc(&out, envelope);
+        out[28..32].copy_from_slice(&crc.to_le_bytes());
         out
+    }
+
+    fn envelope_crc(head: &[u8], envelope: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&head[..28]), envelope)
+    }
+
+    /// Only the head, from a payload that may end behind it.
+    pub(crate) fn decode_head(payload: &[u8]) -> Option<MessageHead> {
+        let head = payload.first_chunk::<{ Self::BYTES }>()?;
+        Some(MessageHead {
+            seq: u64_at(head, 0),
+            submission: u128_at(head, 8),
+            envelope_bytes: u32_at(head, 24),
+        })
+    }
+
+    /// The head and the envelope, if their own checksum is there and right. The content is not looked at.
+    pub(crate) fn checked_envelope(payload: &[u8]) -> Option<(MessageHead, &[u8])> {
+        let (head, envelope, _) = Self::decode(payload)?;
+        let crc = u32_at(payload, 28);
+        (crc != 0 && crc == Self::envelope_crc(payload, envelope)).then_some((head, envelope))
     }
 
     /// The head, the envelope, the content.
     pub(crate) fn decode(payload: &[u8]) -> Option<(MessageHead, &[u8], &[u8])> {
-        let (head, rest) = payload.split_at_checked(Self::BYTES)?;
-        let envelope_bytes = u32_at(head, 24);
-        let (envelope, content) = rest.split_at_checked(envelope_bytes as usize)?;
-        Some((
-            MessageHead {
-                seq: u64_at(head, 0),
-                submission: u128_at(head, 8),
-                envelope_bytes,
-            },
-            envelope,
-            content,
-        ))
+        let head = Self::decode_head(payload)?;
+        let rest = &payload[Self::BYTES..];
+        let (envelope, content) = rest.split_at_checked(head.envelope_bytes as usize)?;
+        Some((head, envelope, content))
     }
 }
 

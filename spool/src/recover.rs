@@ -1,11 +1,13 @@
 //! Opening a log: its files -> what is alive in it. Total over whatever the files contain.
 //!
 //! Locks first, then a flush of what a killed process wrote and did not flush, then the page cache of the newest segment is
-//! dropped, so that decisions rest on what the disk has. Then every segment is scanned, oldest first, and its records are
-//! replayed into the same table that the running log keeps. Damage is copied to `quarantine/` with a `.reason`, what is
+//! dropped, so that decisions rest on what the disk has. Then every segment is replayed, oldest first, into the same table
+//! that the running log keeps: a sealed one from its footer, where that is sound (`footer.rs`), any other by a scan of all
+//! its bytes. Damage is copied to `quarantine/` with a `.reason`, what is
 //! intact is used, what is missing is named in the report. Opening twice in a row, or being killed meanwhile, changes
 //! nothing more.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use crate::error::SpoolError;
 use crate::faults::point;
 use crate::files::{Candidate, Files, keep};
 use crate::flush::Flush;
+use crate::footer::{Footer, seal_bytes_max};
 use crate::indoubt::{InDoubt, InDoubtRecipient};
 use crate::lock::{Lock, lock_segment};
 use crate::log::{Log, Parts};
@@ -25,7 +28,7 @@ use crate::pass::Pass;
 use crate::pool::Pool;
 use crate::replay::Replay;
 use crate::scan::{Gap, Verdict};
-use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, seed};
+use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, SegmentHeader, seed};
 use crate::table::{Submission, Table};
 
 /// Spares that must exist before a log takes messages: the headroom of two segments.
@@ -63,8 +66,10 @@ pub struct RecoveredSubmission {
 /// What recovery met.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Segments scanned.
+    /// Segments found.
     pub segments: u32,
+    /// Those that were replayed from their footer, without reading what is in them; the others were scanned.
+    pub footers: u32,
     /// Intact batches.
     pub batches: u64,
     /// Bytes of the segments scanned.
@@ -141,16 +146,40 @@ pub(crate) fn open_log(
     let mut pass = Pass::new(headers, in_doubt.acked_seq());
     let mut segments = VecDeque::new();
     let last = files.segments.len();
+    let nexts: Vec<Option<SegmentHeader>> = files
+        .segments
+        .iter()
+        .skip(1)
+        .map(|(_, next, rebuilt)| (!rebuilt).then_some(*next))
+        .chain([None])
+        .collect();
     for (index, (candidate, header, rebuilt)) in files.segments.into_iter().enumerate() {
         let map = ReadMap::new(&candidate.file).map_err(SpoolError::io("map", &candidate.path))?;
-        map.advise_sequential();
         let len = header.segment_bytes.min(map.bytes().len() as u64) as usize;
         let bytes = &map.bytes()[..len];
-        let scanned = pass.segment(&candidate.path, bytes, &header)?;
+        let next = nexts[index].filter(|_| !rebuilt);
+        let sealed = next.and_then(|next| {
+            let end = next
+                .previous_seal_at
+                .saturating_add(seal_bytes_max(len as u64));
+            map.will_need(next.previous_seal_at, end.min(len as u64));
+            pass.sealed(&candidate.path, bytes, &header, &next)
+        });
+        let scanned = match sealed {
+            Some(scanned) => {
+                report.footers += 1;
+                scanned?
+            }
+            None => {
+                report.scanned_bytes += bytes.len() as u64;
+                map.advise_sequential();
+                pass.segment(&candidate.path, bytes, &header)?
+            }
+        };
         map.advise_random();
+        map.release();
         report.segments += 1;
         report.batches += scanned.batches;
-        report.scanned_bytes += bytes.len() as u64;
         report.torn_bytes += scanned.torn_bytes;
         if rebuilt || !scanned.gaps.is_empty() {
             let kept = keep(&quarantine, &candidate.path, &header, id, &scanned.gaps);
@@ -180,6 +209,9 @@ pub(crate) fn open_log(
             seed: seed(header.uuid),
             tail: scanned.tail,
             sealed: scanned.sealed || !healthy || index + 1 < last,
+            seal_at: pass.seal_at,
+            damaged: Cell::new(false), // what is known already was copied above
+            footer: std::mem::replace(&mut pass.footer, Footer::given_up()),
             account: Account::default(),
         });
     }

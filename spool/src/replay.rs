@@ -62,6 +62,28 @@ impl SeqIndex {
     }
 }
 
+/// What is known of a recipient by two signs of it: an intent and slots, of one attempt or of several, since a process
+/// that ended soon after its start has settled nothing. That the peer took one attempt, or may have, is never forgotten
+/// for what is known of another; a slot says more than the intent of the same attempt, unless it did not hear of the dot
+/// before a power cut.
+fn stronger(told: InDoubtRecipient, doubt: InDoubtRecipient) -> InDoubtRecipient {
+    let attempt = told.attempt.max(doubt.attempt);
+    let newer = if doubt.attempt >= told.attempt {
+        doubt
+    } else {
+        told
+    };
+    let same = doubt.attempt == told.attempt;
+    let has = |state| [told, doubt].into_iter().find(|d| d.state == state);
+    let one = match (has(Doubt::Accepted), has(Doubt::Sent)) {
+        (Some(accepted), _) => accepted,
+        (None, Some(_)) if same && doubt.state == Doubt::Refused => doubt,
+        (None, Some(sent)) => sent,
+        (None, None) => newer,
+    };
+    InDoubtRecipient { attempt, ..one }
+}
+
 /// Records -> table.
 #[derive(Debug)]
 pub(crate) struct Replay {
@@ -88,30 +110,39 @@ impl Replay {
         path: &Path,
         batch: &BatchView<'_>,
     ) -> Result<(), SpoolError> {
-        for (offset, record) in batch.records() {
-            let Some(kind) = Kind::from_u8(record.kind) else {
-                if record.flags & FLAG_IGNORABLE != 0 {
-                    continue;
-                }
-                return Err(SpoolError::UnknownRecord {
-                    path: path.into(),
-                    offset,
-                    kind: record.kind,
-                });
-            };
-            let (Ok(offset), Ok(len)) = (u32::try_from(offset), u32::try_from(record.size)) else {
-                continue;
-            };
-            self.record(
-                kind,
-                &record,
-                Spot {
-                    segment,
-                    offset,
-                    len,
-                },
-            );
-        }
+        batch
+            .records()
+            .try_for_each(|(offset, record)| self.found(segment, path, offset, &record))
+    }
+
+    /// One record at `offset` of a segment. An error is one that must not be passed over. Of a message's payload only the
+    /// head is looked at, of an accept's only what lies before the engine's bytes.
+    pub(crate) fn found(
+        &mut self,
+        segment: u32,
+        path: &Path,
+        offset: u64,
+        record: &Record<'_>,
+    ) -> Result<(), SpoolError> {
+        let Some(kind) = Kind::from_u8(record.kind) else {
+            if record.flags & FLAG_IGNORABLE != 0 {
+                return Ok(());
+            }
+            return Err(SpoolError::UnknownRecord {
+                path: path.into(),
+                offset,
+                kind: record.kind,
+            });
+        };
+        let (Ok(offset), Ok(len)) = (u32::try_from(offset), u32::try_from(record.size)) else {
+            return Ok(());
+        };
+        let spot = Spot {
+            segment,
+            offset,
+            len,
+        };
+        self.record(kind, record, spot);
         Ok(())
     }
 
@@ -170,7 +201,7 @@ impl Replay {
     }
 
     fn message(&mut self, record: &Record<'_>, spot: Spot) {
-        let Some((head, ..)) = MessageHead::decode(record.payload) else {
+        let Some(head) = MessageHead::decode_head(record.payload) else {
             return;
         };
         let recipients = record.extra;
@@ -310,13 +341,7 @@ impl Replay {
                 noted: false,
             };
             let told = all.entry((found.seq, recipient)).or_insert(doubt);
-            // After a power cut a slot may be of an attempt before the one that was intended last, and may not have
-            // heard that its dot was sent.
-            if doubt.attempt > told.attempt
-                || doubt.attempt == told.attempt && doubt.state != Doubt::Active
-            {
-                *told = doubt;
-            }
+            *told = stronger(*told, doubt);
         }
         let counted = all.into_values().map(|doubt| {
             let before = self.table.deferred(doubt.message, doubt.recipient);

@@ -73,7 +73,7 @@ pub struct BatchView<'a> {
     /// Where its header lies in the segment.
     pub offset: u64,
     body: &'a [u8],
-    chain: u128,
+    pub(crate) chain: u128,
 }
 
 impl<'a> BatchView<'a> {
@@ -115,7 +115,7 @@ impl<'a> BatchView<'a> {
         })
     }
 
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.offset + (BATCH_HEADER_BYTES + self.body.len()) as u64
     }
 }
@@ -426,6 +426,7 @@ mod tests {
             previous_chain: 0,
             created_wall_ms: 0,
             next_message_seq: 1,
+            previous_seal_at: 0,
             recycled: false,
         };
         let expected = Expected {

@@ -3,15 +3,17 @@
 //! ```text
 //! block 0        header, written together with the first batch
 //! block 1 ..     batches, each on a 4 KiB boundary and padded to one
-//! last block     kept free for the SEAL record
+//! the end        kept free for the batch with the SEAL record and its footer (footer.rs)
 //! ```
 //! A segment keeps its length and its blocks for life; a recycled one gets a new uuid, by which everything that its
 //! former life left behind fails every check.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::footer::Footer;
 use crate::map::ReadMap;
 use crate::record::{u16_at, u32_at, u64_at, u128_at};
 use crate::table::Spot;
@@ -51,6 +53,8 @@ pub struct SegmentHeader {
     pub previous_uuid: u128,
     /// Chain value before its first batch, or 0.
     pub previous_chain: u128,
+    /// Where the batch with SEAL lies in the segment before, or 0.
+    pub previous_seal_at: u64,
     /// When it was written.
     pub created_wall_ms: u64,
     /// Sequence number of the next message when it was written: they never repeat, even when all older segments are gone.
@@ -86,6 +90,7 @@ impl SegmentHeader {
         block[88..104].copy_from_slice(&self.previous_chain.to_le_bytes());
         block[104..112].copy_from_slice(&self.created_wall_ms.to_le_bytes());
         block[112..120].copy_from_slice(&self.next_message_seq.to_le_bytes());
+        block[120..128].copy_from_slice(&self.previous_seal_at.to_le_bytes());
         let crc = crc32c::crc32c(&block[..CRC_AT]);
         block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
     }
@@ -114,6 +119,7 @@ impl SegmentHeader {
             previous_chain: u128_at(block, 88),
             created_wall_ms: u64_at(block, 104),
             next_message_seq: u64_at(block, 112),
+            previous_seal_at: u64_at(block, 120),
             recycled: block[12] != 0,
         })
     }
@@ -163,6 +169,12 @@ pub(crate) struct Segment {
     pub(crate) tail: u64,
     /// Nothing is appended any more.
     pub(crate) sealed: bool,
+    /// Where the batch with SEAL lies, or 0.
+    pub(crate) seal_at: u64,
+    /// The footer as far as it was made; given up in sealed segments.
+    pub(crate) footer: Footer,
+    /// Something in it could not be used: a copy goes to quarantine before it is freed.
+    pub(crate) damaged: Cell<bool>,
     pub(crate) account: Account,
 }
 
@@ -171,9 +183,14 @@ impl Segment {
         self.header.segment_bytes
     }
 
-    /// End of what ordinary batches may use.
+    /// End of what ordinary batches may use for certain, whatever the footer grows to.
     pub(crate) fn limit(&self) -> u64 {
-        self.bytes() - BLOCK
+        self.bytes() - self.footer.room_max()
+    }
+
+    /// Whether a batch that ends at `end`, with another record of `len` bytes in it, leaves room for the seal.
+    pub(crate) fn fits(&self, end: u64, len: usize) -> bool {
+        end + self.footer.room(len) <= self.bytes()
     }
 }
 
@@ -194,6 +211,7 @@ mod tests {
             previous_chain: 5,
             created_wall_ms: 6,
             next_message_seq: 7,
+            previous_seal_at: 8,
             recycled: true,
         };
         let mut block = vec![0; BLOCK as usize];

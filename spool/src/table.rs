@@ -1,6 +1,6 @@
 //! What is alive: one small entry per message with a recipient that is not final, one per submission that is not closed.
 //!
-//! A message costs 40 bytes here; only messages with several recipients have a bitmap beside it, and only deferred
+//! A message costs 32 bytes here; only messages with several recipients have a bitmap beside it, and only deferred
 //! recipients of those a place in a tree. Entries live in slots that `MessageRef` names, so every access is O(1), a moved
 //! message keeps its reference, and memory follows the largest number alive at once, not the number that passed through.
 
@@ -69,13 +69,58 @@ impl Deferred {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) seq: u64,
-    /// Of the only recipient; messages with several have a `Several`.
-    deferred: Deferred,
     pub(crate) spot: Spot,
     pub(crate) submission: u32,
-    /// Recipients that are not final; 0 marks a free slot.
-    pub(crate) left: u32,
+    /// Recipients that are not final.
+    left: u32,
     pub(crate) recipients: u32,
+    /// Of the only recipient; messages with several have a `Several`.
+    deferred: Deferred,
+}
+
+/// A slot of the table: an `Entry` in 32 bytes, since there may be ten million.
+#[derive(Debug, Clone, Copy)]
+struct Packed {
+    /// The sequence number, and in the two highest bits what `state` is.
+    seq: u64,
+    state: u64,
+    spot: Spot,
+    submission: u32,
+}
+
+/// Nothing is alive in the slot.
+const FREE: u64 = 0;
+/// `state` is the deferral of the only recipient.
+const ALONE: u64 = 1 << 62;
+/// `state` is the number of recipients, and that of those left above it.
+const SEVERAL: u64 = 2 << 62;
+const WHAT: u64 = 3 << 62;
+
+impl Packed {
+    fn what(&self) -> u64 {
+        self.seq & WHAT
+    }
+
+    fn is(&self, seq: u64) -> bool {
+        self.what() != FREE && self.seq & !WHAT == seq
+    }
+
+    fn entry(&self) -> Entry {
+        let alone = self.what() == ALONE;
+        let (left, recipients, deferred) = if alone {
+            (1, 1, self.state)
+        } else {
+            ((self.state >> 32) as u32, self.state as u32, 0)
+        };
+        Entry {
+            seq: self.seq & !WHAT,
+            spot: self.spot,
+            submission: self.submission,
+            left,
+            recipients,
+            deferred: Deferred(deferred),
+        }
+    }
 }
 
 /// State of a message with more than one recipient.
@@ -114,7 +159,7 @@ pub(crate) enum Finished {
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    entries: Vec<Entry>,
+    entries: Vec<Packed>,
     entries_free: Vec<u32>,
     several: HashMap<u32, Box<Several>>,
     submissions: Vec<Submission>,
@@ -128,31 +173,43 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn entry(&self, at: MessageRef) -> Option<&Entry> {
-        self.entries
-            .get(at.slot as usize)
-            .filter(|entry| entry.seq == at.seq && entry.left > 0)
+    pub(crate) fn entry(&self, at: MessageRef) -> Option<Entry> {
+        self.packed(at).map(Packed::entry)
     }
 
-    fn entry_mut(&mut self, at: MessageRef) -> Option<&mut Entry> {
+    fn packed(&self, at: MessageRef) -> Option<&Packed> {
+        self.entries
+            .get(at.slot as usize)
+            .filter(|packed| packed.is(at.seq))
+    }
+
+    fn packed_mut(&mut self, at: MessageRef) -> Option<&mut Packed> {
         self.entries
             .get_mut(at.slot as usize)
-            .filter(|entry| entry.seq == at.seq && entry.left > 0)
+            .filter(|packed| packed.is(at.seq))
+    }
+
+    /// State of the message beside its entry, if it has several recipients.
+    fn several(&self, at: MessageRef) -> Option<&Several> {
+        let packed = self.entries.get(at.slot as usize)?;
+        (packed.what() == SEVERAL)
+            .then(|| self.several.get(&at.slot))?
+            .map(|found| &**found)
+    }
+
+    fn several_mut(&mut self, at: MessageRef) -> Option<&mut Several> {
+        let packed = self.entries.get(at.slot as usize)?;
+        (packed.what() == SEVERAL)
+            .then(|| self.several.get_mut(&at.slot))?
+            .map(|found| &mut **found)
     }
 
     /// Whatever is alive in the slot.
-    pub(crate) fn in_slot(&self, slot: u32) -> Option<(MessageRef, &Entry)> {
-        let entry = self
-            .entries
-            .get(slot as usize)
-            .filter(|entry| entry.left > 0)?;
-        Some((
-            MessageRef {
-                seq: entry.seq,
-                slot,
-            },
-            entry,
-        ))
+    pub(crate) fn in_slot(&self, slot: u32) -> Option<(MessageRef, Entry)> {
+        let packed = self.entries.get(slot as usize)?;
+        let entry = (packed.what() != FREE).then(|| packed.entry())?;
+        let seq = entry.seq;
+        Some((MessageRef { seq, slot }, entry))
     }
 
     pub(crate) fn slots(&self) -> u32 {
@@ -167,13 +224,16 @@ impl Table {
         recipients: u32,
         spot: Spot,
     ) -> MessageRef {
-        let entry = Entry {
-            seq,
-            deferred: Deferred(0),
+        let (what, state) = match recipients {
+            1 => (ALONE, 0),
+            _ => (SEVERAL, u64::from(recipients) << 32 | u64::from(recipients)),
+        };
+        // Numbers count up from 1: the two highest bits are never used.
+        let entry = Packed {
+            seq: seq & !WHAT | what,
+            state,
             spot,
             submission,
-            left: recipients,
-            recipients,
         };
         let slot = match self.entries_free.pop() {
             Some(slot) => {
@@ -209,7 +269,7 @@ impl Table {
 
     /// The message now lies elsewhere; says where it lay.
     pub(crate) fn relocate(&mut self, at: MessageRef, spot: Spot) -> Option<Spot> {
-        self.entry_mut(at)
+        self.packed_mut(at)
             .map(|entry| std::mem::replace(&mut entry.spot, spot))
     }
 
@@ -218,8 +278,7 @@ impl Table {
             None => true,
             Some(entry) if recipient >= entry.recipients => true,
             Some(_) => self
-                .several
-                .get(&at.slot)
+                .several(at)
                 .is_some_and(|several| bit(&several.done, recipient)),
         }
     }
@@ -228,35 +287,39 @@ impl Table {
         if self.is_done(at, recipient) {
             return Finished::Nothing;
         }
-        if let Some(several) = self.several.get_mut(&at.slot) {
+        if let Some(several) = self.several_mut(at) {
             several.done[recipient as usize / 64] |= 1 << (recipient % 64);
             several.deferred.remove(&recipient);
         }
         self.intents.remove(&(at.slot, recipient));
         self.recipients_left -= 1;
-        let entry = &mut self.entries[at.slot as usize];
-        entry.left -= 1;
-        if entry.left > 0 {
-            return Finished::Recipient;
+        let packed = &mut self.entries[at.slot as usize];
+        if packed.what() == SEVERAL {
+            packed.state -= 1 << 32;
+            if packed.state >> 32 > 0 {
+                return Finished::Recipient;
+            }
         }
-        let spot = entry.spot;
+        let spot = packed.spot;
         self.release(at.slot);
         Finished::Message(spot)
     }
 
     /// The message dies with all its recipients; says where it lay.
     pub(crate) fn kill(&mut self, at: MessageRef) -> Option<Spot> {
-        let entry = self.entry_mut(at)?;
-        let (spot, left) = (entry.spot, entry.left);
-        entry.left = 0;
+        let Entry { spot, left, .. } = self.entry(at)?;
         self.recipients_left -= u64::from(left);
         self.release(at.slot);
         Some(spot)
     }
 
     fn release(&mut self, slot: u32) {
-        let submission = self.entries[slot as usize].submission;
-        self.several.remove(&slot);
+        let packed = &mut self.entries[slot as usize];
+        let submission = packed.submission;
+        if packed.what() == SEVERAL {
+            self.several.remove(&slot);
+        }
+        packed.seq &= !WHAT;
         while let Some((&of, _)) = self.intents.range((slot, 0)..=(slot, u32::MAX)).next() {
             self.intents.remove(&of);
         }
@@ -284,9 +347,9 @@ impl Table {
         if self.is_done(at, recipient) {
             return false;
         }
-        match self.several.get_mut(&at.slot) {
+        match self.several_mut(at) {
             Some(several) => drop(several.deferred.insert(recipient, deferred)),
-            None => self.entries[at.slot as usize].deferred = deferred,
+            None => self.entries[at.slot as usize].state = deferred.0,
         }
         true
     }
@@ -316,7 +379,7 @@ impl Table {
 
     /// Recipients of the message in `slot` that are not final, with their deferral.
     pub(crate) fn waiting(&self, at: MessageRef) -> impl Iterator<Item = (u32, Deferred)> {
-        let several = self.several.get(&at.slot);
+        let several = self.several(at);
         let (recipients, alone) = self
             .entry(at)
             .map_or((0, Deferred(0)), |entry| (entry.recipients, entry.deferred));
@@ -351,7 +414,7 @@ impl Table {
     pub(crate) fn encode_state(&self, at: MessageRef) -> Option<Vec<u8>> {
         let entry = self.entry(at)?;
         let alone = [(0, entry.deferred)];
-        let (done, deferred): (&[u64], Vec<(u32, Deferred)>) = match self.several.get(&at.slot) {
+        let (done, deferred): (&[u64], Vec<(u32, Deferred)>) = match self.several(at) {
             Some(several) => (
                 &several.done,
                 several.deferred.iter().map(|(r, d)| (*r, *d)).collect(),
@@ -377,6 +440,11 @@ impl Table {
             out.extend_from_slice(&deferred.0.to_le_bytes());
         }
         Some(out)
+    }
+
+    /// How many messages are alive.
+    pub(crate) fn messages(&self) -> u64 {
+        (self.entries.len() - self.entries_free.len()) as u64
     }
 
     /// The submission's slot, made if need be.
@@ -479,7 +547,7 @@ mod tests {
 
     #[test]
     fn entries_stay_small() {
-        assert_eq!(size_of::<Entry>(), 40);
+        assert_eq!(size_of::<Packed>(), 32);
         assert_eq!(size_of::<MessageRef>(), 16);
     }
 

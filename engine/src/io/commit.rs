@@ -17,55 +17,17 @@ use hikyaku_spool::faults::{Call, before, point};
 
 use super::driver::Driver;
 use super::socket;
+use crate::shard::{Now, Shard};
 
 /// Commits batches of store `index` for as long as the executor runs.
 pub(crate) async fn commit_store(driver: Rc<Driver>, index: usize, sync: bool) {
-    let mut open: Option<(Arc<Path>, BufferedFile)> = None;
+    let mut open = None;
     loop {
         let Some(mut batch) = driver.take_batch(index) else {
             driver.commit_signal(index).wait().await;
             continue;
         };
-        if open.as_ref().is_none_or(|(path, _)| *path != batch.path) {
-            if let Some((_, file)) = open.take() {
-                // Everything in it was synced batch by batch; nothing can be lost by closing it.
-                let _ = file.close().await;
-            }
-            match open_segment(&batch.path).await {
-                Ok(file) => open = Some((Arc::clone(&batch.path), file)),
-                Err(error) => fatal("opening", &batch, &error),
-            }
-        }
-        let Some((_, file)) = &open else { continue };
-        point("commit.before-write");
-        if let Err(error) = before(Call::Write {
-            path: &batch.path,
-            offset: batch.offset,
-            bytes: &batch.bytes,
-        }) {
-            fatal("writing", &batch, &error);
-        }
-        let bytes = std::mem::take(&mut batch.bytes);
-        let length = batch.length;
-        match file.write_at(bytes, batch.offset).await {
-            Ok(written) if written == length => {}
-            Ok(written) => fatal(
-                "writing",
-                &batch,
-                &format_args!("only {written} of {length} bytes were taken"),
-            ),
-            Err(error) => fatal("writing", &batch, &error),
-        }
-        point("commit.before-sync");
-        if sync {
-            if let Err(error) = before(Call::Sync(&batch.path)) {
-                fatal("syncing", &batch, &error);
-            }
-            if let Err(error) = file.fdatasync().await {
-                fatal("syncing", &batch, &error);
-            }
-        }
-        point("commit.synced");
+        write(&mut open, &mut batch, sync).await;
         driver.committed(index, batch);
         point("commit.told");
     }
@@ -104,6 +66,70 @@ fn plain(error: GlommioError<()>) -> std::io::Error {
 
 /// Between two tries to open a segment without a descriptor.
 const SHORT_WAIT: Duration = Duration::from_millis(100);
+
+/// Commits all that a restored shard has appended, before it delivers anything: whom the last process
+/// was sending to is noted first, or what ends the process at once would never be found.
+pub(crate) async fn commit_restored(shard: &mut Shard, now: Now, stores: usize, sync: bool) {
+    for index in 0..stores {
+        let mut open = None;
+        while let Some(mut batch) = shard.take_batch(now, index) {
+            write(&mut open, &mut batch, sync).await;
+            shard.on_committed(now, index, batch);
+        }
+        close(open).await;
+    }
+}
+
+/// The segment that is being written.
+type Open = Option<(Arc<Path>, BufferedFile)>;
+
+/// Everything in it was synced batch by batch; nothing can be lost by closing it.
+async fn close(open: Open) {
+    if let Some((_, file)) = open {
+        let _ = file.close().await;
+    }
+}
+
+/// One batch, written as a whole and synced.
+async fn write(open: &mut Open, batch: &mut Batch, sync: bool) {
+    if open.as_ref().is_none_or(|(path, _)| *path != batch.path) {
+        close(open.take()).await;
+        match open_segment(&batch.path).await {
+            Ok(file) => *open = Some((Arc::clone(&batch.path), file)),
+            Err(error) => fatal("opening", batch, &error),
+        }
+    }
+    let Some((_, file)) = open else { return };
+    point("commit.before-write");
+    if let Err(error) = before(Call::Write {
+        path: &batch.path,
+        offset: batch.offset,
+        bytes: &batch.bytes,
+    }) {
+        fatal("writing", batch, &error);
+    }
+    let bytes = std::mem::take(&mut batch.bytes);
+    let length = batch.length;
+    match file.write_at(bytes, batch.offset).await {
+        Ok(written) if written == length => {}
+        Ok(written) => fatal(
+            "writing",
+            batch,
+            &format_args!("only {written} of {length} bytes were taken"),
+        ),
+        Err(error) => fatal("writing", batch, &error),
+    }
+    point("commit.before-sync");
+    if sync {
+        if let Err(error) = before(Call::Sync(&batch.path)) {
+            fatal("syncing", batch, &error);
+        }
+        if let Err(error) = file.fdatasync().await {
+            fatal("syncing", batch, &error);
+        }
+    }
+    point("commit.synced");
+}
 
 fn fatal(doing: &str, batch: &Batch, error: &dyn std::fmt::Display) -> ! {
     eprintln!(

@@ -381,6 +381,23 @@ impl DropDir {
         receipt::write(&self.receipts, &format!("{name}.json"), receipt)
     }
 
+    /// Whether this very submission has a receipt.
+    #[must_use]
+    pub fn has_receipt(&self, name: &str, submission: SubmissionId) -> bool {
+        acceptable(name.as_bytes()).is_some()
+            && receipt::read(&self.receipts, &format!("{name}.json"))
+                .is_some_and(|receipt| receipt.submission == submission.to_string())
+    }
+
+    /// Whether there is a receipt of a file of this name. One look, nothing read: a power cut leaves a receipt that was
+    /// not synced without any content.
+    #[must_use]
+    pub fn has_some_receipt(&self, name: &str) -> bool {
+        let path = format!("{name}.json");
+        rustix::fs::statat(&self.receipts, &*path, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| stat.st_size > 0)
+    }
+
     /// Whether the receipt of this very submission says that it is final.
     #[must_use]
     pub fn has_final_receipt(&self, name: &str, submission: SubmissionId) -> bool {

@@ -11,7 +11,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use hikyaku_spool::faults::point;
 
 use super::clock;
-use super::commit::commit_store;
+use super::commit::{commit_restored, commit_store};
 use super::driver::{Driver, Receipts};
 use super::logfile::LogSender;
 use super::resolver::{Resolver, ResolverConfig};
@@ -219,6 +219,7 @@ async fn serve(
         log.settle();
         point("start.doubts-logged");
     }
+    commit_restored(&mut shard, now, stores, shared.sync).await;
     let resolver = Resolver::new(shared.resolvers, shared.resolver);
     let driver = Driver::new(
         shard,

@@ -10,6 +10,7 @@
 //! fail=KIND:K:ERRNO    the K-th call of this kind fails; KIND is one of open, create, allocate, write, sync,
 //!                      syncdir, rename, remove, read, net
 //! fail=…K+:ERRNO       the K-th and all that follow
+//! fail=KIND@TEXT:K:…   only calls whose path (or name, on a socket) contains TEXT are counted: sync@seg-, net@connect
 //! count=FILE           at the end (also at a kill, and at an abort after a failed call) write how many calls of each
 //!                      kind were made and how often each point was reached: one "name number" per line
 //! list                 print the points and end
@@ -48,6 +49,10 @@ pub const POINTS: &[(&str, &str)] = &[
         "a log has the spares that it needs to begin",
     ),
     ("start.log-recovered", "a log is recovered"),
+    (
+        "start.recovery-reported",
+        "the report of an unclean end is on disk",
+    ),
     ("start.attempts-log-opened", "the log of attempts is open"),
     ("start.restored", "a shard knows what waits in its logs"),
     (
@@ -68,6 +73,10 @@ pub const POINTS: &[(&str, &str)] = &[
         "a claimed file of an earlier run has a new submission",
     ),
     ("start.leftovers-synced", "those renames are durable"),
+    (
+        "start.receipts-written",
+        "what was accepted has a receipt again, where one was missing",
+    ),
     ("start.done", "the ingestion thread begins"),
     ("ingest.claimed", "a file is renamed into claimed/"),
     ("ingest.claims-synced", "claims are durable"),
@@ -129,6 +138,7 @@ pub const POINTS: &[(&str, &str)] = &[
         "start.doubt-cleared",
         "a slot of the last run is free, its mark durable",
     ),
+    ("slot.active", "a slot says that a transaction begins"),
     (
         "slot.sent",
         "a slot says that a final dot is about to be sent",
@@ -165,7 +175,7 @@ const KINDS: [&str; 10] = [
 pub enum SpecError {
     /// No such item.
     #[error(
-        "--faults {0}: not understood; items are kill=POINT:N, kill-call=K, fail=[KIND:]K[+]:ERRNO, count=FILE, list"
+        "--faults {0}: not understood; items are kill=POINT:N, kill-call=K, fail=[KIND[@TEXT]:]K[+]:ERRNO, count=FILE, list"
     )]
     Item(String),
     /// No such point.
@@ -197,6 +207,8 @@ pub struct Spec {
 struct Failure {
     /// Index into [`KINDS`]; `None` for any call.
     kind: Option<usize>,
+    /// In the path; such calls have a count of their own.
+    text: Option<String>,
     first: u64,
     last: u64,
     errno: i32,
@@ -248,12 +260,7 @@ impl Spec {
 
     /// Puts it into force for the rest of this process.
     pub fn arm(self) -> Armed {
-        let faults = Arc::new(Faults {
-            spec: self,
-            calls: AtomicU64::new(0),
-            by_kind: Default::default(),
-            by_point: POINTS.iter().map(|_| AtomicU64::new(0)).collect(),
-        });
+        let faults = Arc::new(Faults::new(self));
         install(Arc::clone(&faults) as Arc<dyn Observer + Send + Sync>);
         Armed(faults)
     }
@@ -273,6 +280,11 @@ fn failure(value: &str) -> Option<Result<Failure, SpecError>> {
         Some((kind, number)) => (Some(kind), number),
         None => (None, call),
     };
+    let (kind, text) = match kind.map(|kind| kind.split_once('@').unwrap_or((kind, ""))) {
+        Some((kind, "")) => (Some(kind), None),
+        Some((kind, text)) => (Some(kind), Some(text.to_owned())),
+        None => (None, None),
+    };
     let parsed = || {
         let kind = kind.map(|kind| {
             let index = KINDS.iter().position(|name| *name == kind);
@@ -284,6 +296,7 @@ fn failure(value: &str) -> Option<Result<Failure, SpecError>> {
         let (_, found) = errno_found.ok_or_else(|| SpecError::Errno(errno.to_owned()))?;
         Ok(Failure {
             kind: kind.transpose()?,
+            text,
             first,
             last: number_only.map_or(first, |_| u64::MAX),
             errno: found.raw_os_error(),
@@ -313,6 +326,8 @@ struct Faults {
     calls: AtomicU64,
     by_kind: [AtomicU64; KINDS.len()],
     by_point: Vec<AtomicU64>,
+    /// Calls that a failure with a text was asked about.
+    by_failure: Vec<AtomicU64>,
 }
 
 impl Observer for Faults {
@@ -338,11 +353,14 @@ impl Observer for Faults {
         if self.spec.kill_call == Some(of_all) {
             self.kill();
         }
-        for failure in &self.spec.failures {
-            let number = match failure.kind {
-                None => of_all,
-                Some(only) if only == kind => of_kind,
-                Some(_) => continue,
+        for (failure, counter) in self.spec.failures.iter().zip(&self.by_failure) {
+            let number = match (failure.kind, &failure.text) {
+                (None, _) => of_all,
+                (Some(only), None) if only == kind => of_kind,
+                (Some(only), Some(text)) if only == kind && names(call, text) => {
+                    counter.fetch_add(1, Relaxed) + 1
+                }
+                _ => continue,
             };
             if (failure.first..=failure.last).contains(&number) {
                 if failure.first == number {
@@ -356,7 +374,35 @@ impl Observer for Faults {
     }
 }
 
+/// Whether `text` stands in what the call is about.
+fn names(call: &Call<'_>, text: &str) -> bool {
+    let has = |path: &Path| path.to_string_lossy().contains(text);
+    match call {
+        Call::Open(path)
+        | Call::Create(path)
+        | Call::Allocate(path, _)
+        | Call::Write { path, .. }
+        | Call::Read(path)
+        | Call::Sync(path)
+        | Call::SyncDir(path)
+        | Call::Remove(path) => has(path),
+        Call::Rename(from, to) => has(from) || has(to),
+        Call::Net(name) | Call::Point(name) => name.contains(text),
+    }
+}
+
 impl Faults {
+    fn new(spec: Spec) -> Self {
+        let counters = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            calls: AtomicU64::new(0),
+            by_kind: Default::default(),
+            by_point: counters(POINTS.len()),
+            by_failure: counters(spec.failures.len()),
+            spec,
+        }
+    }
+
     fn at(&self, name: &str) {
         let Some(index) = POINTS.iter().position(|(point, _)| *point == name) else {
             return;
@@ -447,12 +493,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn observer(spec: &str) -> Faults {
-        Faults {
-            spec: spec.parse().expect(spec),
-            calls: AtomicU64::new(0),
-            by_kind: Default::default(),
-            by_point: POINTS.iter().map(|_| AtomicU64::new(0)).collect(),
-        }
+        Faults::new(spec.parse().expect(spec))
     }
 
     #[test]
@@ -472,6 +513,8 @@ mod tests {
             ("fail=sync:2+:EIO", "---5-5"),
             ("fail=5+:EINTR,fail=open:1:EMFILE", "24---44"),
             ("fail=net:1:ECONNREFUSED", "----111-"),
+            ("fail=sync@y:1:EIO", "------"),
+            ("fail=sync@x:3:EIO,fail=net@conn:1:EPIPE", "----325"),
             ("count=/nowhere/at/all", "------"),
         ] {
             let faults = observer(spec);

@@ -130,7 +130,11 @@ impl Ingest {
         let now = clock::wall();
         let mut claimed = VecDeque::new();
         for leftover in dir.claimed_leftovers(now)? {
-            if recovered.contains_key(&leftover.submission) {
+            if let Some(acceptance) = recovered.get(&leftover.submission) {
+                // Killed before its receipt: a file that is gone has one.
+                if !dir.has_receipt(&leftover.name, leftover.submission) {
+                    write_accepted(&dir, leftover.submission, acceptance);
+                }
                 dir.remove_leftover(&leftover)?;
                 point("start.leftover-removed");
                 continue;
@@ -149,6 +153,13 @@ impl Ingest {
             dir.sync_claimed()?;
             point("start.leftovers-synced");
         }
+        // Receipts are not synced: a power cut may have taken one whose file's removal it left.
+        for (&id, acceptance) in recovered {
+            if !dir.has_some_receipt(&acceptance.file) {
+                write_accepted(&dir, id, acceptance);
+            }
+        }
+        point("start.receipts-written");
         let outlet_of_log = outlets
             .iter()
             .enumerate()
@@ -329,13 +340,7 @@ impl Ingest {
         state: ReceiptState,
         tally: Tally,
     ) {
-        let accepted = WallTime::from_unix_millis(acceptance.accepted_ms);
-        let summary = Summary {
-            messages: acceptance.messages,
-            recipients: acceptance.recipients,
-            bytes: 0,
-        };
-        let mut receipt = FileReceipt::accepted(&acceptance.file, submission, summary, accepted);
+        let mut receipt = accepted_receipt(submission, acceptance);
         if state == ReceiptState::Final {
             // After a crash between two logs' closing, those that are left know their part only.
             if tally.total() < acceptance.recipients
@@ -731,6 +736,24 @@ impl Ingest {
             }
         }
         self.candidates.clear();
+    }
+}
+
+fn accepted_receipt(submission: SubmissionId, acceptance: &Acceptance) -> FileReceipt {
+    let summary = Summary {
+        messages: acceptance.messages,
+        recipients: acceptance.recipients,
+        bytes: 0,
+    };
+    let at = WallTime::from_unix_millis(acceptance.accepted_ms);
+    FileReceipt::accepted(&acceptance.file, submission, summary, at)
+}
+
+/// The receipt that an earlier run did not come to write.
+fn write_accepted(dir: &DropDir, submission: SubmissionId, acceptance: &Acceptance) {
+    let receipt = accepted_receipt(submission, acceptance);
+    if let Err(error) = dir.write_receipt(&acceptance.file, &receipt) {
+        tracing::warn!(file = acceptance.file, %error, "the receipt of an earlier run cannot be written; deliveries go on");
     }
 }
 

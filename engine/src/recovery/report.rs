@@ -316,10 +316,6 @@ fn recipients(found: &Found<'_>, json: &mut Output, text: &mut Output) -> io::Re
     Ok(totals)
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call site, in the loop above"
-)]
 fn one(
     found: &Found<'_>,
     log: &Log,

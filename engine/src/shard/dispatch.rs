@@ -70,18 +70,35 @@ impl Shard {
         }
     }
 
+    /// `added` recipients were put into the ready list of a domain without saying so.
+    pub(super) fn announce_ready(&mut self, now: Now, key: DomainKey, added: u32) {
+        match self.domains.get(key).routing {
+            Routing::Site(site, until) if until > now.mono && self.domains.get(key).in_round => {
+                self.sites[site.0 as usize].ready += u64::from(added);
+                self.pump(now, site);
+            }
+            Routing::Asking => {}
+            _ => self.route(now, key),
+        }
+    }
+
     /// Puts a recipient off for `wait`.
     pub(super) fn defer(&mut self, now: Now, entry: Waiting, wait: Duration) {
-        let tick = self.tick(now.mono.after(wait)).saturating_add(1);
+        let tick = self.tick_after(now, wait);
         self.deferred.insert(tick, entry);
         self.arm_wheel();
     }
 
-    fn tick(&self, at: Instant) -> u32 {
+    /// The first tick that begins when `wait` is over.
+    pub(super) fn tick_after(&self, now: Now, wait: Duration) -> u32 {
+        self.tick(now.mono.after(wait)).saturating_add(1)
+    }
+
+    pub(super) fn tick(&self, at: Instant) -> u32 {
         u32::try_from(at.since(self.wheel_base).as_secs()).unwrap_or(u32::MAX)
     }
 
-    fn arm_wheel(&mut self) {
+    pub(super) fn arm_wheel(&mut self) {
         let Some(tick) = self.deferred.next_due() else {
             return;
         };

@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use hikyaku_spool::faults::point;
 use hikyaku_spool::{
     Doubt, InDoubtRecipient, LiveMessage, Log, Mark, MessageRef, Recovered, Verdict,
 };
@@ -20,7 +21,7 @@ use super::report::Unattempted;
 use super::{Now, Shard, gauge};
 use crate::log::record::AttemptKind;
 use crate::mail::envelope::{EnvelopeView, OnDoubt};
-use crate::mail::id::SubmissionId;
+use crate::mail::id::{MessageId, SubmissionId};
 use crate::outcome::{Class, Outcome, Phase};
 use crate::queue::domain::Waiting;
 
@@ -139,6 +140,7 @@ impl Shard {
                     }
                 }
             }
+            point("start.doubt-settled");
         }
         if recovered.report.in_doubt_lost {
             self.hold_all_in_doubt(now, index);
@@ -179,6 +181,33 @@ impl Shard {
         }
     }
 
+    /// A recipient whose message a restart finds damaged: it is held before it waits again.
+    pub(super) fn hold_unreadable(
+        &mut self,
+        index: usize,
+        message: MessageRef,
+        recipient: u32,
+        attempt: u16,
+    ) {
+        let log = self.stores[index].log.id();
+        let id = MessageId {
+            log,
+            seq: message.seq(),
+        };
+        tracing::error!(message = %id, recipient, "held: the message cannot be read");
+        let doubt = InDoubtRecipient {
+            message,
+            recipient,
+            attempt,
+            state: Doubt::Sent,
+            code: 0,
+            crashes: 0,
+            noted: true,
+        };
+        self.end_restored(index, &doubt, Verdict::Held, 0);
+        gauge::add(&self.gauge.held, 1);
+    }
+
     /// A recipient is final before it waits again.
     fn end_restored(
         &mut self,
@@ -211,7 +240,7 @@ impl Shard {
         }
         let message = &self.messages[entry.message.0 as usize];
         let log = &self.stores[usize::from(message.store)].log;
-        on_doubt_of(log, message.at, self.config.doubt) == OnDoubt::Hold
+        on_doubt_of(log, message.at(), self.config.doubt) == OnDoubt::Hold
     }
 
     /// The line of a recipient that is held.

@@ -16,23 +16,51 @@ use crate::log::latency::Stage;
 use crate::mail::envelope::{self, EnvelopeView, domain_of};
 use crate::mail::id::SubmissionId;
 use crate::queue::domain::{DomainKey, MessageKey, Waiting};
-use crate::time::{Instant, WallTime};
+use crate::time::WallTime;
 
-/// One message with recipients that are not final.
+/// One message with recipients that are not final. There may be ten million: with the slab's own
+/// bookkeeping it is 32 bytes.
 #[derive(Debug)]
 pub(super) struct Message {
-    /// Where it lies.
-    pub(super) at: MessageRef,
-    /// Index of its store.
-    pub(super) store: u16,
+    /// Where it lies, in two parts: together they would be padded.
+    seq: u64,
+    slot: u32,
     /// Key of its submission.
     pub(super) submission: u32,
     /// Recipients in its envelope.
     recipients: u32,
-    /// When those that are left expire.
-    pub(super) expires: Instant,
+    /// When those that are left expire, in [`Shard::tick`]s.
+    expires: u32,
     /// The domain of all its recipients, when they share one.
-    domain: Option<DomainKey>,
+    domain: DomainKey,
+    shared: bool,
+    /// Index of its store.
+    pub(super) store: u16,
+}
+
+/// What a place in a slab takes.
+#[expect(dead_code, reason = "only its size is of interest")]
+enum Place {
+    Vacant(usize),
+    Occupied(Message),
+}
+
+const _: () = assert!(size_of::<Place>() == 32);
+
+impl Message {
+    /// Where it lies.
+    pub(super) fn at(&self) -> MessageRef {
+        MessageRef::from_parts(self.seq, self.slot)
+    }
+
+    /// Whether its time is over at this tick.
+    pub(super) const fn is_expired(&self, tick: u32) -> bool {
+        tick >= self.expires
+    }
+
+    fn domain(&self) -> Option<DomainKey> {
+        self.shared.then_some(self.domain)
+    }
 }
 
 /// One drop file's part in one log.
@@ -59,6 +87,30 @@ impl Submission {
             Verdict::Held | Verdict::Cancelled => tally.held += 1,
             Verdict::Deferred { .. } => {}
         }
+    }
+}
+
+/// What a pass over a recovered log has put into the queues.
+#[derive(Debug, Default)]
+struct Restored {
+    recipients: u64,
+    /// New ready ones of each domain, by key.
+    ready: Vec<u32>,
+    /// Recipients of messages whose envelope is damaged.
+    unreadable: Vec<(MessageRef, u32, u16)>,
+    /// The submission of the message before, which is most often that of the next.
+    submission: Option<(SubmissionId, u32)>,
+    /// Scratch.
+    domains: Vec<DomainKey>,
+}
+
+impl Restored {
+    fn count(&mut self, domain: DomainKey) {
+        let index = domain.0 as usize;
+        if self.ready.len() <= index {
+            self.ready.resize(index + 1, 0);
+        }
+        self.ready[index] += 1;
     }
 }
 
@@ -166,13 +218,16 @@ impl Shard {
                 // Counted from here on, so that the key stays good until the message is live.
                 self.domains.get_mut(domain).recipients += recipients;
             }
+            let expires = self.tick_after(now, self.config.retry.expires_after);
             let message = self.messages.insert(Message {
-                at,
+                seq: at.seq(),
+                slot: at.slot(),
                 store: 0,
                 submission: key,
                 recipients,
-                expires: now.mono.after(self.config.retry.expires_after),
-                domain,
+                expires,
+                domain: domain.unwrap_or(DomainKey(u32::MAX)),
+                shared: domain.is_some(),
             });
             gauge::add(&self.gauge.staged, u64::from(recipients));
             gauge::add(&self.gauge.staged_bytes, size);
@@ -238,19 +293,26 @@ impl Shard {
     }
 
     /// Every recipient without a final mark waits again: at once, or when its retry is due. One
-    /// message at a time, since there may be millions.
+    /// message at a time and in place, since there may be millions; nobody is served before all of
+    /// them are counted, or a submission would seem to be done too early.
     fn restore_waiting(&mut self, now: Now, index: usize) {
-        // The log is read while everything else changes, so the stores stand aside. Making somebody
-        // ready may look at them (a site that cannot be reached tells the first in line), and waits.
+        // The log is read while everything else changes, so the stores stand aside.
         let stores = std::mem::take(&mut self.stores);
-        let mut ready = Vec::new();
-        for live in stores[index].log.live_messages() {
-            self.restore_message(now, index, &stores[index].log, &live, &mut ready);
+        let mut restored = Restored::default();
+        for live in stores[index].log.restore() {
+            self.restore_message(now, index, &stores[index].log, &live, &mut restored);
         }
         self.stores = stores;
-        for entry in ready {
-            self.make_ready(now, entry);
+        gauge::add(&self.gauge.waiting, restored.recipients);
+        for (message, recipient, attempts) in restored.unreadable {
+            self.hold_unreadable(index, message, recipient, attempts);
         }
+        for (key, added) in (0..).map(DomainKey).zip(restored.ready) {
+            if added > 0 {
+                self.announce_ready(now, key, added);
+            }
+        }
+        self.arm_wheel();
     }
 
     fn restore_message(
@@ -259,13 +321,26 @@ impl Shard {
         index: usize,
         log: &Log,
         live: &LiveMessage<'_>,
-        ready: &mut Vec<Waiting>,
+        restored: &mut Restored,
     ) {
-        let submission = (log.id(), SubmissionId(live.submission));
-        let Some(&submission) = self.by_submission.get(&submission) else {
+        let id = SubmissionId(live.submission);
+        let submission = match restored.submission {
+            Some((last, key)) if last == id => key,
+            _ => {
+                let Some(&key) = self.by_submission.get(&(log.id(), id)) else {
+                    return;
+                };
+                restored.submission = Some((id, key));
+                key
+            }
+        };
+        let mut domains = std::mem::take(&mut restored.domains);
+        let Some(received) = self.domains_of(log, live.at, &mut domains) else {
+            let waiting = live.waiting();
+            let all = waiting.map(|waiting| (live.at, waiting.recipient, waiting.attempts));
+            restored.unreadable.extend(all);
             return;
         };
-        let (domains, received) = self.domains_of(log, live.at);
         let age = now.wall.since(received);
         let expires_after = self.config.retry.expires_after.saturating_sub(age);
         let common = domains
@@ -273,13 +348,16 @@ impl Shard {
             .copied()
             .filter(|first| domains.iter().all(|domain| domain == first));
         let message = message_key(self.messages.insert(Message {
-            at: live.at,
+            seq: live.at.seq(),
+            slot: live.at.slot(),
             store: u16::try_from(index).unwrap_or(u16::MAX),
             submission,
             recipients: live.recipients,
-            expires: now.mono.after(expires_after),
-            domain: common,
+            expires: self.tick_after(now, expires_after),
+            domain: common.unwrap_or(DomainKey(u32::MAX)),
+            shared: common.is_some(),
         }));
+        let before = restored.recipients;
         for waiting in live.waiting() {
             let domain = self.counted(&domains, waiting.recipient);
             let (recipient, attempts) = (waiting.recipient, waiting.attempts);
@@ -289,18 +367,21 @@ impl Shard {
                 domain,
                 attempts,
             };
-            self.submissions[submission as usize].left += 1;
-            gauge::add(&self.gauge.waiting, 1);
+            restored.recipients += 1;
             // The wall clock may have jumped while we were away: never wait longer than the
             // longest retry there is (P10).
             let due = WallTime::from_unix_millis(waiting.due_wall_ms);
             let wait = due.since(now.wall).min(self.config.retry.max);
             if wait.is_zero() {
-                ready.push(entry);
+                self.domains.get_mut(domain).ready.push_back(entry);
+                restored.count(domain);
             } else {
-                self.defer(now, entry, wait);
+                let tick = self.tick_after(now, wait);
+                self.deferred.insert(tick, entry);
             }
         }
+        self.submissions[submission as usize].left += restored.recipients - before;
+        restored.domains = domains;
     }
 
     fn accept(&mut self, id: SubmissionId, acceptance: &Arc<Acceptance>) -> Result<(), ()> {
@@ -336,8 +417,8 @@ impl Shard {
     /// Puts every recipient of a fresh message into its domain's ready list.
     fn enqueue_all(&mut self, now: Now, key: MessageKey) {
         let message = &self.messages[key.0 as usize];
-        let (store, at, recipients) = (message.store, message.at, message.recipients);
-        if let Some(domain) = message.domain {
+        let (store, at, recipients) = (message.store, message.at(), message.recipients);
+        if let Some(domain) = message.domain() {
             for recipient in 0..recipients {
                 self.make_ready(
                     now,
@@ -353,7 +434,9 @@ impl Shard {
         }
         // Recipients of several domains: their names are in the spool only.
         let stores = std::mem::take(&mut self.stores);
-        let (domains, _) = self.domains_of(&stores[usize::from(store)].log, at);
+        let mut domains = Vec::new();
+        // An unreadable one goes through the domain "", and is held when it is to be sent.
+        let _ = self.domains_of(&stores[usize::from(store)].log, at, &mut domains);
         self.stores = stores;
         let domains: Vec<DomainKey> = (0..recipients)
             .map(|recipient| self.counted(&domains, recipient))
@@ -382,24 +465,21 @@ impl Shard {
         domain
     }
 
-    /// The domain of each recipient, and when the message was received, read from the spool. No
-    /// domains when the record is unreadable: its recipients then go through the domain "", whose
-    /// lookup fails with a reason.
-    fn domains_of(&mut self, log: &Log, at: MessageRef) -> (Vec<DomainKey>, WallTime) {
-        let unreadable = (Vec::new(), WallTime::from_unix_millis(u64::MAX));
-        let Ok(view) = log.message(at) else {
-            return unreadable;
-        };
-        let Some(envelope) = EnvelopeView::parse(view.envelope) else {
-            return unreadable;
-        };
-        let domains = (0..envelope.recipients())
-            .map(|index| {
-                self.domains
-                    .intern(domain_of(envelope.recipient(index).unwrap_or_default()))
-            })
-            .collect();
-        (domains, envelope.received)
+    /// The domain of each recipient, read from the spool, and when the message was received. `None`
+    /// and no domains when the envelope is unreadable.
+    fn domains_of(
+        &mut self,
+        log: &Log,
+        at: MessageRef,
+        domains: &mut Vec<DomainKey>,
+    ) -> Option<WallTime> {
+        domains.clear();
+        let envelope = EnvelopeView::parse(log.envelope(at).ok()?)?;
+        domains.extend((0..envelope.recipients()).map(|index| {
+            self.domains
+                .intern(domain_of(envelope.recipient(index).unwrap_or_default()))
+        }));
+        Some(envelope.received)
     }
 
     fn common_domain<'a>(
@@ -421,7 +501,7 @@ impl Shard {
         let submission = self.submissions.remove(key as usize);
         for message in submission.staged {
             let message = self.messages.remove(message.0 as usize);
-            if let Some(domain) = message.domain {
+            if let Some(domain) = message.domain() {
                 self.domains.get_mut(domain).recipients -= message.recipients;
                 self.forget_domain(domain);
             }

@@ -55,7 +55,7 @@ impl Shard {
         let entry = tried.entry;
         let message = &self.messages[entry.message.0 as usize];
         let store = &self.stores[usize::from(message.store)];
-        let Ok(view) = store.log.message_again(message.at) else {
+        let Ok(view) = store.log.message_again(message.at()) else {
             return;
         };
         let Some(envelope) = EnvelopeView::parse(view.envelope) else {
@@ -121,7 +121,7 @@ impl Shard {
             recipient_id: RecipientId {
                 message: MessageId {
                     log: store.log.id(),
-                    seq: message.at.seq(),
+                    seq: message.at().seq(),
                 },
                 index: entry.recipient,
             },

@@ -195,7 +195,7 @@ impl Shard {
         let message = &self.messages[entry.message.0 as usize];
         let view = self.stores[usize::from(message.store)]
             .log
-            .message_again(message.at);
+            .message_again(message.at());
         let envelope = view
             .as_ref()
             .ok()
@@ -220,7 +220,8 @@ impl Shard {
     /// Writes what became of a recipient into the spool, and forgets it when that is final.
     fn mark(&mut self, entry: Waiting, attempts: u16, verdict: Final, code: u16) {
         let message = &self.messages[entry.message.0 as usize];
-        let (store, at, submission) = (usize::from(message.store), message.at, message.submission);
+        let (store, at, submission) =
+            (usize::from(message.store), message.at(), message.submission);
         point("shard.before-mark");
         let last = self.stores[store].log.append_mark(Mark {
             message: at,
@@ -246,7 +247,7 @@ impl Shard {
     /// Whether a recipient is past its age or its attempts.
     pub(super) fn is_expired(&self, now: Now, entry: Waiting) -> bool {
         let message = &self.messages[entry.message.0 as usize];
-        now.mono >= message.expires
+        message.is_expired(self.tick(now.mono))
             || self
                 .config
                 .retry
@@ -257,7 +258,7 @@ impl Shard {
     /// Gives a recipient up.
     pub(super) fn expire(&mut self, now: Now, entry: Waiting) {
         let message = &self.messages[entry.message.0 as usize];
-        let (store, at) = (usize::from(message.store), message.at);
+        let (store, at) = (usize::from(message.store), message.at());
         self.log_without_attempt(
             now,
             AttemptKind::Expiration,
@@ -277,13 +278,13 @@ impl Shard {
     }
 
     /// A recipient's message cannot be read from the spool any more: it is held for an operator.
-    /// Its segment goes to quarantine at the next start, where what is left can be looked at.
+    /// `spool verify` shows what is damaged; a copy of the segment goes to quarantine before it is freed.
     pub(super) fn hold(&mut self, entry: Waiting, error: &SpoolError) {
         let message = &self.messages[entry.message.0 as usize];
         let log = self.stores[usize::from(message.store)].log.id();
         let id = MessageId {
             log,
-            seq: message.at.seq(),
+            seq: message.at().seq(),
         };
         tracing::error!(message = %id, recipient = entry.recipient, %error, "held: the message cannot be read");
         self.mark(entry, entry.attempts, Final::Held, 0);

@@ -92,7 +92,7 @@ pub(super) struct Begun {
 impl Shard {
     /// Starts `transaction` on `key`. `false`: it was settled without being sent.
     pub(super) fn begin(&mut self, now: Now, key: ConnKey, mut transaction: Transaction) -> bool {
-        let at = self.messages[transaction.recipients[0].entry.message.0 as usize].at;
+        let at = self.messages[transaction.recipients[0].entry.message.0 as usize].at();
         let store = transaction.store;
         let conn = &mut self.conns[key.index as usize];
         let Some(session) = &mut conn.session else {
@@ -143,7 +143,7 @@ impl Shard {
             return;
         };
         let message = &self.messages[transaction.recipients[0].entry.message.0 as usize];
-        let (index, at) = (usize::from(message.store), message.at);
+        let (index, at) = (usize::from(message.store), message.at());
         let store = &mut self.stores[index];
         let Ok(mut view) = store.log.message_again(at) else {
             // It was readable when the transaction began. Breaking off is the only honest end: the

@@ -189,6 +189,7 @@ fn scan_all(bytes: &[u8], recycled: bool, expected: Expected) -> (Scan, Vec<Batc
         previous_chain: 0,
         created_wall_ms: 0,
         next_message_seq: 1,
+        previous_seal_at: 0,
         recycled,
     };
     let mut batches = Vec::new();
