@@ -392,6 +392,8 @@ impl Scene<'_> {
             "*=connections=4,connection-rate=unlimited,rate=unlimited",
         ]);
         command.args(["--segment-bytes", "1048576", "--message-size-max", "256KiB"]);
+        // So small a disk is not for serious use: the engine would refuse it.
+        command.arg("--development");
         let stderr = File::create(self.dir.join("stderr"))?;
         command
             .stdin(Stdio::null())
