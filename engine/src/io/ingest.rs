@@ -79,6 +79,8 @@ pub struct Ingest {
     waiting: VecDeque<(usize, Command)>,
     /// Final and receipted; closed after the next sync of `claimed/`.
     closing: Vec<SubmissionId>,
+    /// Final, and their receipt could not be written.
+    untold: Vec<(SubmissionId, Arc<Acceptance>, Tally)>,
     closed_at: Instant,
     /// Files that could not be claimed, and when to look again.
     troubled: HashMap<String, Instant>,
@@ -168,6 +170,7 @@ impl Ingest {
             files: HashMap::new(),
             waiting: VecDeque::new(),
             closing: Vec::new(),
+            untold: Vec::new(),
             closed_at: clock::now(),
             troubled: HashMap::new(),
             complained: HashSet::new(),
@@ -207,11 +210,12 @@ impl Ingest {
         let idle = nothing && !self.rescan && self.desk.is_empty() && self.closing.is_empty();
         self.state.idle.store(idle, Relaxed);
         // A full ring is emptied by a shard that has no reason to ring us; look again soon.
-        let wait = if !self.waiting.is_empty() || !self.closing.is_empty() {
-            RETRY
-        } else {
-            RESCAN
-        };
+        let wait =
+            if !self.waiting.is_empty() || !self.closing.is_empty() || !self.untold.is_empty() {
+                RETRY
+            } else {
+                RESCAN
+            };
         self.receipts.bell.sleeps();
         if self.receipts.queue.is_empty() {
             match self.watch.wait(wait) {
@@ -300,19 +304,29 @@ impl Ingest {
                 }
             }
             Step::Final(submission, acceptance, tally) => {
-                self.write_receipt(submission, &acceptance, ReceiptState::Final, tally);
-                self.closing.push(submission);
+                self.tell_final(submission, acceptance, tally);
             }
         }
     }
 
+    /// A submission is forgotten only once its final receipt stands: nobody could write it later.
+    fn tell_final(&mut self, submission: SubmissionId, acceptance: Arc<Acceptance>, tally: Tally) {
+        if self.write_receipt(submission, &acceptance, ReceiptState::Final, tally) {
+            self.closing.push(submission);
+        } else {
+            self.untold.push((submission, acceptance, tally));
+            self.closed_at = clock::now();
+        }
+    }
+
+    /// `false`: it is not there.
     fn write_receipt(
         &mut self,
         submission: SubmissionId,
         acceptance: &Acceptance,
         state: ReceiptState,
         tally: Tally,
-    ) {
+    ) -> bool {
         let accepted = WallTime::from_unix_millis(acceptance.accepted_ms);
         let summary = Summary {
             messages: acceptance.messages,
@@ -325,7 +339,7 @@ impl Ingest {
             if tally.total() < acceptance.recipients
                 && self.dir.has_final_receipt(&acceptance.file, submission)
             {
-                return;
+                return true;
             }
             receipt = FileReceipt {
                 delivered: tally.delivered,
@@ -335,15 +349,22 @@ impl Ingest {
                 ..receipt.into_final(clock::wall())
             };
         }
-        if let Err(error) = self.dir.write_receipt(&acceptance.file, &receipt)
-            && self.complained.insert("receipts".to_owned())
-        {
+        let Err(error) = self.dir.write_receipt(&acceptance.file, &receipt) else {
+            return true;
+        };
+        if self.complained.insert("receipts".to_owned()) {
             tracing::warn!(%error, "receipts cannot be written; deliveries go on");
         }
+        false
     }
 
     /// Forgets what is final, a group at a time: one sync makes all removals durable.
     fn close_finished(&mut self, quiet: bool) {
+        if !self.untold.is_empty() && clock::now().since(self.closed_at) >= RETRY {
+            for (submission, acceptance, tally) in std::mem::take(&mut self.untold) {
+                self.tell_final(submission, acceptance, tally);
+            }
+        }
         if self.closing.is_empty() {
             return;
         }
