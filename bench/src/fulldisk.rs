@@ -30,7 +30,7 @@ use crate::process::Watched;
 #[derive(Debug, Args)]
 pub struct FulldiskArgs {
     /// Size of the file system, MiB
-    #[arg(long, value_name = "MIB", default_value_t = 160, value_parser = clap::value_parser!(u64).range(64..=4096))]
+    #[arg(long, value_name = "MIB", default_value_t = 640, value_parser = clap::value_parser!(u64).range(560..=4096))]
     pub size: u64,
     /// Files before the disk is full, and again while it is
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_000))]
@@ -392,6 +392,8 @@ impl Scene<'_> {
             "*=connections=4,connection-rate=unlimited,rate=unlimited",
         ]);
         command.args(["--segment-bytes", "1048576", "--message-size-max", "256KiB"]);
+        // So small a disk is not for serious use: the engine would refuse it.
+        command.arg("--development");
         let stderr = File::create(self.dir.join("stderr"))?;
         command
             .stdin(Stdio::null())

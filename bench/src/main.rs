@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use hikyaku_bench::cli::{Cli, Command};
-use hikyaku_bench::{ceiling, crash, durable, load, powercut, recover, sink, tarpit};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {

@@ -84,6 +84,8 @@ pub struct Ingest {
     waiting: VecDeque<(usize, Command)>,
     /// Final and receipted; closed after the next sync of `claimed/`.
     closing: Vec<SubmissionId>,
+    /// Final, and their receipt could not be written.
+    untold: Vec<(SubmissionId, Arc<Acceptance>, Tally)>,
     closed_at: Instant,
     /// Files that could not be claimed, and when to look again.
     troubled: HashMap<String, Instant>,
@@ -185,6 +187,7 @@ impl Ingest {
             files: HashMap::new(),
             waiting: VecDeque::new(),
             closing: Vec::new(),
+            untold: Vec::new(),
             closed_at: clock::now(),
             troubled: HashMap::new(),
             complained: HashSet::new(),
@@ -234,7 +237,7 @@ impl Ingest {
         let idle = nothing && !self.rescan && self.desk.is_empty() && self.closing.is_empty();
         self.state.idle.store(idle, Relaxed);
         // A full ring is emptied by a shard that has no reason to ring us; look again soon.
-        let full = self.reading.is_some();
+        let full = self.reading.is_some() || !self.untold.is_empty();
         let wait = if !self.waiting.is_empty() || !self.closing.is_empty() || full {
             RETRY
         } else if self.state.door.shut().is_some() {
@@ -331,26 +334,36 @@ impl Ingest {
                 }
             }
             Step::Final(submission, acceptance, tally) => {
-                self.write_receipt(submission, &acceptance, ReceiptState::Final, tally);
-                self.closing.push(submission);
+                self.tell_final(submission, acceptance, tally);
             }
         }
     }
 
+    /// A submission is forgotten only once its final receipt stands: nobody could write it later.
+    fn tell_final(&mut self, submission: SubmissionId, acceptance: Arc<Acceptance>, tally: Tally) {
+        if self.write_receipt(submission, &acceptance, ReceiptState::Final, tally) {
+            self.closing.push(submission);
+        } else {
+            self.untold.push((submission, acceptance, tally));
+            self.closed_at = clock::now();
+        }
+    }
+
+    /// `false`: it is not there.
     fn write_receipt(
         &mut self,
         submission: SubmissionId,
         acceptance: &Acceptance,
         state: ReceiptState,
         tally: Tally,
-    ) {
+    ) -> bool {
         let mut receipt = accepted_receipt(submission, acceptance);
         if state == ReceiptState::Final {
             // After a crash between two logs' closing, those that are left know their part only.
             if tally.total() < acceptance.recipients
                 && self.dir.has_final_receipt(&acceptance.file, submission)
             {
-                return;
+                return true;
             }
             receipt = FileReceipt {
                 delivered: tally.delivered,
@@ -360,15 +373,22 @@ impl Ingest {
                 ..receipt.into_final(clock::wall())
             };
         }
-        if let Err(error) = self.dir.write_receipt(&acceptance.file, &receipt)
-            && self.complained.insert("receipts".to_owned())
-        {
+        let Err(error) = self.dir.write_receipt(&acceptance.file, &receipt) else {
+            return true;
+        };
+        if self.complained.insert("receipts".to_owned()) {
             tracing::warn!(%error, "receipts cannot be written; deliveries go on");
         }
+        false
     }
 
     /// Forgets what is final, a group at a time: one sync makes all removals durable.
     fn close_finished(&mut self, quiet: bool) {
+        if !self.untold.is_empty() && clock::now().since(self.closed_at) >= RETRY {
+            for (submission, acceptance, tally) in std::mem::take(&mut self.untold) {
+                self.tell_final(submission, acceptance, tally);
+            }
+        }
         if self.closing.is_empty() {
             return;
         }
