@@ -4,7 +4,6 @@
 //! Whatever the receiver does: nobody is lost, and whoever got a second copy was named before.
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
-#[expect(dead_code, reason = "what loopback.rs needs besides")]
 mod support;
 
 use std::collections::BTreeMap;
