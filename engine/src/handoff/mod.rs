@@ -5,12 +5,14 @@
 //! queue empty sleeps on a [`ring::Doorbell`] that the other side rings only when someone sleeps.
 
 pub mod desk;
+pub mod keyed;
 pub mod parcel;
 pub mod receipt;
 pub mod ring;
 pub mod route;
 
 pub use desk::Desk;
+pub use keyed::Keyed;
 pub use parcel::{Acceptance, Command};
 pub use receipt::{Receipt, Tally};
 pub use ring::{Doorbell, Ring};

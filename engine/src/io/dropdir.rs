@@ -19,27 +19,33 @@ mod open;
 mod quarantine;
 mod receipt;
 mod scan;
+mod stale;
+mod stuck;
 mod watch;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use crate::ingest::{Format, Refusal, code};
 use crate::mail::id::SubmissionId;
-use crate::time::WallTime;
+use crate::shard::Now;
+use crate::time::Instant;
 
 use quarantine::Part;
+use stuck::Stuck;
 
 pub use chunks::{CHUNK_BYTES, ChunkReader};
 pub use open::DropDirError;
 pub use receipt::{Reason, Receipt, ReceiptState};
 pub use scan::{Candidate, Scan};
+pub use stale::{LOOK_EVERY as STALE_LOOK_EVERY, Stale};
 pub use watch::{RESCAN_IDLE, Waker, Watch, Woken};
 
 /// Longest name of a drop file, octets.
@@ -52,8 +58,16 @@ const SLICE_BYTES: usize = 64 * 1024;
 pub struct DropLimits {
     /// Octets of one file.
     pub file_bytes_max: u64,
-    /// Files in quarantine; when it is reached no more files are claimed until somebody has looked.
+    /// Entries in quarantine. Beyond it bad files stay in `new/`, and their owners' files with them.
     pub quarantine_files_max: usize,
+    /// Bytes on disk of the files in quarantine; the same.
+    pub quarantine_bytes_max: u64,
+    /// Users whose files are taken; empty: of everybody who can write into `new/`.
+    pub uids: Vec<u32>,
+    /// The producers' group: given to the parts of the directory that are shared with them.
+    pub group: Option<u32>,
+    /// Age at which forgotten files in `tmp/` are removed; `None`: never.
+    pub tmp_remove: Option<Duration>,
 }
 
 impl Default for DropLimits {
@@ -61,6 +75,10 @@ impl Default for DropLimits {
         Self {
             file_bytes_max: crate::ingest::Limits::default().file_bytes_max,
             quarantine_files_max: 10_000,
+            quarantine_bytes_max: 10 << 30,
+            uids: Vec::new(),
+            group: None,
+            tmp_remove: None,
         }
     }
 }
@@ -79,6 +97,10 @@ pub enum ClaimError {
         /// Its name in `quarantine/`.
         place: String,
     },
+    /// It is bad and the quarantine is full: it is in `new/` again, and its owner's files are left
+    /// alone until there is room.
+    #[error("refused, and left in new/ because the quarantine is full: {0}")]
+    Left(Refusal),
     /// It was left (or put back) where it was, to be tried again.
     #[error("cannot {what}: {source}")]
     Io {
@@ -125,6 +147,7 @@ struct Identity {
     size: i128,
     mtime: (i128, i128),
     ctime: (i128, i128),
+    uid: u32,
 }
 
 impl Identity {
@@ -138,6 +161,7 @@ impl Identity {
             size: stat.st_size as i128,
             mtime: (stat.st_mtime as i64 as i128, stat.st_mtime_nsec as i128),
             ctime: (stat.st_ctime as i64 as i128, stat.st_ctime_nsec as i128),
+            uid: stat.st_uid as u32,
         }
     }
 }
@@ -155,6 +179,14 @@ impl Claimed {
         )
     }
 
+    /// Whether somebody has written to the file since it was claimed, who had it open.
+    fn was_written(&self) -> bool {
+        rustix::fs::fstat(&self.file).is_ok_and(|stat| {
+            let now = Identity::of(&stat);
+            (now.size, now.mtime) != (self.identity.size, self.identity.mtime)
+        })
+    }
+
     /// The refusal for a file that is not [`Self::unchanged`].
     #[must_use]
     pub fn changed() -> Refusal {
@@ -170,14 +202,22 @@ impl Claimed {
 pub struct DropDir {
     path: PathBuf,
     limits: DropLimits,
+    tmp: OwnedFd,
     new: OwnedFd,
     claimed: OwnedFd,
     receipts: OwnedFd,
     quarantine: OwnedFd,
     pending: VecDeque<Candidate>,
-    stuck: HashMap<Vec<u8>, (Identity, WallTime)>,
+    stuck: Stuck,
+    doomed: stale::Doomed,
     quarantined: usize,
+    quarantined_bytes: u64,
     quarantine_seq: u64,
+    /// Owners whose files are left alone while the quarantine is full.
+    blocked: HashSet<u32>,
+    counted_at: Instant,
+    /// The umask hides files from the group: receipts need a mode of their own.
+    needs_chmod: bool,
 }
 
 impl DropDir {
@@ -217,7 +257,7 @@ impl DropDir {
         &mut self,
         name: &str,
         submission: SubmissionId,
-        now: WallTime,
+        now: Now,
     ) -> Result<Claimed, ClaimError> {
         let Some((name, _)) = acceptable(name.as_bytes()) else {
             return Err(ClaimError::Gone);
@@ -234,26 +274,26 @@ impl DropDir {
             Err(Errno::NOENT) => return Err(ClaimError::Gone),
             Err(source) => {
                 // Among others a directory that is not ours: its parent cannot be changed.
-                self.remember_stuck(name.as_bytes(), now);
+                if !self.remember_stuck(name.as_bytes(), now.mono) {
+                    return Err(ClaimError::Gone);
+                }
                 return Err(ClaimError::Io {
                     what: "rename into claimed/",
                     source: source.into(),
                 });
             }
         }
-        self.open_claimed(name, submission, now)
-            .inspect_err(|error| {
-                if let ClaimError::Io { .. } = error {
-                    // Out of descriptors, an I/O error: it is tried again from new/.
-                    let _ = rustix::fs::renameat_with(
-                        &self.claimed,
-                        &*path,
-                        &self.new,
-                        name,
-                        RenameFlags::NOREPLACE,
-                    );
-                }
-            })
+        let opened = self.open_claimed(name, submission, now);
+        if let Err(ClaimError::Io { .. }) = opened {
+            // Out of descriptors, an I/O error: it is tried again from new/.
+            let _ = self.back_to_new(&path, name);
+            self.remember_stuck(name.as_bytes(), now.mono);
+        }
+        opened
+    }
+
+    fn back_to_new(&self, path: &str, name: &str) -> Result<(), Errno> {
+        rustix::fs::renameat_with(&self.claimed, path, &self.new, name, RenameFlags::NOREPLACE)
     }
 
     /// What an earlier run left in `claimed/`. Ask once, before the first claim. For each, either
@@ -262,7 +302,7 @@ impl DropDir {
     ///
     /// # Errors
     /// `claimed/` cannot be read.
-    pub fn claimed_leftovers(&mut self, now: WallTime) -> io::Result<Vec<Leftover>> {
+    pub fn claimed_leftovers(&mut self, now: Now) -> io::Result<Vec<Leftover>> {
         let mut leftovers = Vec::new();
         for name in list(&self.claimed)? {
             let leftover = name.split_at_checked(33).and_then(|(id, rest)| {
@@ -279,10 +319,13 @@ impl DropDir {
                         code::NAME,
                         "found in claimed/ under a name that is not ours",
                     );
-                    self.move_to_quarantine(Part::Claimed, &name, &name, &refusal, now)?;
+                    // One that cannot be moved hurts nobody where it lies.
+                    let _ =
+                        self.move_to_quarantine(Part::Claimed, &name, &name, &refusal, now.wall);
                 }
             }
         }
+        leftovers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(leftovers)
     }
 
@@ -290,7 +333,7 @@ impl DropDir {
     ///
     /// # Errors
     /// As [`Self::claim`].
-    pub fn resume(&mut self, leftover: &Leftover, now: WallTime) -> Result<Claimed, ClaimError> {
+    pub fn resume(&mut self, leftover: &Leftover, now: Now) -> Result<Claimed, ClaimError> {
         self.open_claimed(&leftover.name, leftover.submission, now)
     }
 
@@ -302,7 +345,7 @@ impl DropDir {
         &mut self,
         leftover: &Leftover,
         submission: SubmissionId,
-        now: WallTime,
+        now: Now,
     ) -> Result<Claimed, ClaimError> {
         let from = claimed_name(leftover.submission, &leftover.name);
         let to = claimed_name(submission, &leftover.name);
@@ -333,10 +376,28 @@ impl DropDir {
     /// The spool holds it: the file may go. Durable after the next [`Self::sync_claimed`]; a crash
     /// before that finds it again as a leftover, and the spool knows its submission.
     ///
+    /// A file that somebody has written to after it was read is not removed but moved to quarantine:
+    /// what was read is accepted, what was written after that is not, and must not vanish. Answers
+    /// its name there.
+    ///
     /// # Errors
     /// It cannot be removed; a restart finds it again.
-    pub fn done(&mut self, claimed: &Claimed) -> io::Result<()> {
-        self.unlink_claimed(&claimed_name(claimed.submission, &claimed.name))
+    pub fn done(&mut self, claimed: &Claimed, now: Now) -> io::Result<Option<String>> {
+        let path = claimed_name(claimed.submission, &claimed.name);
+        if claimed.was_written() {
+            let refusal = Refusal::of_file(
+                code::CHANGED,
+                format_args!(
+                    "written to after it was read: what was read is accepted as submission {}, what came later is not; rename files into new/ when they are closed",
+                    claimed.submission
+                ),
+            );
+            let (path, name) = (path.as_bytes(), claimed.name.as_bytes());
+            return self
+                .move_to_quarantine(Part::Claimed, path, name, &refusal, now.wall)
+                .map(Some);
+        }
+        self.unlink_claimed(&path).map(|()| None)
     }
 
     /// Puts a file back into `new/`.
@@ -346,16 +407,11 @@ impl DropDir {
     /// `claimed/`.
     pub fn unclaim(&mut self, claimed: Claimed) -> io::Result<()> {
         let path = claimed_name(claimed.submission, &claimed.name);
-        Ok(rustix::fs::renameat_with(
-            &self.claimed,
-            &*path,
-            &self.new,
-            &*claimed.name,
-            RenameFlags::NOREPLACE,
-        )?)
+        Ok(self.back_to_new(&path, &claimed.name)?)
     }
 
-    /// Moves a refused file to quarantine, with its `.reason` and a receipt. Answers its name there.
+    /// Moves a refused file to quarantine, with its `.reason` and a receipt. Answers its name there;
+    /// `None` when the quarantine is full and the file back in `new/`.
     ///
     /// # Errors
     /// The rename failed; the file stays in `claimed/`.
@@ -363,10 +419,16 @@ impl DropDir {
         &mut self,
         claimed: Claimed,
         refusal: &Refusal,
-        now: WallTime,
-    ) -> io::Result<String> {
+        now: Now,
+    ) -> io::Result<Option<String>> {
         let path = claimed_name(claimed.submission, &claimed.name);
-        self.refuse(&path, &claimed.name, claimed.submission, refusal, now)
+        let Claimed {
+            name,
+            submission,
+            identity,
+            ..
+        } = &claimed;
+        self.refuse(&path, name, *submission, identity.uid, refusal, now)
     }
 
     /// Makes renames out of `new/` and removals from `claimed/` durable.
@@ -388,16 +450,27 @@ impl DropDir {
         if acceptable(name.as_bytes()).is_none() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        receipt::write(&self.receipts, &format!("{name}.json"), receipt)
+        receipt::write(
+            &self.receipts,
+            &format!("{name}.json"),
+            receipt,
+            self.needs_chmod,
+        )
+    }
+
+    /// The submission that the receipt of this name speaks of, if there is one.
+    #[must_use]
+    pub fn receipt_of(&self, name: &str) -> Option<(ReceiptState, String)> {
+        acceptable(name.as_bytes())?;
+        let receipt = receipt::read(&self.receipts, &format!("{name}.json"))?;
+        Some((receipt.state, receipt.submission))
     }
 
     /// Whether the receipt of this very submission says that it is final.
     #[must_use]
     pub fn has_final_receipt(&self, name: &str, submission: SubmissionId) -> bool {
-        acceptable(name.as_bytes()).is_some()
-            && receipt::read(&self.receipts, &format!("{name}.json")).is_some_and(|receipt| {
-                receipt.state == ReceiptState::Final && receipt.submission == submission.to_string()
-            })
+        self.receipt_of(name)
+            .is_some_and(|(state, of)| state == ReceiptState::Final && of == submission.to_string())
     }
 
     /// Watches `new/` for files.
@@ -412,36 +485,49 @@ impl DropDir {
         &mut self,
         name: &str,
         submission: SubmissionId,
-        now: WallTime,
+        now: Now,
     ) -> Result<Claimed, ClaimError> {
         let path = claimed_name(submission, name);
-        let refusal = match self.open_checked(&path) {
-            Ok((file, identity)) => {
-                let format = Format::of_name(name).ok_or(ClaimError::Gone)?;
-                let size = u64::try_from(identity.size).unwrap_or(0);
-                let name = name.into();
-                return Ok(Claimed {
-                    file,
-                    name,
-                    format,
-                    submission,
-                    size,
-                    read: 0,
-                    ended: false,
-                    identity,
-                });
-            }
-            Err(Unusable::Refused(refusal)) => refusal,
-            Err(Unusable::Failed(Errno::NOENT)) => return Err(ClaimError::Gone),
-            Err(Unusable::Failed(source)) => {
-                return Err(ClaimError::Io {
-                    what: "open",
-                    source: source.into(),
-                });
+        let gone_or = |what, source: Errno| match source {
+            Errno::NOENT => ClaimError::Gone,
+            source => ClaimError::Io {
+                what,
+                source: source.into(),
+            },
+        };
+        // Looked at before it is opened: opening a device can have effects. In claimed/ nobody else
+        // can put another entry in its place; `unchanged` compares the open file with this look.
+        let stat = rustix::fs::statat(&self.claimed, &*path, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| gone_or("look at", error))?;
+        let identity = Identity::of(&stat);
+        let refusal = match self.check(&stat, &identity) {
+            Some(refusal) => refusal,
+            None => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                match rustix::fs::openat(&self.claimed, &*path, flags, Mode::empty()) {
+                    Ok(file) => {
+                        return Ok(Claimed {
+                            file: file.into(),
+                            name: name.into(),
+                            format: Format::of_name(name).ok_or(ClaimError::Gone)?,
+                            submission,
+                            size: u64::try_from(identity.size).unwrap_or(0),
+                            read: 0,
+                            ended: false,
+                            identity,
+                        });
+                    }
+                    Err(Errno::ACCESS | Errno::PERM) => {
+                        let detail = "no permission to read the file; make it readable for the engine's group";
+                        Refusal::of_file(code::UNREADABLE, detail)
+                    }
+                    Err(error) => return Err(gone_or("open", error)),
+                }
             }
         };
-        match self.refuse(&path, name, submission, &refusal, now) {
-            Ok(place) => Err(ClaimError::Refused { refusal, place }),
+        match self.refuse(&path, name, submission, identity.uid, &refusal, now) {
+            Ok(Some(place)) => Err(ClaimError::Refused { refusal, place }),
+            Ok(None) => Err(ClaimError::Left(refusal)),
             Err(source) => Err(ClaimError::Io {
                 what: "move to quarantine",
                 source,
@@ -449,58 +535,34 @@ impl DropDir {
         }
     }
 
-    fn open_checked(&self, path: &str) -> Result<(File, Identity), Unusable> {
-        // Looked at before it is opened: opening a device can have effects.
-        self.check(&rustix::fs::statat(
-            &self.claimed,
-            path,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&self.claimed, path, flags, Mode::empty()) {
-            Err(Errno::ACCESS | Errno::PERM) => {
-                let detail =
-                    "no permission to read the file; make it readable for the engine's group";
-                return Err(Unusable::Refused(Refusal::of_file(
-                    code::UNREADABLE,
-                    detail,
-                )));
-            }
-            file => file?,
+    /// Why an entry is never opened.
+    fn check(&self, stat: &Stat, identity: &Identity) -> Option<Refusal> {
+        let what = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => None,
+            FileType::Symlink => Some("a symbolic link"),
+            FileType::Directory => Some("a directory"),
+            FileType::Fifo => Some("a FIFO"),
+            FileType::Socket => Some("a socket"),
+            _ => Some("a device"),
         };
-        let stat = rustix::fs::fstat(&file)?;
-        self.check(&stat)?;
-        Ok((file.into(), Identity::of(&stat)))
-    }
-
-    fn check(&self, stat: &Stat) -> Result<(), Unusable> {
-        let identity = Identity::of(stat);
-        let refusal = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile if identity.nlink != 1 => {
-                let detail =
-                    "the file has a second name (hard link), through which it could still change";
-                Refusal::of_file(code::HARD_LINK, detail)
-            }
-            FileType::RegularFile if identity.size > i128::from(self.limits.file_bytes_max) => {
-                let detail = format_args!(
-                    "the file is larger than {} octets",
-                    self.limits.file_bytes_max
-                );
-                Refusal::of_file(code::FILE_SIZE, detail)
-            }
-            FileType::RegularFile => return Ok(()),
-            other => {
-                let what = match other {
-                    FileType::Symlink => "a symbolic link",
-                    FileType::Directory => "a directory",
-                    FileType::Fifo => "a FIFO",
-                    FileType::Socket => "a socket",
-                    _ => "a device",
-                };
-                Refusal::of_file(code::FILE_TYPE, format_args!("{what}, not a regular file"))
-            }
-        };
-        Err(Unusable::Refused(refusal))
+        let max = self.limits.file_bytes_max;
+        let uid = identity.uid;
+        if let Some(what) = what {
+            let detail = format_args!("{what}, not a regular file");
+            Some(Refusal::of_file(code::FILE_TYPE, detail))
+        } else if identity.nlink != 1 {
+            let detail =
+                "the file has a second name (hard link), through which it could still change";
+            Some(Refusal::of_file(code::HARD_LINK, detail))
+        } else if !self.limits.uids.is_empty() && !self.limits.uids.contains(&uid) {
+            let detail = format_args!("user {uid} may not drop files here: see uids in [drop]");
+            Some(Refusal::of_file(code::OWNER, detail))
+        } else if identity.size > i128::from(max) {
+            let detail = format_args!("the file is larger than {max} octets");
+            Some(Refusal::of_file(code::FILE_SIZE, detail))
+        } else {
+            None
+        }
     }
 
     fn unlink_claimed(&self, path: &str) -> io::Result<()> {
@@ -508,17 +570,6 @@ impl DropDir {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-enum Unusable {
-    Refused(Refusal),
-    Failed(Errno),
-}
-
-impl From<Errno> for Unusable {
-    fn from(error: Errno) -> Self {
-        Self::Failed(error)
     }
 }
 

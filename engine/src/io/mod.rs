@@ -7,6 +7,7 @@
 //! | `socket.rs` | one connection, plain or TLS |
 //! | `commit.rs` | batches: written and synced through the ring |
 //! | `ingest.rs` | the ingestion core: drop files to commands, receipts to files |
+//! | `keys.rs` | idempotency keys that outlive their submissions |
 //! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
 //! | `resolver.rs` | DNS over UDP and TCP |
 //! | `logfile.rs` | log lines: batched append, rotation |
@@ -19,6 +20,7 @@ pub mod dropdir;
 pub mod dropper;
 pub mod executor;
 pub mod ingest;
+pub mod keys;
 pub mod logfile;
 pub mod random;
 pub mod resolver;

@@ -45,6 +45,8 @@ pub struct Host {
 pub struct Settings {
     /// `[engine]`: where things lie, and on which cores they run.
     pub engine: Engine,
+    /// `[drop]`: the drop directory.
+    pub drop: Drop,
     /// `[retry]`: when a deferred recipient is tried again.
     pub retry: Retry,
     /// `[tls]`.
@@ -102,6 +104,21 @@ pub struct Engine {
     pub progress: bool,
     /// Whether the account is JSON.
     pub json: bool,
+}
+
+/// `[drop]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drop {
+    /// Group of the producers, by name or number; `None`: the directory's own.
+    pub group: Option<String>,
+    /// Users whose files are taken, by name or number; empty: whoever can write there.
+    pub uids: Vec<String>,
+    /// Entries in quarantine, at most.
+    pub quarantine_files: u64,
+    /// Bytes on disk in quarantine, at most.
+    pub quarantine_size: u64,
+    /// Age at which forgotten files in `tmp/` are removed; `None`: never.
+    pub tmp_remove: Option<Duration>,
 }
 
 /// `[retry]`.

@@ -323,7 +323,7 @@ fn wrong_files_are_refused_in_one_sentence() {
         ),
         (
             "shards = 2\n",
-            "1:1: shards: there is no such table; write one of engine, retry, tls, dns, route, source, limit, dkim, signing, deadlines",
+            "1:1: shards: there is no such table; write one of engine, drop, retry, tls, dns, route, source, limit, dkim, signing, deadlines",
         ),
         (
             "engine = 2\n",

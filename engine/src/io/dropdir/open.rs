@@ -1,7 +1,7 @@
 //! Opening a drop directory: its parts, their modes, the lock. It serves as a whole or not at all,
 //! and the error says what to change.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::stale::Doomed;
+use super::stuck::Stuck;
 use super::{DropDir, DropLimits};
+use crate::time::Instant;
 
 /// Why a directory cannot serve as drop directory.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,18 @@ pub enum DropDirError {
         "drop directory: others can reach into {0} and its mode cannot be changed; it must be owned by the engine's user with mode 0700"
     )]
     ClaimedOpen(PathBuf),
+    /// The producers' group cannot be given to a part.
+    #[error(
+        "drop directory: {path} cannot be given to group {group}: {source}; the engine's user must own it and be in that group"
+    )]
+    Group {
+        /// The part.
+        path: PathBuf,
+        /// The group's number.
+        group: u32,
+        /// Why not.
+        source: io::Error,
+    },
     /// Another process holds the lock.
     #[error("drop directory: {0} is in use by another engine")]
     InUse(PathBuf),
@@ -55,6 +70,67 @@ impl DropDir {
     /// # Errors
     /// It cannot serve; the error says what to change.
     pub fn open(path: &Path, limits: DropLimits) -> Result<Self, DropDirError> {
+        let parts = Parts::open(path, limits.group, None)?;
+        let mut dir = Self {
+            path: path.into(),
+            limits,
+            tmp: parts.tmp,
+            new: parts.new,
+            claimed: parts.claimed,
+            receipts: parts.receipts,
+            quarantine: parts.quarantine,
+            pending: VecDeque::new(),
+            stuck: Stuck::default(),
+            doomed: Doomed::default(),
+            quarantined: 0,
+            quarantined_bytes: 0,
+            quarantine_seq: 0,
+            blocked: HashSet::new(),
+            counted_at: Instant::default(),
+            needs_chmod: umask_hides_from_group(),
+        };
+        dir.count_quarantine().map_err(|source| DropDirError::Io {
+            what: "read",
+            path: dir.path.join("quarantine"),
+            source,
+        })?;
+        Ok(dir)
+    }
+
+    /// Opens the parts anew after the directory was removed or replaced. It is not made again: where a
+    /// file system is missing, files would go into the empty directory below its mount point. So
+    /// `new/` must be there; other parts that are missing are made.
+    ///
+    /// # Errors
+    /// It is not back, or cannot serve. The old parts stay in use.
+    pub fn reopen(&mut self) -> Result<(), DropDirError> {
+        let parts = Parts::open(&self.path, self.limits.group, Some(&self.claimed))?;
+        self.tmp = parts.tmp;
+        self.new = parts.new;
+        self.claimed = parts.claimed;
+        self.receipts = parts.receipts;
+        self.quarantine = parts.quarantine;
+        self.pending.clear();
+        self.stuck.clear();
+        self.blocked.clear();
+        // A quarantine that cannot be read is counted at the next look.
+        let _ = self.count_quarantine();
+        Ok(())
+    }
+}
+
+/// Descriptors of the parts; the one of `claimed/` holds the lock.
+struct Parts {
+    tmp: OwnedFd,
+    new: OwnedFd,
+    claimed: OwnedFd,
+    receipts: OwnedFd,
+    quarantine: OwnedFd,
+}
+
+impl Parts {
+    /// With `held` (the `claimed/` that this engine has locked) only opens a directory that is there.
+    fn open(path: &Path, group: Option<u32>, held: Option<&OwnedFd>) -> Result<Self, DropDirError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let failed = |what| {
             move |source: Errno| DropDirError::Io {
@@ -65,7 +141,7 @@ impl DropDir {
         };
         let mut made = false;
         let root = match rustix::fs::open(path, flags, Mode::empty()) {
-            Err(Errno::NOENT) => {
+            Err(Errno::NOENT) if held.is_none() => {
                 rustix::fs::mkdir(path, Mode::from_bits_retain(0o770)).map_err(failed("make"))?;
                 made = true;
                 rustix::fs::open(path, flags, Mode::empty())
@@ -82,7 +158,11 @@ impl DropDir {
         }
         // Modes: producers share a group and write in tmp/ and new/, where the sticky bit keeps each
         // from the others' files; they read receipts and quarantine; claimed files are ours.
-        open_part(path, &root, "tmp", 0o3770)?;
+        if held.is_some() {
+            rustix::fs::statat(&root, "new", AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(failed("find new/ in"))?;
+        }
+        let tmp = open_part(path, &root, "tmp", 0o3770)?;
         let new = open_part(path, &root, "new", 0o3770)?;
         let claimed = open_part(path, &root, "claimed", 0o700)?;
         let receipts = open_part(path, &root, "receipts", 0o2750)?;
@@ -104,29 +184,65 @@ impl DropDir {
         {
             return Err(DropDirError::ClaimedOpen(claimed_path.clone()));
         }
-        match rustix::fs::flock(&claimed, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Err(DropDirError::InUse(path.into())),
-            locked => locked.map_err(failed("lock"))?,
+        let same = |held: &&OwnedFd| match (rustix::fs::fstat(*held), rustix::fs::fstat(&claimed)) {
+            (Ok(held), Ok(new)) => (held.st_dev, held.st_ino) == (new.st_dev, new.st_ino),
+            _ => false,
+        };
+        let claimed = match held.filter(same) {
+            // Locked by ourselves: the copy shares the lock.
+            Some(held) => rustix::io::fcntl_dupfd_cloexec(held, 0).map_err(failed("keep"))?,
+            None => match rustix::fs::flock(&claimed, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => return Err(DropDirError::InUse(path.into())),
+                locked => locked.map(|()| claimed).map_err(failed("lock"))?,
+            },
+        };
+        if let Some(group) = group {
+            for (name, part) in [
+                ("", &root),
+                ("tmp", &tmp),
+                ("new", &new),
+                ("receipts", &receipts),
+                ("quarantine", &quarantine),
+            ] {
+                give_to_group(part, group).map_err(|source| DropDirError::Group {
+                    path: path.join(name),
+                    group,
+                    source: source.into(),
+                })?;
+            }
         }
-        let mut dir = Self {
-            path: path.into(),
-            limits,
+        Ok(Self {
+            tmp,
             new,
             claimed,
             receipts,
             quarantine,
-            pending: VecDeque::new(),
-            stuck: HashMap::new(),
-            quarantined: 0,
-            quarantine_seq: 0,
-        };
-        dir.count_quarantine().map_err(|source| DropDirError::Io {
-            what: "read",
-            path: dir.path.join("quarantine"),
-            source,
-        })?;
-        Ok(dir)
+        })
     }
+}
+
+/// Changes the group of a directory, if it has another. The kernel clears set-group-id for anyone but
+/// root when the group changes, so it is given again.
+fn give_to_group(part: &OwnedFd, group: u32) -> Result<(), Errno> {
+    let stat = rustix::fs::fstat(part)?;
+    if stat.st_gid == group && stat.st_mode & 0o2000 != 0 {
+        return Ok(());
+    }
+    rustix::fs::fchown(part, None, Some(rustix::fs::Gid::from_raw(group)))?;
+    rustix::fs::fchmod(part, Mode::from_bits_retain(stat.st_mode & 0o7777 | 0o2000))
+}
+
+/// Whether files that this process makes are unreadable for their group.
+fn umask_hides_from_group() -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let mask = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(mask.trim(), 8).ok()
+        })
+        .is_none_or(|mask| mask & 0o040 != 0)
 }
 
 /// Opens a part of the drop directory, making it with `mode` if it is missing.

@@ -24,6 +24,9 @@ pub enum ReceiptState {
     Refused,
     /// Every recipient has a final state.
     Final,
+    /// The same file was accepted before under the same idempotency key, as the submission named:
+    /// this one was not taken a second time.
+    Repeated,
 }
 
 /// What became of one drop file.
@@ -143,6 +146,15 @@ impl Receipt {
         }
     }
 
+    /// Not taken: its idempotency key and content were accepted as `submission` before.
+    #[must_use]
+    pub fn repeated(file: &str, submission: SubmissionId, accepted: WallTime) -> Self {
+        Self {
+            accepted_at: Some(rfc3339(accepted)),
+            ..Self::new(file, submission, ReceiptState::Repeated)
+        }
+    }
+
     /// Every recipient has a final state since `at`. The counts are the caller's to fill.
     #[must_use]
     pub fn into_final(self, at: WallTime) -> Self {
@@ -167,14 +179,25 @@ pub(super) struct ReasonFile<'a> {
 }
 
 /// Writes `value` as `name` in `dir`: a temporary file, then a rename.
-pub(super) fn write(dir: &OwnedFd, name: &str, value: &impl Serialize) -> io::Result<()> {
+///
+/// With `chmod` the group can read it whatever the umask says.
+pub(super) fn write(
+    dir: &OwnedFd,
+    name: &str,
+    value: &impl Serialize,
+    chmod: bool,
+) -> io::Result<()> {
     let mut text = serde_json::to_vec(value)?;
     text.push(b'\n');
     // One thread writes here, so one temporary name per receipt is enough; a leftover is truncated.
     let tmp = format!(".{name}.tmp");
     let flags =
         OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, &*tmp, flags, Mode::from_bits_retain(0o640))?;
+    let mode = Mode::from_bits_retain(0o640);
+    let file = rustix::fs::openat(dir, &*tmp, flags, mode)?;
+    if chmod {
+        rustix::fs::fchmod(&file, mode)?;
+    }
     File::from(file).write_all(&text)?;
     Ok(rustix::fs::renameat(dir, &*tmp, dir, name)?)
 }

@@ -3,9 +3,13 @@
 use super::*;
 use crate::io::dropdir::{ChunkReader, DropDir, DropLimits};
 use crate::mail::id::SubmissionId;
-use crate::time::WallTime;
+use crate::shard::Now;
+use crate::time::{Instant, WallTime};
 
-const NOW: WallTime = WallTime::from_unix_millis(1_700_000_000_000);
+const NOW: Now = Now {
+    mono: Instant::from_nanos(1_000_000_000),
+    wall: WallTime::from_unix_millis(1_700_000_000_000),
+};
 
 struct Fixture {
     tmp: tempfile::TempDir,
@@ -70,11 +74,11 @@ impl Fixture {
             }
             let summary = parser.finish(&mut messages).unwrap();
             assert!(claimed.unchanged().unwrap());
-            let receipt = Receipt::accepted(&claimed.name, claimed.submission, summary, NOW);
+            let receipt = Receipt::accepted(&claimed.name, claimed.submission, summary, NOW.wall);
             self.drop_dir
                 .write_receipt(&claimed.name, &receipt)
                 .unwrap();
-            self.drop_dir.done(&claimed).unwrap();
+            self.drop_dir.done(&claimed, NOW).unwrap();
             let texts = messages.iter().map(|message| {
                 let envelope = &message.envelope;
                 let labels = [&envelope.job, &envelope.envid, &envelope.source]
@@ -384,7 +388,7 @@ fn waiting_for_receipts() {
     let receipt = read_receipt(&dir, &names[2])
         .unwrap()
         .unwrap()
-        .into_final(NOW);
+        .into_final(NOW.wall);
     f.drop_dir
         .write_receipt(
             &names[2],
@@ -469,7 +473,8 @@ fn a_name_in_use_is_not_replaced() {
     let message = Overrides::of(&DropOptions::default())
         .unwrap()
         .compose("m", &fs::read(path).unwrap(), &DropOptions::default())
-        .unwrap();
+        .unwrap()
+        .0;
     for _ in 0..2 {
         let mut file = dropper.stage(Format::Eml).unwrap();
         file.append(&message).unwrap();
