@@ -179,6 +179,9 @@ pub struct RunArgs {
     /// Skip fdatasync: an accepted message may be lost. For benchmarks only.
     #[arg(long, hide = true)]
     pub unsafe_no_sync: bool,
+    /// What shall befall this run, for tests; the grammar is in io/faults.rs
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub faults: Vec<String>,
 }
 
 const RUN_EXAMPLES: &str = "\

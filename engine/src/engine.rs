@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
 use crossbeam::queue::SegQueue;
+use hikyaku_spool::faults::point;
 use hikyaku_spool::{Log, Recovered, Spool, SpoolError};
 use hikyaku_tuning::{HostCheck, HostNeeds, LimitRule, LimitRules, Profiles, TuningError};
 
@@ -166,6 +167,7 @@ impl Engine {
         let limits = drop_limits(settings)?;
         let dir = DropDir::open(&settings.engine.drop, limits)
             .map_err(|error| named_holder(settings, error))?;
+        point("start.drop-opened");
         let watch_error = |source| StartError::Watch {
             path: settings.engine.drop.clone(),
             source,
@@ -173,6 +175,7 @@ impl Engine {
         let watch = dir.watch().map_err(watch_error)?;
         let (logs, accepted, recovered) = open_logs(settings)?;
         let log = LogFile::open(&settings.engine.log, LOG_ROTATE)?;
+        point("start.attempts-log-opened");
         say(
             &log.sender(),
             EngineEvent::Started {
@@ -266,6 +269,7 @@ impl Engine {
             let done = Arc::clone(&shards_done);
             let core = settings.engine.pin.then_some(settings.engine.ingest_core);
             let start = move || {
+                point("start.done");
                 if let Some(core) = core {
                     pin(core);
                 }
@@ -328,6 +332,7 @@ impl Engine {
 
     /// Begins the end: nothing more is claimed, transactions in flight run to their end.
     pub fn begin_stop(&self) {
+        point("drain.begun");
         say(&self.log.sender(), EngineEvent::Draining);
         self.state.stop.store(true, Relaxed);
         self.receipts.bell.wake();
@@ -362,6 +367,7 @@ impl Engine {
         self.shards_done.store(true, Relaxed);
         self.receipts.bell.wake();
         crashed |= self.ingest.join().is_err();
+        point("drain.ended");
         say(&self.log.sender(), EngineEvent::Stopped);
         let sum = |counter: fn(&Gauge) -> u64| gauges.iter().map(|gauge| counter(gauge)).sum();
         Report {
@@ -414,6 +420,7 @@ type Open = HashMap<SubmissionId, (Vec<u16>, Option<Acceptance>)>;
 
 fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
     let spool = Spool::open(&settings.engine.spool, &spool_options(settings))?;
+    point("start.spool-opened");
     let mut ids: Vec<u16> = spool.log_ids();
     ids.extend(0..settings.engine.shards);
     ids.sort_unstable();
@@ -423,6 +430,7 @@ fn open_logs(settings: &Settings) -> Result<OpenedLogs, StartError> {
     let mut summary = RecoverySummary::default();
     for id in ids {
         let (log, recovered) = spool.open_log(id, clock::wall().unix_millis())?;
+        point("start.log-recovered");
         for submission in recovered
             .submissions
             .iter()

@@ -1,12 +1,10 @@
 //! The spool directory: its lock, its FORMAT line, the logs in it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::disk;
 use crate::error::SpoolError;
 use crate::lock::Lock;
 use crate::log::{INFO_BYTES_MAX, Log, MESSAGE_OVERHEAD};
@@ -29,6 +27,8 @@ pub struct Options {
     pub message_bytes_max: u64,
     /// How long to wait for the lock when the process that took it has ended.
     pub lock_wait: Duration,
+    /// For simulations: spares are made on the caller's thread, whenever the log looks for them, in an order that repeats.
+    pub spares_inline: bool,
     /// For tests: take file systems, too, on which a flush or a lock may not mean what we need.
     pub allow_any_filesystem: bool,
 }
@@ -42,6 +42,7 @@ impl Default for Options {
             indoubt_slots: 65_536,
             message_bytes_max: 50 << 20,
             lock_wait: Duration::from_secs(10),
+            spares_inline: false,
             allow_any_filesystem: false,
         }
     }
@@ -91,11 +92,7 @@ impl Spool {
     pub fn open(dir: &Path, options: &Options) -> Result<Spool, SpoolError> {
         options.check()?;
         if !dir.exists() {
-            let made = fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir);
-            made.map_err(SpoolError::io("make", dir))?;
+            disk::create_dirs(dir).map_err(SpoolError::io("make", dir))?;
         }
         if !options.allow_any_filesystem {
             check_filesystem(dir)?;
@@ -136,10 +133,11 @@ impl Spool {
 
 /// Numbers of the logs in a spool directory, in order.
 pub(crate) fn log_ids(dir: &Path) -> Vec<u16> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let entries = disk::list(dir).unwrap_or_default();
     let mut ids: Vec<u16> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name();
+        .iter()
+        .filter_map(|path| {
+            let name = path.file_name()?;
             let digits = name.to_str()?.strip_prefix("shard-")?;
             (digits.len() >= 4).then(|| digits.parse().ok())?
         })
@@ -159,7 +157,7 @@ fn read_format(dir: &Path) -> Result<u128, SpoolError> {
 /// The spool's uuid from FORMAT: `hikyaku-spool <version> <uuid> <crc>`. None when there is no such file.
 pub(crate) fn known_format(dir: &Path) -> Result<Option<u128>, SpoolError> {
     let path = dir.join("FORMAT");
-    let text = match fs::read_to_string(&path) {
+    let text = match disk::read_text(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
@@ -195,28 +193,19 @@ pub(crate) fn known_format(dir: &Path) -> Result<Option<u128>, SpoolError> {
 
 fn write_format(dir: &Path, path: &Path) -> Result<u128, SpoolError> {
     // A directory with logs but without FORMAT has lost it: a new uuid would make every segment a stranger.
-    let has_logs = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|entry| entry.file_name().to_string_lossy().starts_with("shard-"));
-    if has_logs {
+    if !log_ids(dir).is_empty() {
         return Err(SpoolError::Format { path: path.into() });
     }
     let write = || -> std::io::Result<u128> {
         let uuid = random_u128()?;
         let said = format!("hikyaku-spool {FORMAT_VERSION} {uuid:032x}");
         let tmp = dir.join("FORMAT.tmp");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&tmp)?;
-        writeln!(file, "{said} {:08x}", crc32c::crc32c(said.as_bytes()))?;
-        file.sync_all()?;
-        fs::rename(&tmp, path)?;
-        File::open(dir)?.sync_all()?;
+        let file = disk::open_or_create(&tmp)?;
+        let line = format!("{said} {:08x}\n", crc32c::crc32c(said.as_bytes()));
+        disk::rewrite(&file, &tmp, line.as_bytes())?;
+        disk::sync_all(&file, &tmp)?;
+        disk::rename(&tmp, path)?;
+        disk::sync_dir(dir)?;
         Ok(uuid)
     };
     write().map_err(SpoolError::io("write", path))
@@ -247,6 +236,8 @@ fn check_filesystem(dir: &Path) -> Result<(), SpoolError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

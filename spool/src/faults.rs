@@ -5,7 +5,7 @@
 //! [`Observer`] that ends the process at a named point, makes the k-th call fail with an errno, or keeps the record from
 //! which a simulated power cut decides what is left. So what is tested is the program that ships, not a build of its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -60,6 +60,28 @@ static PROCESS: OnceLock<Arc<dyn Observer + Send + Sync>> = OnceLock::new();
 
 thread_local! {
     static THREAD: RefCell<Option<Rc<dyn Observer>>> = const { RefCell::new(None) };
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// From now on what this thread draws at random for a spool (names of segments' lives) follows from `seed`, so that a run
+/// repeats byte for byte; `None` ends that.
+pub fn seed_here(seed: Option<u64>) {
+    SEED.set(seed);
+}
+
+/// The next number of the seeded ones.
+pub(crate) fn seeded() -> Option<u128> {
+    let mut state = SEED.get()?;
+    // splitmix64, twice
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let number = u128::from(next()) << 64 | u128::from(next());
+    SEED.set(Some(state));
+    Some(number)
 }
 
 /// Installs the observer of the whole process. The first one stays.
@@ -87,6 +109,13 @@ pub fn before(call: Call<'_>) -> io::Result<()> {
     }
 }
 
+/// Whether anybody listens: for callers whose announcement costs something to prepare.
+#[inline]
+#[must_use]
+pub fn is_armed() -> bool {
+    ARMED.load(Relaxed)
+}
+
 /// Announces a moment at which a test may end the process.
 #[inline]
 pub fn point(name: &'static str) {
@@ -109,7 +138,6 @@ fn observed(call: &Call<'_>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
 
     struct Third(Cell<u32>);
 
@@ -125,6 +153,17 @@ mod tests {
                 Ok(())
             }
         }
+    }
+
+    #[test]
+    fn a_seed_repeats() {
+        seed_here(Some(7));
+        let first = (seeded(), seeded());
+        seed_here(Some(7));
+        assert_eq!((seeded(), seeded()), first);
+        assert_ne!(first.0, first.1);
+        seed_here(None);
+        assert_eq!(seeded(), None);
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! damaged is copied there; errors that mean "not now" (no descriptors, no permission) are errors, not damage.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Advice;
 
+use crate::disk;
 use crate::error::SpoolError;
 use crate::flush::BatchHeader;
 use crate::lock::lock_segment;
@@ -44,11 +45,10 @@ impl Files {
         };
         let mut blank = Vec::new();
         let mut damaged = Vec::new();
-        for entry in fs::read_dir(dir).map_err(SpoolError::io("list", dir))? {
-            let path = entry.map_err(SpoolError::io("list", dir))?.path();
+        for path in disk::list(dir).map_err(SpoolError::io("list", dir))? {
             let named_seq = match Name::of(&path) {
                 Name::Temporary => {
-                    fs::remove_file(&path).map_err(SpoolError::io("remove", &path))?;
+                    disk::remove(&path).map_err(SpoolError::io("remove", &path))?;
                     continue;
                 }
                 Name::Other => continue,
@@ -58,19 +58,16 @@ impl Files {
                     None
                 }
             };
-            let opened = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .custom_flags(nofollow())
-                .open(&path);
-            let file = opened.map_err(SpoolError::io("open", &path))?;
+            let file = disk::open(&path).map_err(SpoolError::io("open", &path))?;
             lock_segment(&file, &path)?;
             let candidate = Candidate {
                 path,
                 file,
                 named_seq,
             };
-            match read_header(&candidate.file) {
+            let header = read_header(&candidate.file, &candidate.path)
+                .map_err(SpoolError::io("read the header of", &candidate.path))?;
+            match header {
                 Ok(header) if header.spool_uuid == site.uuid && header.log_id == id => {
                     files.segments.push((candidate, header, false));
                 }
@@ -116,9 +113,7 @@ impl Files {
         // What a killed process wrote may be in the page cache only: it must be on disk before anything is decided. And
         // after an error of its flush the cache may hold what the disk never got: it must be read from there.
         for (candidate, ..) in files.segments.iter().rev().take(2) {
-            candidate
-                .file
-                .sync_data()
+            disk::sync_data(&candidate.file, &candidate.path)
                 .map_err(SpoolError::io("flush", &candidate.path))?;
             let _ = rustix::fs::fadvise(&candidate.file, 0, None, Advice::DontNeed);
         }
@@ -165,12 +160,12 @@ impl Files {
             .map_err(SpoolError::io("stat", &path))?
             .len();
         if len != site.options.segment_bytes {
-            return fs::remove_file(&path).map_err(SpoolError::io("remove", &path));
+            return disk::remove(&path).map_err(SpoolError::io("remove", &path));
         }
-        blank_header(&file).map_err(SpoolError::io("blank", &path))?;
+        blank_header(&file, &path).map_err(SpoolError::io("blank", &path))?;
         if named_seq.is_some() {
             let name = dir.join(format!("pool-{}.seg", self.next_number));
-            fs::rename(&path, &name).map_err(SpoolError::io("rename", &path))?;
+            disk::rename(&path, &name).map_err(SpoolError::io("rename", &path))?;
             self.next_number += 1;
             path = name;
         }
@@ -232,11 +227,17 @@ pub(crate) fn nofollow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits() as i32
 }
 
-pub(crate) fn read_header(file: &File) -> Result<SegmentHeader, BadHeader> {
+/// What the first block says. A file too short for one is damaged; a read that fails is an error, and says nothing about
+/// the file.
+pub(crate) fn read_header(
+    file: &File,
+    path: &Path,
+) -> io::Result<Result<SegmentHeader, BadHeader>> {
     let mut block = [0; BLOCK as usize];
-    match file.read_exact_at(&mut block, 0) {
-        Ok(()) => SegmentHeader::decode(&block),
-        Err(_) => Err(BadHeader::Damaged),
+    match disk::read(file, path, &mut block, 0) {
+        Ok(()) => Ok(SegmentHeader::decode(&block)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Err(BadHeader::Damaged)),
+        Err(error) => Err(error),
     }
 }
 
@@ -303,7 +304,7 @@ fn set_aside(spool: &Path, candidate: &Candidate, id: u16, why: &str) -> Result<
     let to = spool
         .join("quarantine")
         .join(format!("shard-{id:04}-foreign-{name}"));
-    fs::rename(&candidate.path, &to).map_err(SpoolError::io("quarantine", &candidate.path))?;
+    disk::rename(&candidate.path, &to).map_err(SpoolError::io("quarantine", &candidate.path))?;
     reason(&to, &format!("not used: {why}\n"));
     Ok(())
 }
@@ -322,9 +323,8 @@ pub(crate) fn keep(
     ));
     if !to.exists() {
         let tmp = to.with_extension("tmp");
-        fs::copy(path, &tmp)
-            .and_then(|_| File::open(&tmp)?.sync_all())
-            .and_then(|()| fs::rename(&tmp, &to))
+        disk::copy(path, &tmp)
+            .and_then(|()| disk::rename(&tmp, &to))
             .ok()?;
         let text: String = gaps
             .iter()
@@ -341,5 +341,7 @@ pub(crate) fn keep(
 
 /// Advice for people; the engine never reads it.
 fn reason(of: &Path, text: &str) {
-    let _ = fs::write(PathBuf::from(format!("{}.reason", of.display())), text);
+    let path = PathBuf::from(format!("{}.reason", of.display()));
+    let _ =
+        disk::open_or_create(&path).and_then(|file| disk::rewrite(&file, &path, text.as_bytes()));
 }

@@ -11,12 +11,12 @@
 //! Word 0 is stored last and carries a checksum over the other two, so a slot is seen whole or not at all.
 //! The header also keeps the highest acknowledged batch: it tells rot from a torn write in the very last one.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::disk;
 use crate::error::SpoolError;
 use crate::map::WordMap;
 use crate::record::u64_at;
@@ -147,7 +147,7 @@ impl InDoubt {
         let path = dir.join("indoubt.map");
         let mut lost = false;
         let mut acked = 0;
-        match OpenOptions::new().read(true).write(true).open(&path) {
+        match disk::open(&path) {
             Ok(file) => match InDoubt::use_file(&file, log_id, spool_uuid) {
                 Ok(Some((map, found))) if found.is_empty() && map.slots != slots => {
                     acked = map.acked_seq()
@@ -156,7 +156,7 @@ impl InDoubt {
                 Ok(None) => {
                     lost = true;
                     let aside = quarantine.join(format!("shard-{log_id:04}-indoubt.map"));
-                    std::fs::rename(&path, aside).map_err(SpoolError::io("quarantine", &path))?;
+                    disk::rename(&path, &aside).map_err(SpoolError::io("quarantine", &path))?;
                 }
                 Err(source) => return Err(SpoolError::io("read", &path)(source)),
             },
@@ -327,32 +327,27 @@ fn header(slots: u32, log_id: u16, spool_uuid: u128) -> [u64; 7] {
 
 fn make(path: &Path, slots: u32, log_id: u16, spool_uuid: u128, acked: u64) -> io::Result<File> {
     let tmp = PathBuf::from(format!("{}.tmp", path.display()));
-    let _ = std::fs::remove_file(&tmp);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&tmp)?;
+    let _ = disk::remove(&tmp);
+    let file = disk::create(&tmp)?;
     let mut block = [0; BLOCK as usize];
     let mut words = header(slots, log_id, spool_uuid);
     words[ACKED] = acked;
     for (to, word) in block.chunks_exact_mut(8).zip(words) {
         to.copy_from_slice(&word.to_le_bytes());
     }
-    file.write_all_at(&block, 0)?;
+    disk::write(&file, &tmp, &block, 0)?;
     // Small writes: a folio made by a large one would be written back whole for every slot.
     let zeros = [0; BLOCK as usize];
     let mut at = BLOCK;
     while at < file_bytes(slots) {
         let len = (file_bytes(slots) - at).min(BLOCK);
-        file.write_all_at(&zeros[..len as usize], at)?;
+        disk::write(&file, &tmp, &zeros[..len as usize], at)?;
         at += len;
     }
-    file.sync_all()?;
-    std::fs::rename(&tmp, path)?;
+    disk::sync_all(&file, &tmp)?;
+    disk::rename(&tmp, path)?;
     if let Some(dir) = path.parent() {
-        File::open(dir)?.sync_all()?;
+        disk::sync_dir(dir)?;
     }
     Ok(file)
 }

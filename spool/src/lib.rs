@@ -37,6 +37,7 @@
 #![deny(unsafe_code)]
 
 mod directory;
+mod disk;
 mod error;
 pub mod faults;
 mod files;

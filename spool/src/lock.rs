@@ -5,15 +5,15 @@
 //! done; so when the process named in LOCK is gone, we wait. Host and boot id are there because `flock` does not reach
 //! across hosts.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, test_kill_process};
 
+use crate::disk;
 use crate::error::SpoolError;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -27,15 +27,7 @@ pub(crate) struct Lock {
 impl Lock {
     pub(crate) fn take(dir: &Path, wait: Duration) -> Result<Lock, SpoolError> {
         let path = dir.join("LOCK");
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(SpoolError::io("open", &path))?;
+        let mut file = disk::open_or_create(&path).map_err(SpoolError::io("open", &path))?;
         let mut waited = Duration::ZERO;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -57,7 +49,7 @@ impl Lock {
             waited += RETRY_PAUSE;
         }
         Holder::this_process()
-            .write(&mut file)
+            .write(&file, &path)
             .map_err(SpoolError::io("write", &path))?;
         Ok(Lock { _file: file })
     }
@@ -106,14 +98,12 @@ impl Holder {
         }
     }
 
-    fn write(&self, file: &mut File) -> std::io::Result<()> {
+    fn write(&self, file: &File, path: &Path) -> std::io::Result<()> {
         let text = format!(
             "pid {}\nboot {}\nhost {}\nsince {}\n",
             self.pid, self.boot_id, self.host, self.since
         );
-        file.set_len(0)?;
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(text.as_bytes())
+        disk::rewrite(file, path, text.as_bytes())
     }
 
     fn read(file: &mut File) -> Holder {
@@ -203,14 +193,10 @@ mod tests {
     #[test]
     fn text_round_trip() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(dir.path().join("L"))
-            .expect("open");
+        let path = dir.path().join("L");
+        let mut file = disk::create(&path).expect("open");
         let me = Holder::this_process();
-        me.write(&mut file).expect("write");
+        me.write(&file, &path).expect("write");
         assert_eq!(Holder::read(&mut file), me);
         assert!(!me.is_gone());
         assert!(!Holder::parse("nonsense\n").is_gone());

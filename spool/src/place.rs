@@ -3,6 +3,7 @@
 //! Small records never fail. One that finds the active segment full and no spare ready waits in memory, in order, and is
 //! the first in the next segment.
 
+use crate::disk;
 use crate::flush::BATCH_HEADER_BYTES;
 use crate::log::Log;
 use crate::mark::MARK_BYTES;
@@ -203,7 +204,7 @@ impl Log {
         let first_seq = self.flush.next_seq;
         let name = self.dir.join(format!("seg-{first_seq:020}.log"));
         // The name is for people: a spare's name with a segment's header is understood, too.
-        let path = if std::fs::rename(&path, &name).is_ok() {
+        let path = if disk::rename(&path, &name).is_ok() {
             name
         } else {
             path

@@ -9,9 +9,8 @@
 //! lost.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +18,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::fs::Advice;
 
+use crate::disk;
 use crate::error::SpoolError;
+use crate::faults;
 use crate::lock::lock_segment;
 use crate::map::ReadMap;
 use crate::segment::BLOCK;
@@ -64,10 +65,20 @@ pub(crate) struct Pool {
     ready: VecDeque<Spare>,
     asked: usize,
     error: Option<String>,
-    requests: Option<Sender<Request>>,
-    events: Receiver<Event>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    side: Side,
+}
+
+/// Who does the work.
+#[derive(Debug)]
+enum Side {
+    Thread {
+        requests: Option<Sender<Request>>,
+        events: Receiver<Event>,
+        thread: Option<JoinHandle<()>>,
+    },
+    /// The caller, whenever it polls.
+    Caller(Work),
 }
 
 impl Pool {
@@ -78,9 +89,8 @@ impl Pool {
         number: u64,
         ready: VecDeque<Spare>,
         log_id: u16,
+        inline: bool,
     ) -> Result<Pool, SpoolError> {
-        let (requests, inbox) = channel();
-        let (outbox, events) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         // Two makers, one here for the first spares and one in the thread: odd and even numbers keep their names apart.
         let number = number.next_multiple_of(2);
@@ -90,25 +100,38 @@ impl Pool {
             number: number + 1,
             stop: stop.clone(),
         };
-        let mut there = Maker {
-            dir: dir.into(),
-            segment_bytes,
-            number,
-            stop: stop.clone(),
+        let mut there = Work {
+            maker: Maker {
+                dir: dir.into(),
+                segment_bytes,
+                number,
+                stop: stop.clone(),
+            },
+            freed: VecDeque::new(),
+            wanted: 0,
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("spool-pool-{log_id}"))
-            .spawn(move || there.run(&inbox, &outbox))
-            .map_err(SpoolError::io("start a thread for", dir))?;
+        let side = if inline {
+            Side::Caller(there)
+        } else {
+            let (requests, inbox) = channel();
+            let (outbox, events) = channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("spool-pool-{log_id}"))
+                .spawn(move || there.run(&inbox, &outbox))
+                .map_err(SpoolError::io("start a thread for", dir))?;
+            Side::Thread {
+                requests: Some(requests),
+                events,
+                thread: Some(thread),
+            }
+        };
         Ok(Pool {
             maker: here,
             ready,
             asked: 0,
             error: None,
-            requests: Some(requests),
-            events,
             stop,
-            thread: Some(thread),
+            side,
         })
     }
 
@@ -139,13 +162,23 @@ impl Pool {
         self.error.as_deref()
     }
 
-    /// Collects what the thread has done.
+    /// Collects what was done.
     pub(crate) fn poll(&mut self) {
-        while let Ok(event) = self.events.try_recv() {
+        loop {
+            let event = match &mut self.side {
+                Side::Thread { events, .. } => events.try_recv().ok(),
+                Side::Caller(work) => work.one(),
+            };
             match event {
-                Event::Failed(error) => self.error = Some(error),
-                Event::Removed => self.error = None,
-                Event::Ready(spare) => {
+                None => return,
+                Some(Event::Failed(error)) => {
+                    self.error = Some(error);
+                    if matches!(self.side, Side::Caller(_)) {
+                        return; // It is tried again at the next look.
+                    }
+                }
+                Some(Event::Removed) => self.error = None,
+                Some(Event::Ready(spare)) => {
                     self.asked = self.asked.saturating_sub(1);
                     self.error = None;
                     self.ready.push_back(spare);
@@ -173,10 +206,15 @@ impl Pool {
     }
 
     fn send(&mut self, request: Request) {
-        let sent = self
-            .requests
-            .as_ref()
-            .is_some_and(|requests| requests.send(request).is_ok());
+        let sent = match &mut self.side {
+            Side::Thread { requests, .. } => requests
+                .as_ref()
+                .is_some_and(|requests| requests.send(request).is_ok()),
+            Side::Caller(work) => {
+                work.take_in(request);
+                true
+            }
+        };
         if !sent {
             self.error = Some("the thread that makes spare segments has ended".into());
         }
@@ -186,10 +224,15 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.requests = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported when it happened; nothing more to do with it here.
-            let _ = thread.join();
+        if let Side::Thread {
+            requests, thread, ..
+        } = &mut self.side
+        {
+            *requests = None;
+            if let Some(thread) = thread.take() {
+                // A panic there was reported when it happened; nothing more to do with it here.
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -202,70 +245,89 @@ struct Maker {
     stop: Arc<AtomicBool>,
 }
 
-impl Maker {
+/// What is still to be done.
+#[derive(Debug)]
+struct Work {
+    maker: Maker,
+    freed: VecDeque<Request>,
+    wanted: usize,
+}
+
+impl Work {
+    fn take_in(&mut self, request: Request) {
+        match request {
+            Request::Make => self.wanted += 1,
+            other => self.freed.push_back(other),
+        }
+    }
+
+    /// Does one thing. None when there is nothing to do.
+    fn one(&mut self) -> Option<Event> {
+        // Freed ones first: they need no space.
+        let done = match self.freed.front_mut() {
+            Some(Request::Recycle(path, file)) => self.maker.recycle(path, file).map(Event::Ready),
+            Some(Request::Remove(path, file)) => {
+                self.maker.remove(path, file).map(|()| Event::Removed)
+            }
+            _ if self.wanted > 0 => self.maker.make().map(Event::Ready),
+            _ => return None,
+        };
+        Some(match done {
+            Ok(event) => {
+                if self.freed.pop_front().is_none() {
+                    self.wanted -= 1;
+                }
+                event
+            }
+            Err(error) => Event::Failed(format!(
+                "cannot make a spare segment in {}: {error}",
+                self.maker.dir.display()
+            )),
+        })
+    }
+
     fn run(&mut self, inbox: &Receiver<Request>, outbox: &Sender<Event>) {
-        let mut freed: VecDeque<Request> = VecDeque::new();
-        let mut wanted = 0usize;
         let mut pause = PAUSE_MIN;
         let mut failed = false;
         loop {
             let next = if failed {
                 inbox.recv_timeout(pause)
-            } else if freed.is_empty() && wanted == 0 {
+            } else if self.freed.is_empty() && self.wanted == 0 {
                 inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
                 inbox.recv_timeout(Duration::ZERO)
             };
-            if self.stop.load(Ordering::Relaxed) {
+            if self.maker.stop.load(Ordering::Relaxed) {
                 return;
             }
             match next {
-                Ok(Request::Make) => wanted += 1,
-                Ok(other) => freed.push_back(other),
+                Ok(request) => self.take_in(request),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            // Freed ones first: they need no space.
-            let done = match freed.front_mut() {
-                Some(Request::Recycle(path, file)) => self.recycle(path, file).map(Event::Ready),
-                Some(Request::Remove(path, file)) => {
-                    self.remove(path, file).map(|()| Event::Removed)
-                }
-                _ if wanted > 0 => self.make().map(Event::Ready),
-                _ => continue,
-            };
-            if self.stop.load(Ordering::Relaxed) {
+            let Some(event) = self.one() else { continue };
+            if self.maker.stop.load(Ordering::Relaxed) {
                 return;
             }
-            failed = done.is_err();
+            failed = matches!(event, Event::Failed(_));
             pause = if failed {
                 (pause * 2).min(PAUSE_MAX)
             } else {
                 PAUSE_MIN
-            };
-            let event = match done {
-                Ok(event) => {
-                    if freed.pop_front().is_none() {
-                        wanted -= 1;
-                    }
-                    event
-                }
-                Err(error) => Event::Failed(format!(
-                    "cannot make a spare segment in {}: {error}",
-                    self.dir.display()
-                )),
             };
             if outbox.send(event).is_err() {
                 return;
             }
         }
     }
+}
 
+impl Maker {
     fn make(&mut self) -> io::Result<Spare> {
         let tmp = self.dir.join(format!("tmp-{}.seg", self.number));
         let made = self.allocate(&tmp);
         if made.is_err() {
-            let _ = fs::remove_file(&tmp);
+            let _ = disk::remove(&tmp);
         }
         let file = made?;
         let mut path = tmp;
@@ -274,19 +336,14 @@ impl Maker {
     }
 
     fn allocate(&self, tmp: &Path) -> io::Result<File> {
-        let _ = fs::remove_file(tmp);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(tmp)?;
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.segment_bytes) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
+        match disk::remove(tmp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
+        let file = disk::create(tmp)?;
+        disk::allocate(&file, tmp, self.segment_bytes)?;
         self.fill(&file, tmp)?;
-        file.sync_all()?;
+        disk::sync_all(&file, tmp)?;
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
         Ok(file)
     }
@@ -294,14 +351,11 @@ impl Maker {
     /// Fills with zeros past the page cache. Zeros left in the cache by large writes would make every later flush write a
     /// whole large folio; where direct writes are refused, small ones keep the folios small.
     fn fill(&self, file: &File, path: &Path) -> io::Result<()> {
-        let direct = OpenOptions::new()
-            .write(true)
-            .custom_flags(OFlags::DIRECT.bits() as i32)
-            .open(path);
+        let direct = disk::open_direct(path);
         // An anonymous map starts on a page, as direct writes need it, and is zero.
         let zeros = memmap2::MmapMut::map_anon(FILL_BYTES)?;
         let (to, step) = match &direct {
-            Ok(direct) if direct.write_all_at(&zeros[..BLOCK as usize], 0).is_ok() => {
+            Ok(direct) if disk::write(direct, path, &zeros[..BLOCK as usize], 0).is_ok() => {
                 (direct, FILL_BYTES)
             }
             _ => (file, BLOCK as usize),
@@ -312,22 +366,22 @@ impl Maker {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let len = (self.segment_bytes - at).min(step as u64);
-            to.write_all_at(&zeros[..len as usize], at)?;
+            disk::write(to, path, &zeros[..len as usize], at)?;
             at += len;
         }
         Ok(())
     }
 
     fn recycle(&mut self, path: &mut PathBuf, file: &File) -> io::Result<Spare> {
-        blank_header(file)?;
+        blank_header(file, path)?;
         let file = file.try_clone()?;
         self.publish(path)?;
         self.spare(path.clone(), file, true)
     }
 
     fn remove(&self, path: &Path, file: &File) -> io::Result<()> {
-        blank_header(file)?;
-        match fs::remove_file(path) {
+        blank_header(file, path)?;
+        match disk::remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -336,10 +390,10 @@ impl Maker {
     /// Gives the file the name of a spare, durably. After a failure `path` is where the file is.
     fn publish(&mut self, path: &mut PathBuf) -> io::Result<()> {
         let name = self.dir.join(format!("pool-{}.seg", self.number));
-        fs::rename(&*path, &name)?;
+        disk::rename(path, &name)?;
         *path = name;
         self.number += 2;
-        File::open(&self.dir)?.sync_all()
+        disk::sync_dir(&self.dir)
     }
 
     fn spare(&self, path: PathBuf, file: File, recycled: bool) -> io::Result<Spare> {
@@ -356,13 +410,16 @@ impl Maker {
 }
 
 /// Makes a segment's former content unreadable, durably.
-pub(crate) fn blank_header(file: &File) -> io::Result<()> {
-    file.write_all_at(&[0; BLOCK as usize], 0)?;
-    file.sync_data()
+pub(crate) fn blank_header(file: &File, path: &Path) -> io::Result<()> {
+    disk::write(file, path, &[0; BLOCK as usize], 0)?;
+    disk::sync_data(file, path)
 }
 
 /// Names lives of segments and spools; not a secret.
 pub(crate) fn random_u128() -> io::Result<u128> {
+    if let Some(number) = faults::seeded() {
+        return Ok(number);
+    }
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u128::from_le_bytes(bytes))

@@ -7,12 +7,11 @@
 //! nothing more.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Options;
+use crate::disk;
 use crate::error::SpoolError;
 use crate::files::{Candidate, Files, keep};
 use crate::flush::Flush;
@@ -124,7 +123,7 @@ pub(crate) fn open_log(
     let dir = site.spool.join(format!("shard-{id:04}"));
     make_dir(&dir)?;
     // One opener, also when there is no segment yet that could be locked.
-    let dir_lock = File::open(&dir).map_err(SpoolError::io("open", &dir))?;
+    let dir_lock = disk::open_read(&dir).map_err(SpoolError::io("open", &dir))?;
     lock_segment(&dir_lock, &dir)?;
     let quarantine = site.spool.join("quarantine");
     let (in_doubt, found, in_doubt_lost) =
@@ -206,6 +205,7 @@ pub(crate) fn open_log(
         files.next_number,
         files.spares,
         id,
+        site.options.spares_inline,
     )?;
     let active = segments.back().is_some_and(|last| !last.sealed);
     pool.fill_now(SPARES_MIN + usize::from(!active))?;
@@ -247,11 +247,9 @@ pub(crate) fn submissions(table: &Table) -> Vec<RecoveredSubmission> {
 }
 
 pub(crate) fn make_dir(dir: &Path) -> Result<(), SpoolError> {
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
+    match disk::create_dir(dir) {
         Ok(()) => {
-            let sync = dir.parent().map_or(Ok(()), |parent| {
-                File::open(parent).and_then(|parent| parent.sync_all())
-            });
+            let sync = dir.parent().map_or(Ok(()), disk::sync_dir);
             sync.map_err(SpoolError::io("flush the directory above", dir))
         }
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -267,11 +265,11 @@ fn zero(candidate: &Candidate, at: u64, bytes: u64) -> Result<(), SpoolError> {
     let zeros = [0; BLOCK as usize];
     let write = |offset: u64| {
         let len = (at + bytes - offset).min(BLOCK) as usize;
-        candidate.file.write_all_at(&zeros[..len], offset)
+        disk::write(&candidate.file, &candidate.path, &zeros[..len], offset)
     };
     (at..at + bytes)
         .step_by(BLOCK as usize)
         .try_for_each(write)
-        .and_then(|()| candidate.file.sync_data())
+        .and_then(|()| disk::sync_data(&candidate.file, &candidate.path))
         .map_err(SpoolError::io("zero the torn batch of", &candidate.path))
 }

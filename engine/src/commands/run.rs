@@ -12,11 +12,21 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::{NOT_ALL, host, refuse};
 use crate::cli::RunArgs;
 use crate::engine::{Engine, Progress, RecoverySummary, Report};
+use crate::io::faults::{self, Spec};
 use crate::settings::Settings;
 
 /// Runs until stopped, or with `--once` until everything is final.
 #[must_use]
 pub fn run(args: &RunArgs) -> ExitCode {
+    let faults = match Spec::parse_all(&args.faults) {
+        Ok(faults) => faults,
+        Err(error) => return refuse(&error),
+    };
+    if faults.list {
+        print!("{}", faults::list());
+        return ExitCode::SUCCESS;
+    }
+    let armed = (faults != Spec::default()).then(|| faults.arm());
     let settings = match Settings::load(args, &host()) {
         Ok(settings) => settings,
         Err(error) => return refuse(&error),
@@ -25,7 +35,13 @@ pub fn run(args: &RunArgs) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return refuse(&format_args!("signals cannot be caught: {error}")),
     };
-    match drive(&settings, &signals) {
+    let outcome = drive(&settings, &signals);
+    if let Some(Err(error)) = armed.map(|armed| armed.write_counts()) {
+        return refuse(&format_args!(
+            "the file of --faults count= cannot be written: {error}"
+        ));
+    }
+    match outcome {
         Err(error) => refuse(&error),
         Ok(report) => {
             let mut out = Vec::new();

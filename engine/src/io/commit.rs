@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use glommio::io::{BufferedFile, OpenOptions};
 use hikyaku_spool::Batch;
+use hikyaku_spool::faults::{Call, before, point};
 
 use super::driver::Driver;
 
@@ -26,6 +27,9 @@ pub(crate) async fn commit_store(driver: Rc<Driver>, index: usize, sync: bool) {
                 // Everything in it was synced batch by batch; nothing can be lost by closing it.
                 let _ = file.close().await;
             }
+            if let Err(error) = before(Call::Open(&batch.path)) {
+                fatal("opening", &batch, &error);
+            }
             match OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -37,6 +41,14 @@ pub(crate) async fn commit_store(driver: Rc<Driver>, index: usize, sync: bool) {
             }
         }
         let Some((_, file)) = &open else { continue };
+        point("commit.before-write");
+        if let Err(error) = before(Call::Write {
+            path: &batch.path,
+            offset: batch.offset,
+            bytes: &batch.bytes,
+        }) {
+            fatal("writing", &batch, &error);
+        }
         let bytes = std::mem::take(&mut batch.bytes);
         let length = batch.length;
         match file.write_at(bytes, batch.offset).await {
@@ -48,10 +60,18 @@ pub(crate) async fn commit_store(driver: Rc<Driver>, index: usize, sync: bool) {
             ),
             Err(error) => fatal("writing", &batch, &error),
         }
-        if sync && let Err(error) = file.fdatasync().await {
-            fatal("syncing", &batch, &error);
+        point("commit.before-sync");
+        if sync {
+            if let Err(error) = before(Call::Sync(&batch.path)) {
+                fatal("syncing", &batch, &error);
+            }
+            if let Err(error) = file.fdatasync().await {
+                fatal("syncing", &batch, &error);
+            }
         }
+        point("commit.synced");
         driver.committed(index, batch);
+        point("commit.told");
     }
 }
 

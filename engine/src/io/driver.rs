@@ -20,6 +20,7 @@ use futures_rustls::client::TlsStream;
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
 use hikyaku_spool::Batch;
+use hikyaku_spool::faults::{is_armed, point};
 
 use super::clock;
 use super::logfile::LogSender;
@@ -190,12 +191,13 @@ impl Driver {
             // The shard gave it up: its deadline passed, or the engine stops.
             Waited::Woken => return,
         };
+        point("conn.connected");
         self.turn(|shard, now| shard.on_connected(now, conn, Ok(())));
         let mut stream = Stream::Plain(stream);
         let mut buffer = vec![0; READ];
         loop {
             match self.turn(|shard, now| shard.step(now, conn)) {
-                Step::Write(bytes) => match stream.write_all(&bytes, signal).await {
+                Step::Write(bytes) => match write(&mut stream, &bytes, signal).await {
                     Waited::Done(Ok(())) => {
                         self.turn(|shard, now| shard.on_written(now, conn, bytes))
                     }
@@ -208,6 +210,7 @@ impl Driver {
                         self.turn(|shard, now| shard.on_closed(now, conn))
                     }
                     Waited::Done(Ok(read)) => {
+                        point("conn.reply-read");
                         self.turn(|shard, now| shard.on_bytes(now, conn, &buffer[..read]))
                     }
                     Waited::Woken => {}
@@ -340,6 +343,27 @@ impl Driver {
     pub(crate) fn latencies(&self) -> crate::log::latency::Latency {
         self.shard.borrow().latencies().clone()
     }
+}
+
+/// Sends `bytes`; a test may want to stop before and after those that end a message.
+async fn write(stream: &mut Stream, bytes: &[u8], signal: &Signal) -> Waited<std::io::Result<()>> {
+    point("conn.before-write");
+    let dot = is_armed() && ends_message(bytes);
+    if dot {
+        point("conn.before-dot");
+    }
+    let written = stream.write_all(bytes, signal).await;
+    if dot && matches!(written, Waited::Done(Ok(()))) {
+        point("conn.after-dot");
+    }
+    written
+}
+
+/// Whether a message ends in these bytes. Good enough for a test: a line of the content may look like the command.
+fn ends_message(bytes: &[u8]) -> bool {
+    [b"\r\n.\r\n".as_slice(), b" LAST\r\n"]
+        .iter()
+        .any(|end| memchr::memmem::find(bytes, end).is_some())
 }
 
 fn now() -> Now {

@@ -14,6 +14,7 @@
 //!
 //! Blocking calls throughout: only the ingestion thread may use this.
 
+mod calls;
 mod chunks;
 mod open;
 mod quarantine;
@@ -30,7 +31,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Stat};
+use hikyaku_spool::faults::{Call, before, point};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use crate::ingest::{Format, Refusal, code};
@@ -263,14 +265,8 @@ impl DropDir {
             return Err(ClaimError::Gone);
         };
         let path = claimed_name(submission, name);
-        match rustix::fs::renameat_with(
-            &self.new,
-            name,
-            &self.claimed,
-            &*path,
-            RenameFlags::NOREPLACE,
-        ) {
-            Ok(()) => {}
+        match calls::rename_new(&self.new, name.as_bytes(), &self.claimed, path.as_bytes()) {
+            Ok(()) => point("ingest.claimed"),
             Err(Errno::NOENT) => return Err(ClaimError::Gone),
             Err(source) => {
                 // Among others a directory that is not ours: its parent cannot be changed.
@@ -293,7 +289,7 @@ impl DropDir {
     }
 
     fn back_to_new(&self, path: &str, name: &str) -> Result<(), Errno> {
-        rustix::fs::renameat_with(&self.claimed, path, &self.new, name, RenameFlags::NOREPLACE)
+        calls::rename_new(&self.claimed, path.as_bytes(), &self.new, name.as_bytes())
     }
 
     /// What an earlier run left in `claimed/`. Ask once, before the first claim. For each, either
@@ -304,7 +300,7 @@ impl DropDir {
     /// `claimed/` cannot be read.
     pub fn claimed_leftovers(&mut self, now: Now) -> io::Result<Vec<Leftover>> {
         let mut leftovers = Vec::new();
-        for name in list(&self.claimed)? {
+        for name in list(&self.claimed, "claimed")? {
             let leftover = name.split_at_checked(33).and_then(|(id, rest)| {
                 let submission = str::from_utf8(id.strip_suffix(b"-")?).ok()?.parse().ok()?;
                 Some(Leftover {
@@ -349,13 +345,7 @@ impl DropDir {
     ) -> Result<Claimed, ClaimError> {
         let from = claimed_name(leftover.submission, &leftover.name);
         let to = claimed_name(submission, &leftover.name);
-        match rustix::fs::renameat_with(
-            &self.claimed,
-            &*from,
-            &self.claimed,
-            &*to,
-            RenameFlags::NOREPLACE,
-        ) {
+        match calls::rename_new(&self.claimed, from.as_bytes(), &self.claimed, to.as_bytes()) {
             Ok(()) => self.open_claimed(&leftover.name, submission, now),
             Err(Errno::NOENT) => Err(ClaimError::Gone),
             Err(source) => Err(ClaimError::Io {
@@ -407,7 +397,9 @@ impl DropDir {
     /// `claimed/`.
     pub fn unclaim(&mut self, claimed: Claimed) -> io::Result<()> {
         let path = claimed_name(claimed.submission, &claimed.name);
-        Ok(self.back_to_new(&path, &claimed.name)?)
+        self.back_to_new(&path, &claimed.name)?;
+        point("ingest.unclaimed");
+        Ok(())
     }
 
     /// Moves a refused file to quarantine, with its `.reason` and a receipt. Answers its name there;
@@ -437,8 +429,8 @@ impl DropDir {
     /// `fsync` failed: nothing that was claimed since may be accepted.
     pub fn sync_claimed(&self) -> io::Result<()> {
         // A rename has two ends; the second call costs little where one journal holds both.
-        rustix::fs::fsync(&self.claimed)?;
-        Ok(rustix::fs::fsync(&self.new)?)
+        calls::sync_dir(&self.claimed, "claimed")?;
+        calls::sync_dir(&self.new, "new")
     }
 
     /// Writes `receipts/<name>.json` as a whole, in place of an earlier one. Receipts are advisory
@@ -504,7 +496,7 @@ impl DropDir {
             Some(refusal) => refusal,
             None => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                match rustix::fs::openat(&self.claimed, &*path, flags, Mode::empty()) {
+                match calls::open(&self.claimed, &path, flags, Mode::empty()) {
                     Ok(file) => {
                         return Ok(Claimed {
                             file: file.into(),
@@ -566,7 +558,7 @@ impl DropDir {
     }
 
     fn unlink_claimed(&self, path: &str) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.claimed, path, AtFlags::empty()) {
+        match calls::remove(&self.claimed, path) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -587,7 +579,8 @@ fn claimed_name(submission: SubmissionId, name: &str) -> String {
     format!("{submission}-{name}")
 }
 
-fn list(dir: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+fn list(dir: &OwnedFd, name: &str) -> io::Result<Vec<Vec<u8>>> {
+    before(Call::Read(Path::new(name)))?;
     rustix::fs::seek(dir, SeekFrom::Start(0))?;
     let mut names = Vec::new();
     let mut buffer = Vec::with_capacity(SLICE_BYTES);

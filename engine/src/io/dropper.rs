@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hikyaku_spool::faults::{Call, before};
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
@@ -510,11 +511,13 @@ impl Dropper {
         let name = format!("{}-{:06}.{extension}", self.prefix, self.seq);
         let path = self.tmp_path.join(&name);
         // Readable for the engine by the group that the directory gives, for nobody else.
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o640)
-            .open(&path);
+        let file = before(Call::Create(&path)).and_then(|()| {
+            File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o640)
+                .open(&path)
+        });
         let file = BufWriter::new(file.map_err(io_error("make", &*path))?);
         let dropped = Dropped {
             name,
@@ -541,9 +544,9 @@ impl Dropper {
                 if staging.format == Format::Bsmtp {
                     file.write_all(b"QUIT\r\n")?;
                 }
-                file.into_inner()
-                    .map_err(io::IntoInnerError::into_error)?
-                    .sync_all()
+                let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+                before(Call::Sync(&staging.path))?;
+                file.sync_all()
             };
             if let Err(source) = written() {
                 let _ = fs::remove_file(&staging.path);
@@ -567,29 +570,32 @@ impl Dropper {
                 return Err(DropError::Partly {
                     dropped,
                     of,
-                    source: error.into(),
+                    source: error,
                 });
             }
         }
         let dropped = std::mem::take(&mut self.staged);
-        match rustix::fs::fsync(&self.new) {
+        let synced = before(Call::SyncDir(Path::new("new")))
+            .and_then(|()| Ok(rustix::fs::fsync(&self.new)?));
+        match synced {
             Ok(()) => Ok(dropped),
-            Err(error) => Err(DropError::Partly {
+            Err(source) => Err(DropError::Partly {
                 dropped,
                 of,
-                source: error.into(),
+                source,
             }),
         }
     }
 
-    fn publish(&self, name: &str) -> Result<(), Errno> {
+    fn publish(&self, name: &str) -> io::Result<()> {
+        before(Call::Rename(Path::new(name), Path::new(name)))?;
         match rustix::fs::renameat_with(&self.tmp, name, &self.new, name, RenameFlags::NOREPLACE) {
             // A file system without that flag: a link never replaces either.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 rustix::fs::linkat(&self.tmp, name, &self.new, name, AtFlags::empty())?;
-                rustix::fs::unlinkat(&self.tmp, name, AtFlags::empty())
+                Ok(rustix::fs::unlinkat(&self.tmp, name, AtFlags::empty())?)
             }
-            renamed => renamed,
+            renamed => Ok(renamed?),
         }
     }
 }
@@ -634,8 +640,13 @@ impl Staging {
             insert_key_parameter(&mut self.buffer, 0, key);
         }
         if let Some(file) = &mut self.file {
-            file.write_all(&self.buffer)
-                .map_err(io_error("write", &*self.path))?;
+            before(Call::Write {
+                path: &self.path,
+                offset: 0,
+                bytes: &self.buffer,
+            })
+            .and_then(|()| file.write_all(&self.buffer))
+            .map_err(io_error("write", &*self.path))?;
         }
         self.dropped.messages += 1;
         self.dropped.recipients += message.envelope.recipients.len() as u64;

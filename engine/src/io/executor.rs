@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use atomic_waker::AtomicWaker;
 use glommio::{LocalExecutorBuilder, Placement};
+use hikyaku_spool::faults::point;
 
 use super::clock;
 use super::commit::commit_store;
@@ -211,10 +212,12 @@ async fn serve(
     for recovery in recoveries {
         shard.restore(now, recovery);
     }
+    point("start.restored");
     // Who may get a second copy stands in the log before the first commit makes the spool forget it.
     if shard.log_len() > 0 {
         log.send(shard.swap_log(log.buffer()));
         log.settle();
+        point("start.doubts-logged");
     }
     let resolver = Resolver::new(shared.resolvers, shared.resolver);
     let driver = Driver::new(
@@ -231,6 +234,7 @@ async fn serve(
     }
     glommio::spawn_local(Rc::clone(&driver).serve_ring(ring, waker)).detach();
     glommio::spawn_local(Rc::clone(&driver).serve_timer()).detach();
+    point("start.shard-runs");
     std::future::poll_fn(|cx| {
         stop.waker.register(cx.waker());
         if stop.asked.load(Relaxed) {
@@ -241,6 +245,7 @@ async fn serve(
     })
     .await;
     driver.drain().await;
+    point("drain.shard-drained");
     driver.latencies()
 }
 

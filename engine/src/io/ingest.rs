@@ -27,6 +27,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use hikyaku_spool::faults::point;
+
 use super::clock;
 use super::driver::Receipts;
 use super::dropdir::{
@@ -192,6 +194,7 @@ impl Ingest {
         for leftover in dir.claimed_leftovers(now)? {
             if recovered.contains_key(&leftover.submission) {
                 dir.remove_leftover(&leftover)?;
+                point("start.leftover-removed");
             } else {
                 leftovers.push_back(leftover);
             }
@@ -395,6 +398,7 @@ impl Ingest {
                 break;
             };
             let claimed = self.dir.reclaim(&leftover, fresh_id(), now);
+            point("start.leftover-reclaimed");
             self.take_claimed(&leftover.name, claimed);
         }
         if self.candidates.is_empty() {
@@ -418,6 +422,7 @@ impl Ingest {
             return Progress::None;
         }
         self.relieved("sync");
+        point("ingest.claims-synced");
         Progress::Made
     }
 
@@ -596,10 +601,12 @@ impl Ingest {
                 accept: None,
             },
         );
+        point("ingest.staged");
     }
 
     /// The file was read to its end: give away what is left, and ask for its acceptance.
     fn finish(&mut self, mut reading: Reading, summary: &Summary, keyed: Option<Keyed>) {
+        point("ingest.read");
         let submission = reading.claimed.submission;
         let acceptance = Acceptance {
             file: reading.claimed.name.clone(),

@@ -16,6 +16,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
+use hikyaku_spool::faults::{Call, before};
 
 use super::clock;
 use crate::handoff::Doorbell;
@@ -179,6 +180,7 @@ struct Writer {
 fn append(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::FileExt;
     use std::os::unix::fs::OpenOptionsExt;
+    before(Call::Open(path))?;
     let mut file = OpenOptions::new()
         .read(true)
         .append(true)
@@ -189,9 +191,11 @@ fn append(path: &Path) -> std::io::Result<File> {
     let mut last = [b'\n'];
     let length = file.metadata()?.len();
     if length > 0 {
+        before(Call::Read(path))?;
         file.read_exact_at(&mut last, length - 1)?;
     }
     if last != *b"\n" {
+        announce_write(path, length, b"\n")?;
         file.write_all(b"\n")?;
     }
     Ok(file)
@@ -242,7 +246,9 @@ impl Writer {
                 .map_or(0, |meta| meta.len());
         }
         let outcome = match &mut self.file {
-            Some(file) => file.write_all(lines),
+            Some(file) => {
+                announce_write(&self.path, self.written, lines).and_then(|()| file.write_all(lines))
+            }
             None => Err(std::io::Error::other("the file cannot be opened")),
         };
         match outcome {
@@ -276,12 +282,22 @@ impl Writer {
             }
             number += 1;
         };
-        if let Err(error) = std::fs::rename(&self.path, &aside) {
+        let renamed = before(Call::Rename(&self.path, &aside))
+            .and_then(|()| std::fs::rename(&self.path, &aside));
+        if let Err(error) = renamed {
             tracing::warn!(path = %self.path.display(), %error, "the log is not rotated");
         }
         self.file = None;
         self.written = 0;
     }
+}
+
+fn announce_write(path: &Path, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+    before(Call::Write {
+        path,
+        offset,
+        bytes,
+    })
 }
 
 fn line_count(lines: &[u8]) -> u64 {

@@ -10,6 +10,7 @@
 //! | `keys.rs` | idempotency keys that outlive their submissions |
 //! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
 //! | `resolver.rs` | DNS over UDP and TCP |
+//! | `faults.rs` | faults on demand, for harnesses |
 //! | `logfile.rs` | log lines: batched append, rotation |
 //! | `clock.rs`, `random.rs` | time, randomness |
 
@@ -19,6 +20,7 @@ pub mod driver;
 pub mod dropdir;
 pub mod dropper;
 pub mod executor;
+pub mod faults;
 pub mod ingest;
 pub mod keys;
 pub mod logfile;

@@ -20,6 +20,7 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpStream, UdpSocket};
 use glommio::sync::Semaphore;
 use glommio::timer::timeout;
+use hikyaku_spool::faults::{Call, before};
 
 use super::clock::now;
 use crate::dns::storm::Storm;
@@ -392,14 +393,18 @@ impl Shared {
         // ours the same port and mix up their answers.
         let domain = socket2::Domain::for_address(server);
         let kind = socket2::Type::DGRAM.cloexec();
+        before(Call::Net("socket"))?;
         let socket = socket2::Socket::new(domain, kind, Some(socket2::Protocol::UDP))?;
+        before(Call::Net("connect"))?;
         socket.connect(&server.into())?; // sends nothing, so does not block
         let socket = UdpSocket::from(socket);
+        before(Call::Net("send"))?;
         socket.send(packet).await?;
         let mut buffer = [0; DATAGRAM_MAX];
         for _ in 0..WRONG_PACKETS_MAX {
             let left = time_left(until).ok_or(io::ErrorKind::TimedOut)?;
             socket.set_read_timeout(Some(left))?;
+            before(Call::Net("recv"))?;
             let length = socket.recv(&mut buffer).await?;
             if self.take(query, &buffer[..length]) {
                 return Ok(());
@@ -419,13 +424,16 @@ impl Shared {
     ) -> io::Result<()> {
         let left = time_left(until).ok_or(io::ErrorKind::TimedOut)?;
         let exchange = async {
+            before(Call::Net("connect"))?;
             let mut stream = TcpStream::connect_timeout(server, left).await?;
             let length = u16::try_from(packet.len()).map_err(io::Error::other)?;
             let mut framed = Vec::with_capacity(packet.len() + 2);
             framed.extend(length.to_be_bytes());
             framed.extend(packet);
+            before(Call::Net("send"))?;
             stream.write_all(&framed).await?;
             let mut length = [0; 2];
+            before(Call::Net("recv"))?;
             stream.read_exact(&mut length).await?;
             // Grows with what arrives, not with what the server says will.
             let mut answer = Vec::new();

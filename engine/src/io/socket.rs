@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use futures_rustls::client::TlsStream;
 use glommio::net::TcpStream;
+use hikyaku_spool::faults::{Call, before};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::signal::Signal;
@@ -67,6 +68,7 @@ impl<T> Waited<T> {
 }
 
 fn begin(address: SocketAddr, source: IpAddr) -> io::Result<Socket> {
+    before(Call::Net("socket"))?;
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
@@ -76,8 +78,10 @@ fn begin(address: SocketAddr, source: IpAddr) -> io::Result<Socket> {
     // acknowledgement to it.
     socket.set_nodelay(true)?;
     if !source.is_unspecified() {
+        before(Call::Net("bind"))?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
+    before(Call::Net("connect"))?;
     match socket.connect(&address.into()) {
         Ok(()) => Ok(socket),
         Err(error)
@@ -108,6 +112,9 @@ impl Stream {
         buffer: &mut [u8],
         signal: &Signal,
     ) -> Waited<io::Result<usize>> {
+        if let Err(error) = before(Call::Net("recv")) {
+            return Waited::Done(Err(error));
+        }
         poll_fn(|cx| {
             if signal.poll_take(cx.waker()).is_ready() {
                 return Poll::Ready(Waited::Woken);
@@ -123,6 +130,9 @@ impl Stream {
         bytes: &[u8],
         signal: &Signal,
     ) -> Waited<io::Result<()>> {
+        if let Err(error) = before(Call::Net("send")) {
+            return Waited::Done(Err(error));
+        }
         let mut written = 0;
         poll_fn(|cx| {
             while written < bytes.len() {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use hikyaku_spool::faults::point;
 use hikyaku_spool::{Doubt, LiveMessage, Log, Mark, MessageRef, Recovered, Verdict};
 
 use super::commit::{OnDurable, Store};
@@ -139,6 +140,7 @@ impl Shard {
                 messages.drain(..index);
                 return Err(messages);
             };
+            point("shard.staged");
             let domain =
                 self.common_domain(message.envelope.recipients.iter().map(|r| domain_of(r)));
             if let Some(domain) = domain {
@@ -327,6 +329,7 @@ impl Shard {
             .log
             .append_accept(id.0, &info)
             .map_err(drop)?;
+        point("shard.accept-appended");
         self.submissions[key as usize].acceptance = Some(Arc::clone(acceptance));
         self.stores[0].when_durable(OnDurable::Activate(key));
         Ok(())

@@ -1,6 +1,7 @@
 //! A report becomes a verdict; a verdict becomes a mark in the spool, the recipient's next place,
 //! feedback to the throttle and a line in the log. Nothing else decides what became of anybody.
 
+use hikyaku_spool::faults::point;
 use hikyaku_spool::{Mark, Slot, SpoolError, Verdict as Final};
 
 use super::report::{Ended, Unattempted, site_name};
@@ -197,6 +198,7 @@ impl Shard {
     fn mark(&mut self, entry: Waiting, attempts: u16, verdict: Final, code: u16) {
         let message = &self.messages[entry.message.0 as usize];
         let (store, at, submission) = (usize::from(message.store), message.at, message.submission);
+        point("shard.before-mark");
         let last = self.stores[store].log.append_mark(Mark {
             message: at,
             recipient: entry.recipient,
@@ -204,6 +206,7 @@ impl Shard {
             verdict,
             code,
         });
+        point("shard.marked");
         self.commit_soon(store);
         if matches!(verdict, Final::Deferred { .. }) {
             return;

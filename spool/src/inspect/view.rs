@@ -303,9 +303,7 @@ impl LogView {
                 envelope,
                 content,
             }),
-            _ if !segment.rebuilt && read_header(file) != Ok(segment.header) => {
-                Err(SpoolError::Moved { seq })
-            }
+            _ if !segment.rebuilt && !is_headed_by(file, segment) => Err(SpoolError::Moved { seq }),
             _ => Err(SpoolError::Corrupt {
                 path: segment.path.clone(),
                 offset,
@@ -344,7 +342,8 @@ impl List {
                 list.vanished = true;
                 continue;
             };
-            match read_header(&file) {
+            let header = read_header(&file, &path).map_err(SpoolError::io("read", &path))?;
+            match header {
                 Ok(header) if header.spool_uuid == uuid && header.log_id == id => {
                     list.segments.push((path, header, false));
                 }
@@ -394,6 +393,11 @@ impl List {
         });
         Ok(list)
     }
+}
+
+/// Whether the file is still in the life that `segment` tells of. Unknown counts as no.
+fn is_headed_by(file: &File, segment: &SegmentView) -> bool {
+    read_header(file, &segment.path).is_ok_and(|header| header == Ok(segment.header))
 }
 
 /// None when it is not there any more: an engine renames what it frees.

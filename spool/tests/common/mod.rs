@@ -16,6 +16,7 @@ pub(crate) fn small() -> Options {
         indoubt_slots: 16,
         message_bytes_max: 100 << 10,
         lock_wait: Duration::from_secs(10),
+        spares_inline: false,
         allow_any_filesystem: true,
     }
 }

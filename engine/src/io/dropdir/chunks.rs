@@ -4,11 +4,14 @@
 //! and a map would turn that into SIGBUS.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
+use hikyaku_spool::faults::Call;
 use rustix::buffer::spare_capacity;
 
 use super::Claimed;
+use super::calls::announce;
 
 /// Chunk size, octets: large enough that few messages are cut, small enough to stay near the cache.
 pub const CHUNK_BYTES: usize = 1 << 20;
@@ -64,7 +67,9 @@ impl ChunkReader {
         buffer.clear();
         buffer.reserve_exact(wanted);
         while buffer.len() < wanted {
-            match rustix::io::read(&claimed.file, spare_capacity(buffer)) {
+            let read = announce(Call::Read(Path::new(&claimed.name)))
+                .and_then(|()| rustix::io::read(&claimed.file, spare_capacity(buffer)));
+            match read {
                 Ok(0) => {
                     claimed.ended = true;
                     break;

@@ -6,9 +6,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use hikyaku_spool::faults::Call;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::calls::{self, announce};
 use super::stale::Doomed;
 use super::stuck::Stuck;
 use super::{DropDir, DropLimits};
@@ -140,8 +142,11 @@ impl Parts {
             }
         };
         let mut made = false;
-        let root = match rustix::fs::open(path, flags, Mode::empty()) {
+        let root = match announce(Call::Open(path))
+            .and_then(|()| rustix::fs::open(path, flags, Mode::empty()))
+        {
             Err(Errno::NOENT) if held.is_none() => {
+                announce(Call::Create(path)).map_err(failed("make"))?;
                 rustix::fs::mkdir(path, Mode::from_bits_retain(0o770)).map_err(failed("make"))?;
                 made = true;
                 rustix::fs::open(path, flags, Mode::empty())
@@ -263,15 +268,16 @@ fn open_part(
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut made = false;
-    let part = match rustix::fs::openat(&root, name, flags, Mode::empty()) {
+    let part = match calls::open(&root, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
-            match rustix::fs::mkdirat(&root, name, Mode::from_bits_retain(mode & 0o777)) {
+            let make = || rustix::fs::mkdirat(&root, name, Mode::from_bits_retain(mode & 0o777));
+            match announce(Call::Create(&path)).and_then(|()| make()) {
                 // A producer was faster.
                 Ok(()) => made = true,
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(failed("make")(error)),
             }
-            rustix::fs::openat(&root, name, flags, Mode::empty())
+            calls::open(&root, name, flags, Mode::empty())
         }
         other => other,
     };

@@ -4,10 +4,11 @@
 use std::io;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, RenameFlags, Stat};
+use hikyaku_spool::faults::point;
+use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 
-use super::{DropDir, NAME_MAX, Reason, Receipt, list, receipt};
+use super::{DropDir, NAME_MAX, Reason, Receipt, calls, list, receipt};
 use crate::ingest::Refusal;
 use crate::mail::id::SubmissionId;
 use crate::shard::Now;
@@ -89,13 +90,7 @@ impl DropDir {
                 Part::New => &self.new,
                 Part::Claimed => &self.claimed,
             };
-            match rustix::fs::renameat_with(
-                part,
-                path,
-                &self.quarantine,
-                &*place,
-                RenameFlags::NOREPLACE,
-            ) {
+            match calls::rename_new(part, path, &self.quarantine, place.as_bytes()) {
                 Ok(()) => break place,
                 // An earlier run in the same second.
                 Err(Errno::EXIST) if attempts < 1000 => attempts += 1,
@@ -103,6 +98,7 @@ impl DropDir {
             }
         };
         self.quarantined += 1;
+        point("ingest.quarantined");
         if let Ok(stat) = rustix::fs::statat(&self.quarantine, &*place, AtFlags::SYMLINK_NOFOLLOW) {
             self.quarantined_bytes += bytes_of(&stat);
         }
@@ -126,7 +122,7 @@ impl DropDir {
 
     pub(super) fn count_quarantine(&mut self) -> io::Result<()> {
         (self.quarantined, self.quarantined_bytes) = (0, 0);
-        for name in list(&self.quarantine)? {
+        for name in list(&self.quarantine, "quarantine")? {
             if name.ends_with(b".reason") {
                 continue;
             }

@@ -6,10 +6,13 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
+use hikyaku_spool::faults::{Call, before, point};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use super::calls;
 use crate::ingest::{Refusal, Summary};
 use crate::mail::id::SubmissionId;
 use crate::time::WallTime;
@@ -194,18 +197,27 @@ pub(super) fn write(
     let flags =
         OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::from_bits_retain(0o640);
-    let file = rustix::fs::openat(dir, &*tmp, flags, mode)?;
+    let file = calls::open(dir, &tmp, flags, mode)?;
     if chmod {
         rustix::fs::fchmod(&file, mode)?;
     }
+    before(Call::Write {
+        path: Path::new(&tmp),
+        offset: 0,
+        bytes: &text,
+    })?;
     File::from(file).write_all(&text)?;
-    Ok(rustix::fs::renameat(dir, &*tmp, dir, name)?)
+    point("ingest.receipt-made");
+    calls::replace(dir, &tmp, name)?;
+    point("ingest.receipt-written");
+    Ok(())
 }
 
 /// A receipt that was written before; `None` when there is none that can be read.
 pub(super) fn read(dir: &OwnedFd, name: &str) -> Option<Receipt> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?;
+    let file = calls::open(dir, name, flags, Mode::empty()).ok()?;
+    before(Call::Read(Path::new(name))).ok()?;
     serde_json::from_reader(io::BufReader::new(File::from(file))).ok()
 }
 

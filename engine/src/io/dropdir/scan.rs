@@ -1,7 +1,9 @@
 //! Looking through `new/` in slices, so that a million files cost neither memory nor a long pause.
 
 use std::io;
+use std::path::Path;
 
+use hikyaku_spool::faults::{Call, before};
 use rustix::fs::{AtFlags, RawDir, SeekFrom};
 
 use super::{DropDir, Identity, NAME_MAX, Part, SLICE_BYTES, acceptable};
@@ -58,6 +60,7 @@ impl DropDir {
 
     /// Reads one slice of `new/` into `pending`; false at the end of the directory.
     fn read_slice(&mut self, now: Now, full: bool, scan: &mut Scan) -> io::Result<bool> {
+        before(Call::Read(Path::new("new")))?;
         let mut bad: Vec<Vec<u8>> = Vec::new();
         let mut slice: Vec<Candidate> = Vec::new();
         let mut buffer = Vec::with_capacity(SLICE_BYTES);

@@ -6,11 +6,17 @@
 //! at a look an hour of monotonic time before. A file that somebody still writes to changes.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
+use hikyaku_spool::faults::Call;
 use rustix::fs::{AtFlags, FileType, RawDir, SeekFrom};
+use rustix::io::Errno;
 
+use super::calls::announce;
 use super::{DropDir, Identity, SLICE_BYTES};
 use crate::shard::Now;
 use crate::time::{Instant, WallTime};
@@ -91,12 +97,20 @@ impl DropDir {
         }
         self.doomed.files = doomed;
         for name in old {
-            if rustix::fs::unlinkat(&self.tmp, &*name, AtFlags::empty()).is_ok() {
+            if self.remove_stale(&name).is_ok() {
                 stale.removed += 1;
                 stale.files -= 1;
             }
         }
         Ok(stale)
+    }
+}
+
+impl DropDir {
+    fn remove_stale(&self, name: &[u8]) -> Result<(), Errno> {
+        let path = Path::new(OsStr::from_bytes(name));
+        announce(Call::Remove(path))?;
+        rustix::fs::unlinkat(&self.tmp, path, AtFlags::empty())
     }
 }
 

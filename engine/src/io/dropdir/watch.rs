@@ -10,9 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hikyaku_spool::faults::{Call, before};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 use rustix::io::Errno;
+
+use super::calls::announce;
 
 /// How long an idle engine waits at most before it looks again.
 pub const RESCAN_IDLE: Duration = Duration::from_secs(5);
@@ -29,7 +32,10 @@ fn notify(directory: &Path) -> Option<OwnedFd> {
         | inotify::WatchFlags::DELETE_SELF
         | inotify::WatchFlags::MOVE_SELF
         | inotify::WatchFlags::ONLYDIR;
-    inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+    announce(Call::Open(directory))
+        .and_then(|()| {
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        })
         .and_then(|fd| inotify::add_watch(&fd, directory, events).map(|_| fd))
         .ok()
 }
@@ -75,6 +81,7 @@ impl Watch {
     /// # Errors
     /// No descriptor is to be had.
     pub fn new(directory: &Path) -> io::Result<Self> {
+        before(Call::Create(Path::new("eventfd")))?;
         let wake = Arc::new(rustix::event::eventfd(
             0,
             EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use hikyaku_spool::faults::point;
+
 use super::{CLOSE_GROUP, Ingest, Progress, RETRY, clock, now};
 use crate::handoff::desk::Step;
 use crate::handoff::{Acceptance, Command, Tally};
@@ -60,11 +62,14 @@ impl Ingest {
             }
             Step::Accepted(submission, acceptance) => {
                 self.state.accepted.fetch_add(1, Relaxed);
+                point("ingest.accepted");
                 if let Some(keyed) = acceptance.keyed {
                     self.key_accepted(submission, keyed, &acceptance);
                 }
                 if let Some(claimed) = self.files.remove(&submission) {
+                    point("ingest.before-unlink");
                     self.remove(&claimed);
+                    point("ingest.unlinked");
                 }
                 self.untold.insert(submission, acceptance);
                 self.untold_since.push_back((clock::now(), submission));
@@ -231,6 +236,7 @@ impl Ingest {
             return;
         }
         self.relieved("close");
+        point("ingest.removals-synced");
         if self.keys.crowded_out > crowded && self.complains("keys") {
             tracing::warn!(
                 "more idempotency keys than are kept: the oldest are forgotten before their time"
@@ -240,6 +246,7 @@ impl Ingest {
             for log in self.desk.closed(submission) {
                 self.give(log, Command::Close { submission });
             }
+            point("ingest.closed");
         }
     }
 }
