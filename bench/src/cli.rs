@@ -29,6 +29,8 @@ pub enum Command {
     Ceiling(CeilingArgs),
     /// Kill the engine again and again, and settle the account: nothing lost, every duplicate named
     Crash(CrashArgs),
+    /// Fill a drop directory with traps, kill the engine meanwhile, and see that each valid file is imported once
+    Hostile(crate::hostile::HostileArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -5,6 +5,7 @@
 //! hikyaku-bench load      workload -> drop directory -> hikyaku run -> sink, measured and verified
 //! hikyaku-bench ceiling   the same messages from a bare SMTP client: what loopback allows
 //! hikyaku-bench crash     hikyaku run, killed again and again: nothing lost, every duplicate named
+//! hikyaku-bench hostile   a drop directory full of traps: valid files once, all others in quarantine
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -15,6 +16,7 @@
 pub mod ceiling;
 pub mod cli;
 pub mod crash;
+pub mod hostile;
 pub mod load;
 pub mod process;
 pub mod report;

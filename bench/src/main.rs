@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use hikyaku_bench::cli::{Cli, Command};
-use hikyaku_bench::{ceiling, crash, load, sink};
+use hikyaku_bench::{ceiling, crash, hostile, load, sink};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run(&args),
         Command::Ceiling(args) => ceiling::run(&args),
         Command::Crash(args) => crash::run(&args),
+        Command::Hostile(args) => hostile::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -38,15 +38,11 @@ impl DropDir {
             self.back_to_new(path, name)?;
             return Ok(None);
         }
-        let place = self.move_to_quarantine(
-            Part::Claimed,
-            path.as_bytes(),
-            name.as_bytes(),
-            refusal,
-            now.wall,
-        )?;
-        // Advisory: the quarantine and the log tell the same.
+        // Advisory: the quarantine and the log tell the same. Before the rename, so that a crash between
+        // the two leaves a file that is refused again, not one whose producer is told nothing.
         let _ = self.write_receipt(name, &Receipt::refused(name, submission, refusal));
+        let (path, name) = (path.as_bytes(), name.as_bytes());
+        let place = self.move_to_quarantine(Part::Claimed, path, name, refusal, now.wall)?;
         Ok(Some(place))
     }
 
@@ -71,7 +67,10 @@ impl DropDir {
             || self.quarantined_bytes >= self.limits.quarantine_bytes_max
     }
 
-    /// Renames `path` of `part` to `quarantine/<time>-<seq>-<safe name>` and writes why beside it.
+    /// Renames `path` of `part` to `quarantine/<time>-<seq>-<safe name>`, with the reason beside it.
+    ///
+    /// The reason is written first, under a hidden name, and gets its own when the file is there: a
+    /// crash leaves no file without a reason, and [`Self::count_quarantine`] mends the rest.
     pub(super) fn move_to_quarantine(
         &mut self,
         part: Part,
@@ -82,26 +81,6 @@ impl DropDir {
     ) -> io::Result<String> {
         let time = receipt::compact_time(now);
         let safe = safe_name(original);
-        let mut attempts = 0;
-        let place = loop {
-            self.quarantine_seq += 1;
-            let place = format!("{time}-{:06}-{safe}", self.quarantine_seq);
-            let part = match part {
-                Part::New => &self.new,
-                Part::Claimed => &self.claimed,
-            };
-            match calls::rename_new(part, path, &self.quarantine, place.as_bytes()) {
-                Ok(()) => break place,
-                // An earlier run in the same second.
-                Err(Errno::EXIST) if attempts < 1000 => attempts += 1,
-                Err(error) => return Err(error.into()),
-            }
-        };
-        self.quarantined += 1;
-        point("ingest.quarantined");
-        if let Ok(stat) = rustix::fs::statat(&self.quarantine, &*place, AtFlags::SYMLINK_NOFOLLOW) {
-            self.quarantined_bytes += bytes_of(&stat);
-        }
         let hex = (safe.as_bytes() != original).then(|| {
             original
                 .iter()
@@ -114,16 +93,60 @@ impl DropDir {
             at: receipt::rfc3339(now),
             reason: Reason::from(refusal),
         };
-        // A full disk must not keep a bad file in the way of good ones: the log says it too.
-        let name = format!("{place}.reason");
-        let _ = receipt::write(&self.quarantine, &name, &reason, self.needs_chmod);
+        let mut attempts = 0;
+        let place = loop {
+            self.quarantine_seq += 1;
+            let place = format!("{time}-{:06}-{safe}", self.quarantine_seq);
+            // A full disk must not keep a bad file in the way of good ones: the log says it too.
+            let hidden = format!(".{place}.reason");
+            let told = receipt::create(&self.quarantine, &hidden, &reason, self.needs_chmod);
+            let part = match part {
+                Part::New => &self.new,
+                Part::Claimed => &self.claimed,
+            };
+            match calls::rename_new(part, path, &self.quarantine, place.as_bytes()) {
+                Ok(()) => {
+                    point("ingest.quarantined");
+                    if told.is_ok() {
+                        let _ = calls::replace(&self.quarantine, &hidden, &hidden[1..]);
+                    }
+                    break place;
+                }
+                Err(error) => {
+                    let _ = calls::remove(&self.quarantine, &hidden);
+                    // An earlier run in the same second.
+                    if error != Errno::EXIST || attempts == 1000 {
+                        return Err(error.into());
+                    }
+                    attempts += 1;
+                }
+            }
+        };
+        self.quarantined += 1;
+        if let Ok(stat) = rustix::fs::statat(&self.quarantine, &*place, AtFlags::SYMLINK_NOFOLLOW) {
+            self.quarantined_bytes += bytes_of(&stat);
+        }
         Ok(place)
     }
 
+    /// Counts what lies there, and mends what a crash left: a hidden reason gets its name when its
+    /// file is there and goes when it is not.
     pub(super) fn count_quarantine(&mut self) -> io::Result<()> {
         (self.quarantined, self.quarantined_bytes) = (0, 0);
         for name in list(&self.quarantine, "quarantine")? {
-            if name.ends_with(b".reason") {
+            if let Some(reason) = name.strip_suffix(b".reason") {
+                if let Some(place) = reason.strip_prefix(b".")
+                    && let Ok(hidden) = str::from_utf8(&name)
+                {
+                    let _ = match rustix::fs::statat(
+                        &self.quarantine,
+                        place,
+                        AtFlags::SYMLINK_NOFOLLOW,
+                    ) {
+                        Ok(_) => calls::replace(&self.quarantine, hidden, &hidden[1..]),
+                        Err(_) => calls::remove(&self.quarantine, hidden),
+                    };
+                }
                 continue;
             }
             self.quarantined += 1;

@@ -190,27 +190,37 @@ pub(super) fn write(
     value: &impl Serialize,
     chmod: bool,
 ) -> io::Result<()> {
-    let mut text = serde_json::to_vec(value)?;
-    text.push(b'\n');
     // One thread writes here, so one temporary name per receipt is enough; a leftover is truncated.
     let tmp = format!(".{name}.tmp");
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::from_bits_retain(0o640);
-    let file = calls::open(dir, &tmp, flags, mode)?;
-    if chmod {
-        rustix::fs::fchmod(&file, mode)?;
-    }
-    before(Call::Write {
-        path: Path::new(&tmp),
-        offset: 0,
-        bytes: &text,
-    })?;
-    File::from(file).write_all(&text)?;
+    create(dir, &tmp, value, chmod)?;
     point("ingest.receipt-made");
     calls::replace(dir, &tmp, name)?;
     point("ingest.receipt-written");
     Ok(())
+}
+
+/// Writes `value` as `name` in `dir`, where readers do not look for it.
+pub(super) fn create(
+    dir: &OwnedFd,
+    name: &str,
+    value: &impl Serialize,
+    chmod: bool,
+) -> io::Result<()> {
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_bits_retain(0o640);
+    let file = calls::open(dir, name, flags, mode)?;
+    if chmod {
+        rustix::fs::fchmod(&file, mode)?;
+    }
+    before(Call::Write {
+        path: Path::new(name),
+        offset: 0,
+        bytes: &text,
+    })?;
+    File::from(file).write_all(&text)
 }
 
 /// A receipt that was written before; `None` when there is none that can be read.

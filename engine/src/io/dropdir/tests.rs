@@ -691,3 +691,20 @@ fn watching() {
     fs::write(tmp.path().join("new/again.eml"), "x").unwrap();
     assert!(watch.wait(minute).unwrap().named);
 }
+
+#[test]
+fn a_crash_around_the_move_to_quarantine_is_mended() {
+    let tmp = tempfile::tempdir().unwrap();
+    drop(open(tmp.path()));
+    let quarantine = tmp.path().join("quarantine");
+    // Before the move: the file is elsewhere and will be refused again. After it: the reason is hidden.
+    fs::write(quarantine.join(".t-000001-a.eml.reason"), "{}").unwrap();
+    fs::write(quarantine.join(".t-000002-b.eml.reason"), "{}").unwrap();
+    fs::write(quarantine.join("t-000002-b.eml"), "x").unwrap();
+    let drop_dir = open(tmp.path());
+    assert_eq!(
+        names(tmp.path(), "quarantine"),
+        ["t-000002-b.eml", "t-000002-b.eml.reason"]
+    );
+    assert_eq!(drop_dir.quarantined(), 1);
+}
