@@ -259,7 +259,7 @@ impl Run<'_> {
                     Some(blind) => started.elapsed() >= blind,
                     None => delivered >= moment,
                 };
-                if due || quiet.1.elapsed() > Duration::from_secs(3) || Instant::now() > deadline {
+                if due || quiet.1.elapsed() > Duration::from_secs(1) || Instant::now() > deadline {
                     break;
                 }
                 thread::sleep(Duration::from_millis(1));

@@ -393,6 +393,7 @@ impl Ingest {
 
     fn claim_some(&mut self) -> Progress {
         let now = now();
+        let leftovers = !self.leftovers.is_empty();
         while self.claimed.len() < CLAIM_GROUP {
             let Some(leftover) = self.leftovers.pop_front() else {
                 break;
@@ -423,6 +424,9 @@ impl Ingest {
         }
         self.relieved("sync");
         point("ingest.claims-synced");
+        if leftovers {
+            point("start.leftovers-synced");
+        }
         Progress::Made
     }
 
@@ -732,3 +736,6 @@ const CLOSE_GROUP: usize = 4096;
 const RETRY: Duration = Duration::from_millis(20);
 /// How often an idle engine looks without a hint.
 const RESCAN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;
