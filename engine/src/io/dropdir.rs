@@ -12,6 +12,40 @@
 //! by it which claimed files are in the spool already. Everything works relative to directory
 //! descriptors, opens without following links, and opens regular files only.
 //!
+//! # Producers of other users
+//!
+//! `tmp/` and `new/` are made 03770 (set-group-id, sticky: nobody removes another's files), `receipts/`
+//! and `quarantine/` 02750, `claimed/` 0700. `[drop] group` gives all but `claimed/` to the producers'
+//! group: the engine's user must own the directory and be in that group, root is not needed. Producers
+//! make files readable for the group (0640; `hikyaku drop` does). `[drop] uids` limits who may drop.
+//!
+//! # Edge cases
+//!
+//! Rows of the reliability document §3.3; tests are in `tests.rs` here (D), in `io/ingest/tests.rs` (I),
+//! in `io/keys.rs` (K), or kinds of entries in `hikyaku-bench hostile` (H).
+//!
+//! | case | what happens | shown by |
+//! |---|---|---|
+//! | producer still writes | size, times, inode and links are compared after the last octet: `changed`. Compared once more before the file is removed: what came after acceptance goes to quarantine and is not lost. No lease: it would need `unsafe`, and is refused for files of other users anyway | D `a_file_that_changes…`, `a_file_written_to_after…`; H growing |
+//! | producer died before its rename | `tmp/` is looked at every hour; files older than a day are counted in one line; removed only with `[drop] tmp_remove`, and only when old at two looks an hour apart | D `forgotten_files…` |
+//! | link, directory, device, socket, FIFO | looked at in `claimed/`, where nobody can exchange it; never opened; quarantine by rename: `file-type` | D `entries_that_are_no_regular_files`; H |
+//! | hard links | `hard-link` | D the same; H |
+//! | huge file | `file-size` above the limit, never read; below it streamed in chunks; `limit` for messages and recipients. Larger than the room on the spool's disk: stays claimed, is told once, read when there is room | D the same; H huge, zeros |
+//! | unreadable | `unreadable`, by rename | H as a user |
+//! | rename fails | put back, remembered by (device, inode, change time), left alone for 1 min to 1 h, told once. What stays in `claimed/` is found again within a second or by a restart | D `a_stuck_file…`; I `what_stays…` |
+//! | name in use in `new/` | producers rename without replacement; a name used again after its claim is another file. One receipt per name: the last to speak | `dropper/tests.rs` |
+//! | bad names | allow-list; quarantine under a safe name, the true one in hexadecimal digits in `.reason` | D `names_that_are_refused`; H |
+//! | a million files | slices of 64 KiB of the directory, by name; at most 256 claimed ahead; one sync of `claimed/` per 256 claims and per 4,096 removals; a file that inotify names costs no look at the others | D `many_files…`, `watching`; H |
+//! | inotify overflows or is missing | a full look, every 5 s (1 s) when idle | D `watching` |
+//! | other file system | refused at start | `open.rs` |
+//! | two engines | `claimed/` is locked, the spool too | D `parts_are_made…` |
+//! | directory removed or replaced while running | told once, nothing is claimed, deliveries go on; opened again within a second when the path has a `new/` (never made again: it may be a mount point) | D `a_directory_that_goes…`; I `a_directory_that_is_replaced…` |
+//! | producers' clocks | no time of theirs is read | – |
+//! | quarantine full, by count or bytes on disk | bad files go back to `new/`, their owner's other files are left there too, told once; counted again every 5 s, goes on by itself | D `a_full_quarantine…` |
+//! | crash at any point | each file once: [`super::ingest`]; a refused file has its reason and receipt | I `killed_before_any…`; D `a_crash_around…`; H kills |
+//! | receipts cannot be written | counted, tried again every second, kept open in the spool meanwhile; delivery never waits | I `receipts_that…` |
+//! | idempotency key | [`super::keys`] | I, K, H |
+//!
 //! Blocking calls throughout: only the ingestion thread may use this.
 
 mod calls;

@@ -490,3 +490,66 @@ fn a_name_in_use_is_not_replaced() {
     assert_eq!(fs::read(&taken).unwrap(), b"another's");
     assert_eq!((f.entries("tmp"), f.entries("new")), (0, 2));
 }
+
+#[test]
+fn a_key_is_for_one_file() {
+    let mut f = Fixture::new();
+    let plain = f.file("p.eml", "x-sender: a@b\nx-receiver: c@d\nFrom: x\n\nhi\n");
+    let keyed = f.file(
+        "k.eml",
+        "x-sender: a@b\nx-idempotency-key: own\nx-receiver: c@d\nFrom: x\n\nhi\n",
+    );
+    let batch = f.file(
+        "b.bsmtp",
+        "MAIL FROM:<a@b> XKEY=own\nRCPT TO:<c@d>\nDATA\nFrom: x\n\nhi\n.\n",
+    );
+    let dropped = |f: &Fixture, files: &[Dropped]| -> Vec<String> {
+        files
+            .iter()
+            .map(|file| {
+                fs::read_to_string(f.dir().join("new").join(&file.name))
+                    .unwrap()
+                    .lines()
+                    .next()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect()
+    };
+    let with = |f: &Fixture, sources: &[PathBuf], key: Option<&str>, per_file: usize| DropOptions {
+        key: key.map(str::to_owned),
+        batch: NonZeroUsize::new(per_file),
+        ..f.options(sources)
+    };
+    // Its own line stays, --key wins, and a batch gets it on its first MAIL.
+    let one = [keyed.clone()];
+    for (options, first) in [
+        (with(&f, &one, None, 0), "x-idempotency-key: own"),
+        (with(&f, &one, Some("other"), 0), "x-idempotency-key: other"),
+        (
+            with(&f, &[plain.clone(), plain.clone()], Some("a+b"), 2),
+            "MAIL FROM:<a@b> XKEY=a+2Bb",
+        ),
+    ] {
+        let report = run(&options).unwrap();
+        assert_eq!(dropped(&f, &report.files), [first]);
+        f.take_all();
+    }
+    for (options, said) in [
+        (
+            with(&f, &[plain.clone(), plain.clone()], Some("k"), 0),
+            "--key names one drop file",
+        ),
+        (
+            with(&f, &[plain.clone(), plain.clone(), plain], Some("k"), 2),
+            "--key names one drop file",
+        ),
+        (with(&f, &one, None, 5), "leave --batch out"),
+        (with(&f, &[batch], None, 0), "remove it and give --key"),
+        (with(&f, &one, Some("two words"), 0), "--key"),
+    ] {
+        let error = run(&options).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+        assert_eq!((f.entries("tmp"), f.entries("new")), (0, 0));
+    }
+}
