@@ -201,7 +201,7 @@ impl Run<'_> {
                     feeder.step()?;
                     fed.store(feeder.next, Relaxed);
                     // The engine is to find it between full and empty, not only full.
-                    if feeder.next % 64 == 0 {
+                    if feeder.next.is_multiple_of(64) {
                         thread::sleep(Duration::from_millis(2));
                     }
                 }
@@ -481,7 +481,7 @@ impl Feeder {
             self.second.push((number + after, number));
         }
         self.growing.extend(self.entries.put(number, false)?);
-        if number % 16 == 0 {
+        if number.is_multiple_of(16) {
             for file in &mut self.growing {
                 file.write_all(b"and more\r\n")?;
             }

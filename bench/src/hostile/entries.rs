@@ -190,7 +190,7 @@ impl Entries {
         let chance = mix(self.seed, number);
         let (choice, detail) = (chance >> 32, chance as u32 as usize);
         if choice % 100 >= self.hostile {
-            return if self.hostile > 0 && detail % 4 == 0 {
+            return if self.hostile > 0 && detail.is_multiple_of(4) {
                 Kind::Bsmtp(1 + (detail / 4 % 3) as u8)
             } else {
                 Kind::Eml
@@ -348,7 +348,7 @@ impl Entries {
             }
             Bad::Unreadable => {
                 fs::write(made, "x")?;
-                fs::set_permissions(made, fs::Permissions::from_mode(0))?;
+                fs::set_permissions(made, fs::Permissions::from_mode(0o000))?;
             }
             Bad::Name(_) => fs::write(made, Self::content(number, 0))?,
             Bad::Text(index) => {
