@@ -54,6 +54,8 @@ pub enum Command {
     Failcalls(FailcallsArgs),
     /// Fill a file system to the last byte under a running engine (needs root), and free it again
     Fulldisk(FulldiskArgs),
+    /// Fill a drop directory with traps, kill the engine meanwhile, and see that each valid file is imported once
+    Hostile(crate::hostile::HostileArgs),
 }
 
 /// `hikyaku-bench sink`.

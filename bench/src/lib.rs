@@ -15,6 +15,7 @@
 //! hikyaku-bench durable   the same load with fdatasync and without, in turns
 //! hikyaku-bench failcalls every call on a file or socket fails once, with every error: nothing lost
 //! hikyaku-bench fulldisk  a file system filled to the last byte under a running engine (root)
+//! hikyaku-bench hostile   a drop directory full of traps: valid files once, all others in quarantine
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -30,6 +31,7 @@ pub mod durable;
 pub mod failcalls;
 pub mod flip;
 pub mod fulldisk;
+pub mod hostile;
 pub mod load;
 pub mod powercut;
 pub mod process;

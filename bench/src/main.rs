@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Durable(args) => hikyaku_bench::durable::run(&args),
         Command::Failcalls(args) => hikyaku_bench::failcalls::run(&args),
         Command::Fulldisk(args) => hikyaku_bench::fulldisk::run(&args),
+        Command::Hostile(args) => hikyaku_bench::hostile::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -299,6 +299,11 @@ pub struct DropArgs {
     #[arg(long, value_name = "NAME", help_heading = "Envelope")]
     pub egress: Option<String>,
 
+    /// Idempotency key of the drop file: the same file dropped again under it is not taken again, and
+    /// another file under it is refused, for 7 days
+    #[arg(long, value_name = "KEY", help_heading = "Envelope")]
+    pub key: Option<String>,
+
     /// Messages to one drop file, which is then batch SMTP [default: each message a file of its own]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub batch: Option<u32>,

@@ -32,7 +32,8 @@ use crate::io::admission::Admission;
 use crate::io::driver::Receipts;
 use crate::io::dropdir::{DropDir, DropDirError, DropLimits};
 use crate::io::executor::{self, ExecutorError, ShardThread, Shared};
-use crate::io::ingest::{Ingest, IngestState, Outlet};
+use crate::io::ingest::{Ingest, IngestState, Outlet, Parts};
+use crate::io::keys::KeyFile;
 use crate::io::logfile::{LogError, LogFile, LogSender};
 use crate::io::resolver::{ResolverConfig, servers_from_resolv_conf};
 use crate::io::statefile::{Sources, StateFile};
@@ -167,9 +168,7 @@ impl Engine {
         };
         let resolvers = resolvers(settings)?;
         let tls = tls_policy(settings)?;
-        let limits = DropLimits {
-            ..DropLimits::default()
-        };
+        let limits = drop_limits(settings)?;
         let dir = DropDir::open(&settings.engine.drop, limits)
             .map_err(|error| named_holder(settings, error))?;
         point("start.drop-opened");
@@ -264,17 +263,19 @@ impl Engine {
                 .unwrap_or(usize::MAX),
             ..IngestLimits::default()
         };
-        let mut ingest = Ingest::new(
+        let parts = Parts {
             dir,
+            watch,
             limits,
             outlets,
-            Arc::clone(&receipts),
-            watch,
-            Arc::clone(&state),
-            &accepted,
-        )
-        .map_err(watch_error)?
-        .admitted_by(admission);
+            receipts: Arc::clone(&receipts),
+            state: Arc::clone(&state),
+            keys: open_keys(settings)?,
+            spool: settings.engine.spool.clone(),
+        };
+        let mut ingest = Ingest::new(parts, &accepted)
+            .map_err(watch_error)?
+            .admitted_by(admission);
         let sources = Sources {
             dir: settings.engine.log.clone(),
             spool: settings.engine.spool.clone(),
@@ -465,6 +466,61 @@ fn say(log: &LogSender, event: EngineEvent) {
     };
     LineWriter::default().engine(&record, &mut line);
     log.send(line);
+}
+
+/// Opens the idempotency keys; the spool must be locked.
+fn open_keys(settings: &Settings) -> Result<KeyFile, StartError> {
+    let spool = &settings.engine.spool;
+    let keys = KeyFile::open(spool, clock::wall()).map_err(|source| StartError::File {
+        what: "idempotency keys in",
+        path: spool.clone(),
+        source,
+    })?;
+    if keys.damaged > 0 {
+        tracing::error!(
+            records = keys.damaged,
+            "idempotency keys are damaged: files under them would be taken again"
+        );
+    }
+    Ok(keys)
+}
+
+/// Bounds of the drop directory, with names made numbers.
+fn drop_limits(settings: &Settings) -> Result<DropLimits, StartError> {
+    let drop = &settings.drop;
+    let number = |key, name: &str, file: &str| {
+        id_of(name, file).map_err(|problem| StartError::Limit(format!("drop.{key}: {problem}")))
+    };
+    Ok(DropLimits {
+        quarantine_files_max: usize::try_from(drop.quarantine_files).unwrap_or(usize::MAX),
+        quarantine_bytes_max: drop.quarantine_size,
+        uids: drop
+            .uids
+            .iter()
+            .map(|name| number("uids", name, "/etc/passwd"))
+            .collect::<Result<_, _>>()?,
+        group: drop
+            .group
+            .as_deref()
+            .map(|name| number("group", name, "/etc/group"))
+            .transpose()?,
+        tmp_remove: drop.tmp_remove,
+        ..DropLimits::default()
+    })
+}
+
+/// The number of a user or group: itself, or as the local file says. Names that only a directory
+/// service knows are given as numbers.
+fn id_of(name: &str, file: &str) -> Result<u32, String> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+    text.lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.first() == Some(&name))
+        .and_then(|fields| fields.get(2)?.parse().ok())
+        .ok_or_else(|| format!("{name:?} is not in {file}: write its number"))
 }
 
 /// The drop directory's lock knows no names; the spool's does, when the same engine holds both.

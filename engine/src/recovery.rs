@@ -216,6 +216,7 @@ fn note(accepted: &mut Accepted, id: SubmissionId, acceptance: Option<Acceptance
                     messages: 0,
                     recipients: 0,
                     logs: Vec::new(),
+                    keyed: None,
                 })
             });
         }
@@ -258,6 +259,7 @@ mod tests {
             messages: 1,
             recipients: 2,
             logs: logs.to_vec(),
+            keyed: None,
         };
         let mut accepted = Accepted::new();
         note(&mut accepted, SubmissionId(1), None);

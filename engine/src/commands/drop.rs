@@ -143,6 +143,7 @@ fn options(args: &DropArgs) -> Result<DropOptions, Failure> {
         job: args.job.clone(),
         envid: args.envid.clone(),
         egress: args.egress.clone(),
+        key: args.key.clone(),
         batch: args
             .batch
             .and_then(|batch| NonZeroUsize::new(usize::try_from(batch).ok()?)),
@@ -222,7 +223,7 @@ fn is_late(receipt: Option<&Receipt>, wait: WaitFor) -> bool {
     match receipt.map(|receipt| receipt.state) {
         None => true,
         Some(ReceiptState::Accepted) => wait == WaitFor::Final,
-        Some(ReceiptState::Refused | ReceiptState::Final) => false,
+        Some(ReceiptState::Refused | ReceiptState::Final | ReceiptState::Repeated) => false,
     }
 }
 
@@ -252,6 +253,7 @@ fn describe(receipt: Option<&Receipt>, wait: WaitFor, timeout: &str, dir: &Path)
         ReceiptState::Final => counts(),
         ReceiptState::Accepted if wait == WaitFor::Accepted => "accepted".to_owned(),
         ReceiptState::Accepted => format!("accepted, not final in {timeout}"),
+        ReceiptState::Repeated => format!("already accepted as submission {}", receipt.submission),
         ReceiptState::Refused => match &receipt.reason {
             Some(reason) => format!(
                 "refused: line {}: {} ({})",

@@ -142,6 +142,19 @@ impl Desk {
         self.unaccepted
     }
 
+    /// Whether the submission is accepted and not closed; `None` when it is not known.
+    #[must_use]
+    pub fn is_accepted(&self, id: SubmissionId) -> Option<bool> {
+        let account = self.accounts.get(&id)?;
+        Some(account.stage == Stage::Accepted)
+    }
+
+    /// Submissions that are not closed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.accounts.len()
+    }
+
     /// Whether every submission was closed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -237,6 +250,7 @@ mod tests {
             messages: 2,
             recipients: 2,
             logs: Vec::new(),
+            keyed: None,
         }
     }
 

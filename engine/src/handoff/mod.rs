@@ -5,6 +5,7 @@
 //! queue empty sleeps on a [`ring::Doorbell`] that the other side rings only when someone sleeps.
 
 pub mod desk;
+pub mod keyed;
 pub mod parcel;
 pub mod receipt;
 pub mod ring;
@@ -15,6 +16,7 @@ pub mod stop;
 mod sync;
 
 pub use desk::Desk;
+pub use keyed::Keyed;
 pub use parcel::{Acceptance, Command};
 pub use receipt::{Receipt, Tally};
 pub use ring::{Doorbell, Ring};

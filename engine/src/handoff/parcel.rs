@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use super::Keyed;
 use crate::ingest::NewMessage;
 use crate::mail::id::SubmissionId;
 
@@ -58,6 +59,9 @@ pub struct Acceptance {
     pub recipients: u64,
     /// Logs that hold a part of it; the first is its home.
     pub logs: Vec<u16>,
+    /// The file's idempotency key, if it had one: the acceptance and its key become durable together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyed: Option<Keyed>,
 }
 
 impl Acceptance {

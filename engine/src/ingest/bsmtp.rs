@@ -7,7 +7,8 @@
 //! HELO, EHLO, NOOP and RSET are optional; after QUIT nothing may follow. RET, NOTIFY, ORCPT and
 //! AUTH are checked for shape only and go no further. Three parameters are our own: `XJOB=`, `XVMTA=`
 //! (xtext) and `XONDOUBT=` say per message what `x-job`, `x-virtual-mta` and `x-on-doubt` say in a
-//! message file.
+//! message file. A fourth, `XKEY=` (xtext) on the first MAIL of the file only, is the idempotency key
+//! of the file.
 //! There is no end marker: each message has its final dot, and QUIT may close the file.
 
 use memchr::memchr_iter;
@@ -35,6 +36,10 @@ pub(super) struct Dialogue {
     /// BODY=7BIT was declared.
     seven_bit: bool,
     envelope: Envelope,
+    /// The file's idempotency key.
+    pub(super) key: Option<Box<str>>,
+    /// Whether a MAIL command was read: only the first may carry the key.
+    pub(super) begun: bool,
     /// Line and offset of the MAIL command.
     pub(super) mail_at: (u64, u64),
 }
@@ -153,6 +158,7 @@ impl Dialogue {
             self.mail_parameter(parameter, limits)?;
         }
         self.mail = true;
+        self.begun = true;
         self.mail_at = at;
         Ok(())
     }
@@ -195,6 +201,11 @@ impl Dialogue {
                 envelope.source = Some(parse_label("XVMTA", &decode_xtext(value).ok_or_else(bad)?)?)
             }
             "xondoubt" => envelope.on_doubt = Some(parse_on_doubt("XONDOUBT", value)?),
+            "xkey" if self.begun || self.key.is_some() => {
+                let detail = "XKEY is the key of the file: it stands once, on the first MAIL";
+                return Err(Offence::new(code::KEY, detail));
+            }
+            "xkey" => self.key = Some(parse_label("XKEY", &decode_xtext(value).ok_or_else(bad)?)?),
             "auth" if decode_xtext(value).is_some() => {}
             _ => return Err(bad()),
         }
@@ -311,6 +322,15 @@ fn encode_xtext(out: &mut Vec<u8>, text: &str) {
             out.extend_from_slice(&[b'+', HEX[usize::from(c >> 4)], HEX[usize::from(c & 15)]]);
         }
     }
+}
+
+/// Gives a batch SMTP file, which begins at octet `from` of `out` with a MAIL command, its
+/// idempotency key.
+pub fn insert_key_parameter(out: &mut Vec<u8>, from: usize, key: &str) {
+    let line = memchr::memmem::find(&out[from..], b"\r\n").map_or(out.len(), |at| from + at);
+    let mut parameter = b" XKEY=".to_vec();
+    encode_xtext(&mut parameter, key);
+    out.splice(line..line, parameter);
 }
 
 /// Appends one message as MAIL, RCPT, DATA and dot-stuffed content: what [`super::Parser`] reads

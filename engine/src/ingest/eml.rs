@@ -6,6 +6,9 @@
 //! empty `x-sender:` is the null reverse-path; a missing one is an error, because sending with the
 //! null reverse-path by accident hides every bounce.
 //!
+//! `x-idempotency-key` names the file for good: the same key with the same octets is not accepted a
+//! second time, with other octets it is refused. It says nothing about the message itself.
+//!
 //! There is no end marker: the format is older than ours and belongs to others. A producer that
 //! follows the protocol (write elsewhere, fsync, rename) cannot leave half a file, and the engine
 //! checks that the file did not change while it was read.
@@ -16,7 +19,7 @@ use super::{Refusal, code};
 use crate::mail::address::{Address, IpLiterals};
 use crate::mail::envelope::{ContentNeeds, Envelope, OnDoubt};
 
-/// Longest `x-job` and `x-virtual-mta` value, octets.
+/// Longest `x-job`, `x-virtual-mta` and `x-idempotency-key` value, octets.
 const NAME_MAX: usize = 128;
 /// Longest envelope identifier (RFC 3461 §4.4), octets.
 const ENVID_MAX: usize = 100;
@@ -72,6 +75,8 @@ pub struct EnvelopeLines {
     pub source: Option<Box<str>>,
     /// `x-on-doubt`.
     pub on_doubt: Option<OnDoubt>,
+    /// `x-idempotency-key`: of the file, not of the message.
+    pub key: Option<Box<str>>,
     smtputf8: bool,
     started: bool,
 }
@@ -165,6 +170,10 @@ impl EnvelopeLines {
                 once("x-on-doubt", &self.on_doubt)?;
                 self.on_doubt = Some(parse_on_doubt("x-on-doubt", value)?);
             }
+            b"x-idempotency-key" => {
+                once("x-idempotency-key", &self.key)?;
+                self.key = Some(parse_label("x-idempotency-key", value)?);
+            }
             _ => return Ok(LineKind::Content),
         }
         self.started = true;
@@ -216,6 +225,13 @@ impl EnvelopeLines {
     }
 }
 
+/// Appends the line that gives a message file its idempotency key; it goes before all others.
+pub fn write_key_line(out: &mut Vec<u8>, key: &str) {
+    out.extend_from_slice(b"x-idempotency-key: ");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends one message as a message file: what [`super::Parser`] reads back as the same message.
 /// `content` is in canonical form.
 pub fn write_message_file(out: &mut Vec<u8>, envelope: &Envelope, content: &[u8]) {
@@ -254,6 +270,7 @@ fn is_envelope_name(lower: &[u8]) -> bool {
             | b"x-job"
             | b"x-virtual-mta"
             | b"x-on-doubt"
+            | b"x-idempotency-key"
     )
 }
 

@@ -23,10 +23,10 @@ use crate::limits;
 use crate::mail::address::IpLiterals;
 use crate::mail::envelope::Envelope;
 
-pub use bsmtp::write_transaction;
-pub use eml::{EnvelopeLines, LineKind, write_message_file};
+pub use bsmtp::{insert_key_parameter, write_transaction};
+pub use eml::{EnvelopeLines, LineKind, write_key_line, write_message_file};
 pub(crate) use eml::{check_envid as parse_envid, check_label as parse_label};
-pub use parser::Parser;
+pub use parser::{FileKey, Parser};
 pub use refusal::{Refusal, code};
 
 /// How a drop file carries envelope and content.

@@ -45,6 +45,19 @@ pub struct Parser {
     line: u64,
     summary: Summary,
     refusal: Option<Refusal>,
+    /// Of a message file, once its envelope lines are over.
+    key: Option<Box<str>>,
+}
+
+/// What is known of a file's idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKey<'a> {
+    /// The place where it would stand was not read yet.
+    Unknown,
+    /// The file has none.
+    Absent,
+    /// This one: 1 to 128 printable ASCII characters.
+    Given(&'a str),
 }
 
 #[derive(Debug)]
@@ -77,6 +90,21 @@ impl Parser {
             line: 1,
             summary: Summary::default(),
             refusal: None,
+            key: None,
+        }
+    }
+
+    /// The idempotency key of the file, as far as it was read.
+    #[must_use]
+    pub fn file_key(&self) -> FileKey<'_> {
+        let (key, known) = match &self.head {
+            Head::Eml { .. } => (&self.key, self.in_content),
+            Head::Bsmtp(dialogue) => (&dialogue.key, dialogue.begun),
+        };
+        match key {
+            Some(key) => FileKey::Given(key),
+            None if known => FileKey::Absent,
+            None => FileKey::Unknown,
         }
     }
 
@@ -98,11 +126,27 @@ impl Parser {
     ///
     /// # Errors
     /// The file is refused as a whole.
-    pub fn finish(mut self, out: &mut Vec<NewMessage>) -> Result<Summary, Refusal> {
-        match self.refusal.take() {
-            Some(refusal) => Err(refusal),
-            None => self.finish_inner(out),
+    pub fn finish(self, out: &mut Vec<NewMessage>) -> Result<Summary, Refusal> {
+        self.finish_keyed(out).map(|(summary, _)| summary)
+    }
+
+    /// [`Self::finish`], and the idempotency key of the file.
+    ///
+    /// # Errors
+    /// The file is refused as a whole.
+    pub fn finish_keyed(
+        mut self,
+        out: &mut Vec<NewMessage>,
+    ) -> Result<(Summary, Option<Box<str>>), Refusal> {
+        if let Some(refusal) = self.refusal.take() {
+            return Err(refusal);
         }
+        let summary = self.finish_inner(out)?;
+        let key = match &mut self.head {
+            Head::Eml { .. } => self.key,
+            Head::Bsmtp(dialogue) => dialogue.key.take(),
+        };
+        Ok((summary, key))
     }
 
     fn feed_inner(
@@ -266,6 +310,7 @@ impl Parser {
                         )
                         .map_err(|offence| offence.at(place.0, place.1))?;
                     if kind == LineKind::Content {
+                        self.key = lines.key.take();
                         *envelope = lines
                             .take()
                             .map_err(|offence| offence.at(place.0, place.1))?;

@@ -62,6 +62,8 @@ pub mod code {
     pub const HEADER: &str = "header";
     /// More messages or recipients than the limit.
     pub const LIMIT: &str = "limit";
+    /// An idempotency key that came with another content before, or one out of place.
+    pub const KEY: &str = "key";
     /// A content line longer than the limit.
     pub const LINE_LENGTH: &str = "line-length";
     /// CRLF here and bare LF there among the commands of one file.
@@ -72,6 +74,8 @@ pub mod code {
     pub const NAME: &str = "name";
     /// A NUL octet.
     pub const NUL: &str = "nul";
+    /// The file belongs to a user who may not drop any.
+    pub const OWNER: &str = "owner";
     /// A parameter of MAIL or RCPT that is unknown or has a bad value.
     pub const PARAMETER: &str = "parameter";
     /// The file ends within a message.

@@ -12,6 +12,40 @@
 //! by it which claimed files are in the spool already. Everything works relative to directory
 //! descriptors, opens without following links, and opens regular files only.
 //!
+//! # Producers of other users
+//!
+//! `tmp/` and `new/` are made 03770 (set-group-id, sticky: nobody removes another's files), `receipts/`
+//! and `quarantine/` 02750, `claimed/` 0700. `[drop] group` gives all but `claimed/` to the producers'
+//! group: the engine's user must own the directory and be in that group, root is not needed. Producers
+//! make files readable for the group (0640; `hikyaku drop` does). `[drop] uids` limits who may drop.
+//!
+//! # Edge cases
+//!
+//! Rows of the reliability document §3.3; tests are in `tests.rs` here (D), in `io/ingest/tests.rs` (I),
+//! in `io/keys.rs` (K), or kinds of entries in `hikyaku-bench hostile` (H).
+//!
+//! | case | what happens | shown by |
+//! |---|---|---|
+//! | producer still writes | size, times, inode and links are compared after the last octet: `changed`. Compared once more before the file is removed: what came after acceptance goes to quarantine and is not lost. No lease: it would need `unsafe`, and is refused for files of other users anyway | D `a_file_that_changes…`, `a_file_written_to_after…`; H growing |
+//! | producer died before its rename | `tmp/` is looked at every hour; files older than a day are counted in one line; removed only with `[drop] tmp_remove`, and only when old at two looks an hour apart | D `forgotten_files…` |
+//! | link, directory, device, socket, FIFO | looked at in `claimed/`, where nobody can exchange it; never opened; quarantine by rename: `file-type` | D `entries_that_are_no_regular_files`; H |
+//! | hard links | `hard-link` | D the same; H |
+//! | huge file | `file-size` above the limit, never read; below it streamed in chunks; `limit` for messages and recipients. Larger than the room on the spool's disk: stays claimed, is told once, read when there is room | D the same; H huge, zeros |
+//! | unreadable | `unreadable`, by rename | H as a user |
+//! | rename fails | put back, remembered by (device, inode, change time), left alone for 1 min to 1 h, told once. What stays in `claimed/` is found again within a second or by a restart | D `a_stuck_file…`; I `what_stays…` |
+//! | name in use in `new/` | producers rename without replacement; a name used again after its claim is another file. One receipt per name: the last to speak | `dropper/tests.rs` |
+//! | bad names | allow-list; quarantine under a safe name, the true one in hexadecimal digits in `.reason` | D `names_that_are_refused`; H |
+//! | a million files | slices of 64 KiB of the directory, by name; at most 256 claimed ahead; one sync of `claimed/` per 256 claims and per 4,096 removals; a file that inotify names costs no look at the others | D `many_files…`, `watching`; H |
+//! | inotify overflows or is missing | a full look, every 5 s (1 s) when idle | D `watching` |
+//! | other file system | refused at start | `open.rs` |
+//! | two engines | `claimed/` is locked, the spool too | D `parts_are_made…` |
+//! | directory removed or replaced while running | told once, nothing is claimed, deliveries go on; opened again within a second when the path has a `new/` (never made again: it may be a mount point) | D `a_directory_that_goes…`; I `a_directory_that_is_replaced…` |
+//! | producers' clocks | no time of theirs is read | – |
+//! | quarantine full, by count or bytes on disk | bad files go back to `new/`, their owner's other files are left there too, told once; counted again every 5 s, goes on by itself | D `a_full_quarantine…` |
+//! | crash at any point | each file once: [`super::ingest`]; a refused file has its reason and receipt | I `killed_before_any…`; D `a_crash_around…`; H kills |
+//! | receipts cannot be written | counted, tried again every second, kept open in the spool meanwhile; delivery never waits | I `receipts_that…` |
+//! | idempotency key | [`super::keys`] | I, K, H |
+//!
 //! Blocking calls throughout: only the ingestion thread may use this.
 
 mod calls;
@@ -20,13 +54,16 @@ mod open;
 mod quarantine;
 mod receipt;
 mod scan;
+mod stale;
+mod stuck;
 mod watch;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hikyaku_spool::faults::{Call, before, point};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Stat};
@@ -34,14 +71,17 @@ use rustix::io::Errno;
 
 use crate::ingest::{Format, Refusal, code};
 use crate::mail::id::SubmissionId;
-use crate::time::WallTime;
+use crate::shard::Now;
+use crate::time::Instant;
 
 use quarantine::Part;
+use stuck::Stuck;
 
 pub use chunks::{CHUNK_BYTES, ChunkReader};
 pub use open::DropDirError;
 pub use receipt::{Reason, Receipt, ReceiptState};
 pub use scan::{Candidate, Scan};
+pub use stale::{LOOK_EVERY as STALE_LOOK_EVERY, Stale};
 pub use watch::{RESCAN_IDLE, Waker, Watch, Woken};
 
 /// Longest name of a drop file, octets.
@@ -54,8 +94,16 @@ const SLICE_BYTES: usize = 64 * 1024;
 pub struct DropLimits {
     /// Octets of one file.
     pub file_bytes_max: u64,
-    /// Files in quarantine; when it is reached no more files are claimed until somebody has looked.
+    /// Entries in quarantine. Beyond it bad files stay in `new/`, and their owners' files with them.
     pub quarantine_files_max: usize,
+    /// Bytes on disk of the files in quarantine; the same.
+    pub quarantine_bytes_max: u64,
+    /// Users whose files are taken; empty: of everybody who can write into `new/`.
+    pub uids: Vec<u32>,
+    /// The producers' group: given to the parts of the directory that are shared with them.
+    pub group: Option<u32>,
+    /// Age at which forgotten files in `tmp/` are removed; `None`: never.
+    pub tmp_remove: Option<Duration>,
 }
 
 impl Default for DropLimits {
@@ -63,6 +111,10 @@ impl Default for DropLimits {
         Self {
             file_bytes_max: crate::ingest::Limits::default().file_bytes_max,
             quarantine_files_max: 10_000,
+            quarantine_bytes_max: 10 << 30,
+            uids: Vec::new(),
+            group: None,
+            tmp_remove: None,
         }
     }
 }
@@ -81,6 +133,10 @@ pub enum ClaimError {
         /// Its name in `quarantine/`.
         place: String,
     },
+    /// It is bad and the quarantine is full: it is in `new/` again, and its owner's files are left
+    /// alone until there is room.
+    #[error("refused, and left in new/ because the quarantine is full: {0}")]
+    Left(Refusal),
     /// It was left (or put back) where it was, to be tried again.
     #[error("cannot {what}: {source}")]
     Io {
@@ -127,6 +183,7 @@ struct Identity {
     size: i128,
     mtime: (i128, i128),
     ctime: (i128, i128),
+    uid: u32,
 }
 
 impl Identity {
@@ -140,6 +197,7 @@ impl Identity {
             size: stat.st_size as i128,
             mtime: (stat.st_mtime as i64 as i128, stat.st_mtime_nsec as i128),
             ctime: (stat.st_ctime as i64 as i128, stat.st_ctime_nsec as i128),
+            uid: stat.st_uid as u32,
         }
     }
 }
@@ -157,6 +215,14 @@ impl Claimed {
         )
     }
 
+    /// Whether somebody has written to the file since it was claimed, who had it open.
+    fn was_written(&self) -> bool {
+        rustix::fs::fstat(&self.file).is_ok_and(|stat| {
+            let now = Identity::of(&stat);
+            (now.size, now.mtime) != (self.identity.size, self.identity.mtime)
+        })
+    }
+
     /// The refusal for a file that is not [`Self::unchanged`].
     #[must_use]
     pub fn changed() -> Refusal {
@@ -172,14 +238,22 @@ impl Claimed {
 pub struct DropDir {
     path: PathBuf,
     limits: DropLimits,
+    tmp: OwnedFd,
     new: OwnedFd,
     claimed: OwnedFd,
     receipts: OwnedFd,
     quarantine: OwnedFd,
     pending: VecDeque<Candidate>,
-    stuck: HashMap<Vec<u8>, (Identity, WallTime)>,
+    stuck: Stuck,
+    doomed: stale::Doomed,
     quarantined: usize,
+    quarantined_bytes: u64,
     quarantine_seq: u64,
+    /// Owners whose files are left alone while the quarantine is full.
+    blocked: HashSet<u32>,
+    counted_at: Instant,
+    /// The umask hides files from the group: receipts need a mode of their own.
+    needs_chmod: bool,
 }
 
 impl DropDir {
@@ -219,7 +293,7 @@ impl DropDir {
         &mut self,
         name: &str,
         submission: SubmissionId,
-        now: WallTime,
+        now: Now,
     ) -> Result<Claimed, ClaimError> {
         let Some((name, _)) = acceptable(name.as_bytes()) else {
             return Err(ClaimError::Gone);
@@ -230,25 +304,26 @@ impl DropDir {
             Err(Errno::NOENT) => return Err(ClaimError::Gone),
             Err(source) => {
                 // Among others a directory that is not ours: its parent cannot be changed.
-                self.remember_stuck(name.as_bytes(), now);
+                if !self.remember_stuck(name.as_bytes(), now.mono) {
+                    return Err(ClaimError::Gone);
+                }
                 return Err(ClaimError::Io {
                     what: "rename into claimed/",
                     source: source.into(),
                 });
             }
         }
-        self.open_claimed(name, submission, now)
-            .inspect_err(|error| {
-                if let ClaimError::Io { .. } = error {
-                    // Out of descriptors, an I/O error: it is tried again from new/.
-                    let _ = calls::rename_new(
-                        &self.claimed,
-                        path.as_bytes(),
-                        &self.new,
-                        name.as_bytes(),
-                    );
-                }
-            })
+        let opened = self.open_claimed(name, submission, now);
+        if let Err(ClaimError::Io { .. }) = opened {
+            // Out of descriptors, an I/O error: it is tried again from new/.
+            let _ = self.back_to_new(&path, name);
+            self.remember_stuck(name.as_bytes(), now.mono);
+        }
+        opened
+    }
+
+    fn back_to_new(&self, path: &str, name: &str) -> Result<(), Errno> {
+        calls::rename_new(&self.claimed, path.as_bytes(), &self.new, name.as_bytes())
     }
 
     /// What an earlier run left in `claimed/`. Ask once, before the first claim. For each, either
@@ -257,7 +332,7 @@ impl DropDir {
     ///
     /// # Errors
     /// `claimed/` cannot be read.
-    pub fn claimed_leftovers(&mut self, now: WallTime) -> io::Result<Vec<Leftover>> {
+    pub fn claimed_leftovers(&mut self, now: Now) -> io::Result<Vec<Leftover>> {
         let mut leftovers = Vec::new();
         for name in list(&self.claimed, "claimed")? {
             let leftover = name.split_at_checked(33).and_then(|(id, rest)| {
@@ -274,10 +349,13 @@ impl DropDir {
                         code::NAME,
                         "found in claimed/ under a name that is not ours",
                     );
-                    self.move_to_quarantine(Part::Claimed, &name, &name, &refusal, now)?;
+                    // One that cannot be moved hurts nobody where it lies.
+                    let _ =
+                        self.move_to_quarantine(Part::Claimed, &name, &name, &refusal, now.wall);
                 }
             }
         }
+        leftovers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(leftovers)
     }
 
@@ -285,7 +363,7 @@ impl DropDir {
     ///
     /// # Errors
     /// As [`Self::claim`].
-    pub fn resume(&mut self, leftover: &Leftover, now: WallTime) -> Result<Claimed, ClaimError> {
+    pub fn resume(&mut self, leftover: &Leftover, now: Now) -> Result<Claimed, ClaimError> {
         self.open_claimed(&leftover.name, leftover.submission, now)
     }
 
@@ -297,7 +375,7 @@ impl DropDir {
         &mut self,
         leftover: &Leftover,
         submission: SubmissionId,
-        now: WallTime,
+        now: Now,
     ) -> Result<Claimed, ClaimError> {
         let from = claimed_name(leftover.submission, &leftover.name);
         let to = claimed_name(submission, &leftover.name);
@@ -322,10 +400,28 @@ impl DropDir {
     /// The spool holds it: the file may go. Durable after the next [`Self::sync_claimed`]; a crash
     /// before that finds it again as a leftover, and the spool knows its submission.
     ///
+    /// A file that somebody has written to after it was read is not removed but moved to quarantine:
+    /// what was read is accepted, what was written after that is not, and must not vanish. Answers
+    /// its name there.
+    ///
     /// # Errors
     /// It cannot be removed; a restart finds it again.
-    pub fn done(&mut self, claimed: &Claimed) -> io::Result<()> {
-        self.unlink_claimed(&claimed_name(claimed.submission, &claimed.name))
+    pub fn done(&mut self, claimed: &Claimed, now: Now) -> io::Result<Option<String>> {
+        let path = claimed_name(claimed.submission, &claimed.name);
+        if claimed.was_written() {
+            let refusal = Refusal::of_file(
+                code::CHANGED,
+                format_args!(
+                    "written to after it was read: what was read is accepted as submission {}, what came later is not; rename files into new/ when they are closed",
+                    claimed.submission
+                ),
+            );
+            let (path, name) = (path.as_bytes(), claimed.name.as_bytes());
+            return self
+                .move_to_quarantine(Part::Claimed, path, name, &refusal, now.wall)
+                .map(Some);
+        }
+        self.unlink_claimed(&path).map(|()| None)
     }
 
     /// Puts a file back into `new/`.
@@ -335,17 +431,13 @@ impl DropDir {
     /// `claimed/`.
     pub fn unclaim(&mut self, claimed: Claimed) -> io::Result<()> {
         let path = claimed_name(claimed.submission, &claimed.name);
-        calls::rename_new(
-            &self.claimed,
-            path.as_bytes(),
-            &self.new,
-            claimed.name.as_bytes(),
-        )?;
+        self.back_to_new(&path, &claimed.name)?;
         point("ingest.unclaimed");
         Ok(())
     }
 
-    /// Moves a refused file to quarantine, with its `.reason` and a receipt. Answers its name there.
+    /// Moves a refused file to quarantine, with its `.reason` and a receipt. Answers its name there;
+    /// `None` when the quarantine is full and the file back in `new/`.
     ///
     /// # Errors
     /// The rename failed; the file stays in `claimed/`.
@@ -353,10 +445,16 @@ impl DropDir {
         &mut self,
         claimed: Claimed,
         refusal: &Refusal,
-        now: WallTime,
-    ) -> io::Result<String> {
+        now: Now,
+    ) -> io::Result<Option<String>> {
         let path = claimed_name(claimed.submission, &claimed.name);
-        self.refuse(&path, &claimed.name, claimed.submission, refusal, now)
+        let Claimed {
+            name,
+            submission,
+            identity,
+            ..
+        } = &claimed;
+        self.refuse(&path, name, *submission, identity.uid, refusal, now)
     }
 
     /// Makes renames out of `new/` and removals from `claimed/` durable.
@@ -378,7 +476,20 @@ impl DropDir {
         if acceptable(name.as_bytes()).is_none() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        receipt::write(&self.receipts, &format!("{name}.json"), receipt)
+        receipt::write(
+            &self.receipts,
+            &format!("{name}.json"),
+            receipt,
+            self.needs_chmod,
+        )
+    }
+
+    /// The submission that the receipt of this name speaks of, if there is one.
+    #[must_use]
+    pub fn receipt_of(&self, name: &str) -> Option<(ReceiptState, String)> {
+        acceptable(name.as_bytes())?;
+        let receipt = receipt::read(&self.receipts, &format!("{name}.json"))?;
+        Some((receipt.state, receipt.submission))
     }
 
     /// Whether this very submission has a receipt.
@@ -401,10 +512,8 @@ impl DropDir {
     /// Whether the receipt of this very submission says that it is final.
     #[must_use]
     pub fn has_final_receipt(&self, name: &str, submission: SubmissionId) -> bool {
-        acceptable(name.as_bytes()).is_some()
-            && receipt::read(&self.receipts, &format!("{name}.json")).is_some_and(|receipt| {
-                receipt.state == ReceiptState::Final && receipt.submission == submission.to_string()
-            })
+        self.receipt_of(name)
+            .is_some_and(|(state, of)| state == ReceiptState::Final && of == submission.to_string())
     }
 
     /// Watches `new/` for files.
@@ -419,36 +528,49 @@ impl DropDir {
         &mut self,
         name: &str,
         submission: SubmissionId,
-        now: WallTime,
+        now: Now,
     ) -> Result<Claimed, ClaimError> {
         let path = claimed_name(submission, name);
-        let refusal = match self.open_checked(&path) {
-            Ok((file, identity)) => {
-                let format = Format::of_name(name).ok_or(ClaimError::Gone)?;
-                let size = u64::try_from(identity.size).unwrap_or(0);
-                let name = name.into();
-                return Ok(Claimed {
-                    file,
-                    name,
-                    format,
-                    submission,
-                    size,
-                    read: 0,
-                    ended: false,
-                    identity,
-                });
-            }
-            Err(Unusable::Refused(refusal)) => refusal,
-            Err(Unusable::Failed(Errno::NOENT)) => return Err(ClaimError::Gone),
-            Err(Unusable::Failed(source)) => {
-                return Err(ClaimError::Io {
-                    what: "open",
-                    source: source.into(),
-                });
+        let gone_or = |what, source: Errno| match source {
+            Errno::NOENT => ClaimError::Gone,
+            source => ClaimError::Io {
+                what,
+                source: source.into(),
+            },
+        };
+        // Looked at before it is opened: opening a device can have effects. In claimed/ nobody else
+        // can put another entry in its place; `unchanged` compares the open file with this look.
+        let stat = rustix::fs::statat(&self.claimed, &*path, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| gone_or("look at", error))?;
+        let identity = Identity::of(&stat);
+        let refusal = match self.check(&stat, &identity) {
+            Some(refusal) => refusal,
+            None => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                match calls::open(&self.claimed, &path, flags, Mode::empty()) {
+                    Ok(file) => {
+                        return Ok(Claimed {
+                            file: file.into(),
+                            name: name.into(),
+                            format: Format::of_name(name).ok_or(ClaimError::Gone)?,
+                            submission,
+                            size: u64::try_from(identity.size).unwrap_or(0),
+                            read: 0,
+                            ended: false,
+                            identity,
+                        });
+                    }
+                    Err(Errno::ACCESS | Errno::PERM) => {
+                        let detail = "no permission to read the file; make it readable for the engine's group";
+                        Refusal::of_file(code::UNREADABLE, detail)
+                    }
+                    Err(error) => return Err(gone_or("open", error)),
+                }
             }
         };
-        match self.refuse(&path, name, submission, &refusal, now) {
-            Ok(place) => Err(ClaimError::Refused { refusal, place }),
+        match self.refuse(&path, name, submission, identity.uid, &refusal, now) {
+            Ok(Some(place)) => Err(ClaimError::Refused { refusal, place }),
+            Ok(None) => Err(ClaimError::Left(refusal)),
             Err(source) => Err(ClaimError::Io {
                 what: "move to quarantine",
                 source,
@@ -456,58 +578,34 @@ impl DropDir {
         }
     }
 
-    fn open_checked(&self, path: &str) -> Result<(File, Identity), Unusable> {
-        // Looked at before it is opened: opening a device can have effects.
-        self.check(&rustix::fs::statat(
-            &self.claimed,
-            path,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match calls::open(&self.claimed, path, flags, Mode::empty()) {
-            Err(Errno::ACCESS | Errno::PERM) => {
-                let detail =
-                    "no permission to read the file; make it readable for the engine's group";
-                return Err(Unusable::Refused(Refusal::of_file(
-                    code::UNREADABLE,
-                    detail,
-                )));
-            }
-            file => file?,
+    /// Why an entry is never opened.
+    fn check(&self, stat: &Stat, identity: &Identity) -> Option<Refusal> {
+        let what = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => None,
+            FileType::Symlink => Some("a symbolic link"),
+            FileType::Directory => Some("a directory"),
+            FileType::Fifo => Some("a FIFO"),
+            FileType::Socket => Some("a socket"),
+            _ => Some("a device"),
         };
-        let stat = rustix::fs::fstat(&file)?;
-        self.check(&stat)?;
-        Ok((file.into(), Identity::of(&stat)))
-    }
-
-    fn check(&self, stat: &Stat) -> Result<(), Unusable> {
-        let identity = Identity::of(stat);
-        let refusal = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile if identity.nlink != 1 => {
-                let detail =
-                    "the file has a second name (hard link), through which it could still change";
-                Refusal::of_file(code::HARD_LINK, detail)
-            }
-            FileType::RegularFile if identity.size > i128::from(self.limits.file_bytes_max) => {
-                let detail = format_args!(
-                    "the file is larger than {} octets",
-                    self.limits.file_bytes_max
-                );
-                Refusal::of_file(code::FILE_SIZE, detail)
-            }
-            FileType::RegularFile => return Ok(()),
-            other => {
-                let what = match other {
-                    FileType::Symlink => "a symbolic link",
-                    FileType::Directory => "a directory",
-                    FileType::Fifo => "a FIFO",
-                    FileType::Socket => "a socket",
-                    _ => "a device",
-                };
-                Refusal::of_file(code::FILE_TYPE, format_args!("{what}, not a regular file"))
-            }
-        };
-        Err(Unusable::Refused(refusal))
+        let max = self.limits.file_bytes_max;
+        let uid = identity.uid;
+        if let Some(what) = what {
+            let detail = format_args!("{what}, not a regular file");
+            Some(Refusal::of_file(code::FILE_TYPE, detail))
+        } else if identity.nlink != 1 {
+            let detail =
+                "the file has a second name (hard link), through which it could still change";
+            Some(Refusal::of_file(code::HARD_LINK, detail))
+        } else if !self.limits.uids.is_empty() && !self.limits.uids.contains(&uid) {
+            let detail = format_args!("user {uid} may not drop files here: see uids in [drop]");
+            Some(Refusal::of_file(code::OWNER, detail))
+        } else if identity.size > i128::from(max) {
+            let detail = format_args!("the file is larger than {max} octets");
+            Some(Refusal::of_file(code::FILE_SIZE, detail))
+        } else {
+            None
+        }
     }
 
     fn unlink_claimed(&self, path: &str) -> io::Result<()> {
@@ -515,17 +613,6 @@ impl DropDir {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-enum Unusable {
-    Refused(Refusal),
-    Failed(Errno),
-}
-
-impl From<Errno> for Unusable {
-    fn from(error: Errno) -> Self {
-        Self::Failed(error)
     }
 }
 

@@ -28,8 +28,8 @@ use rustix::io::Errno;
 
 use super::dropdir::{Reason, Receipt, ReceiptState};
 use crate::ingest::{
-    EnvelopeLines, Format, Limits, NewMessage, Parser, Refusal, write_message_file,
-    write_transaction,
+    EnvelopeLines, Format, Limits, NewMessage, Parser, Refusal, insert_key_parameter,
+    write_key_line, write_message_file, write_transaction,
 };
 use crate::mail::address::{Address, AddressError};
 use crate::mail::envelope::Envelope;
@@ -56,6 +56,8 @@ pub struct DropOptions {
     pub envid: Option<String>,
     /// `x-virtual-mta` of all messages: egress source or pool.
     pub egress: Option<String>,
+    /// Idempotency key of the one file that comes of it; without it a message file keeps its own.
+    pub key: Option<String>,
     /// Pack so many messages into one batch SMTP file; otherwise each gets a file of its own.
     pub batch: Option<NonZeroUsize>,
     /// What the engine will accept.
@@ -163,6 +165,9 @@ pub enum DropError {
         /// The limit.
         bytes_max: usize,
     },
+    /// An idempotency key where there is not exactly one file for it.
+    #[error("{0}")]
+    Key(String),
     /// An mbox file begins with "From ".
     #[error("{0}: not an mbox file: it does not begin with a \"From \" line")]
     NotMbox(String),
@@ -199,18 +204,37 @@ pub fn run(options: &DropOptions) -> Result<DropReport, DropError> {
             _ => options.batch.map(|batch| batch.get() as u64),
         };
         sources::each(source, &options.limits, &mut |origin, piece| {
-            let message = match piece {
+            let (message, own) = match piece {
                 sources::Piece::Raw(raw) => overrides.compose(origin, &raw, options)?,
-                sources::Piece::Message(message) => overrides.apply(message),
+                sources::Piece::Message(message) => (overrides.apply(message), None),
             };
+            if own.is_some() && per_file.is_some() {
+                let text = format!(
+                    "{origin}: it has an idempotency key, which is for a file of its own: leave --batch out, or remove its x-idempotency-key line"
+                );
+                return Err(DropError::Key(text));
+            }
+            let key = overrides.key.as_deref().or(own.as_deref());
+            if overrides.key.is_some()
+                && dropper.staged.len() + usize::from(batch.is_some()) > 0
+                && (per_file.is_none() || batch.is_none())
+            {
+                let text = "--key names one drop file, and there would be several: give one message, or --batch to put all of them into one file";
+                return Err(DropError::Key(text.to_owned()));
+            }
             let Some(per_file) = per_file else {
                 let mut file = dropper.stage(Format::Eml)?;
+                file.set_key(key);
                 file.append(&message)?;
                 return dropper.finish(file);
             };
             let mut file = match batch.take() {
                 Some(file) => file,
-                None => dropper.stage(Format::Bsmtp)?,
+                None => {
+                    let mut file = dropper.stage(Format::Bsmtp)?;
+                    file.set_key(key);
+                    file
+                }
             };
             file.append(&message)?;
             if file.dropped.messages >= per_file {
@@ -240,6 +264,7 @@ struct Overrides {
     job: Option<Box<str>>,
     envid: Option<Box<str>>,
     egress: Option<Box<str>>,
+    key: Option<Box<str>>,
     smtputf8: bool,
 }
 
@@ -289,6 +314,7 @@ impl Overrides {
             job: label("--job", &options.job)?,
             envid: label("--envid", &options.envid)?,
             egress: label("--egress", &options.egress)?,
+            key: label("--key", &options.key)?,
             smtputf8,
         })
     }
@@ -315,19 +341,21 @@ impl Overrides {
         message
     }
 
-    /// A message as found in a file: its envelope lines, if any, and ours, judged by the parser.
+    /// A message as found in a file: its envelope lines, if any, and ours, judged by the parser; and
+    /// the idempotency key among its lines.
     fn compose(
         &self,
         origin: &str,
         raw: &[u8],
         options: &DropOptions,
-    ) -> Result<NewMessage, DropError> {
+    ) -> Result<(NewMessage, Option<Box<str>>), DropError> {
         let refused = |refusal| DropError::Refused {
             origin: origin.into(),
             refusal,
         };
         let (lines, offset) =
             EnvelopeLines::split(raw, options.limits.ip_literals).map_err(refused)?;
+        let key = lines.key;
         let content = &raw[offset..];
         let mut content = std::borrow::Cow::Borrowed(content);
         let mut envelope = Envelope {
@@ -398,6 +426,7 @@ impl Overrides {
         })?;
         messages
             .pop()
+            .map(|message| (message, key))
             .ok_or_else(|| DropError::NoRecipients(origin.into()))
     }
 }
@@ -420,6 +449,7 @@ pub struct Staging {
     path: PathBuf,
     file: Option<BufWriter<File>>,
     format: Format,
+    key: Option<Box<str>>,
     buffer: Vec<u8>,
     dropped: Dropped,
 }
@@ -499,6 +529,7 @@ impl Dropper {
             path,
             file: Some(file),
             format,
+            key: None,
             buffer: Vec::new(),
             dropped,
         })
@@ -579,12 +610,21 @@ impl Drop for Dropper {
 }
 
 impl Staging {
+    /// Gives the file its idempotency key: before the first message.
+    pub fn set_key(&mut self, key: Option<&str>) {
+        self.key = key.map(Into::into);
+    }
+
     /// Adds a message; a message file takes one.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn append(&mut self, message: &NewMessage) -> Result<(), DropError> {
         self.buffer.clear();
+        let key = self.key.take();
+        if let (Some(key), Format::Eml) = (&key, self.format) {
+            write_key_line(&mut self.buffer, key);
+        }
         match self.format {
             Format::Eml => write_message_file(
                 &mut self.buffer,
@@ -596,6 +636,9 @@ impl Staging {
                 &message.envelope,
                 message.content.as_slice(),
             ),
+        }
+        if let (Some(key), Format::Bsmtp) = (&key, self.format) {
+            insert_key_parameter(&mut self.buffer, 0, key);
         }
         if let Some(file) = &mut self.file {
             before(Call::Write {

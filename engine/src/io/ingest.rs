@@ -4,16 +4,28 @@
 //! directory cannot be read through the ring anyway. When it has nothing to do it sleeps in one
 //! `poll` on the directory watch and an eventfd that shards ring.
 //!
-//! Order of what must be durable: claim (rename, synced) → acceptance (spool) → removal of the file
-//! (synced) → close (spool). Each is on disk before the next begins, so a crash anywhere leaves
-//! either a file that will be read again under a new submission, or an acceptance that names the
-//! file it makes superfluous.
+//! Order of what must be durable: claim (rename, synced) → acceptance with its key (spool) → removal of
+//! the file (synced) and the key on its own (synced) → close (spool). Each is on disk before the next
+//! begins, so a crash anywhere leaves either a file that will be read again under a new submission, or
+//! an acceptance that names the file it makes superfluous.
+//!
+//! | file | what |
+//! |---|---|
+//! | `ingest.rs` | the loop; claims, reading, parcels |
+//! | `ingest/settle.rs` | acceptance, removal, receipts, closing |
+//! | `ingest/keyed.rs` | files with an idempotency key |
+//! | `ingest/presence.rs` | what is looked after now and then: the directory itself, `tmp/`, room |
+
+mod keyed;
+mod presence;
+mod settle;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool,
+    AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed},
 };
 use std::time::Duration;
@@ -24,16 +36,18 @@ use super::admission::{Admission, Door};
 use super::clock;
 use super::driver::Receipts;
 use super::dropdir::{
-    Candidate, ChunkReader, ClaimError, Claimed, DropDir, Receipt as FileReceipt, ReceiptState,
-    Watch,
+    Candidate, ChunkReader, ClaimError, Claimed, DropDir, Leftover, STALE_LOOK_EVERY, Watch,
 };
+use super::keys::KeyFile;
 use super::random;
-use crate::handoff::desk::{Desk, Step};
+use crate::handoff::desk::Desk;
+use crate::handoff::keyed::{Hasher, Keyed, fingerprint};
 use crate::handoff::route::shard_for;
-use crate::handoff::{Acceptance, Command, Ring, Tally};
-use crate::ingest::{Limits, NewMessage, Parser, Refusal, Summary};
+use crate::handoff::{Acceptance, Command, Ring};
+use crate::ingest::{FileKey, Limits, NewMessage, Parser, Refusal, Summary};
 use crate::mail::envelope::domain_of;
 use crate::mail::id::SubmissionId;
+use crate::shard::Now;
 use crate::time::{Instant, WallTime};
 
 /// A shard as ingest sees it.
@@ -53,13 +67,39 @@ pub struct IngestState {
     /// Nothing waits in the drop directory and every submission is closed.
     pub idle: AtomicBool,
     /// Files refused in this run.
-    pub refused: std::sync::atomic::AtomicU64,
+    pub refused: AtomicU64,
     /// Files accepted in this run.
-    pub accepted: std::sync::atomic::AtomicU64,
+    pub accepted: AtomicU64,
+    /// Files that were accepted before under the same idempotency key, in this run.
+    pub repeated: AtomicU64,
+    /// Receipts that could not be written at the first try.
+    pub receipts_failed: AtomicU64,
+    /// Receipts given up because too many could not be written.
+    pub receipts_lost: AtomicU64,
     /// Whether files are claimed, or wait on disk.
     pub door: Arc<Door>,
     /// The drop directory was removed or replaced.
     pub gone: AtomicBool,
+}
+
+/// What ingest works on.
+pub struct Parts {
+    /// The drop directory.
+    pub dir: DropDir,
+    /// Its watch.
+    pub watch: Watch,
+    /// What a file may have.
+    pub limits: Limits,
+    /// One per shard.
+    pub outlets: Vec<Outlet>,
+    /// The way back from the shards.
+    pub receipts: Arc<Receipts>,
+    /// What others see.
+    pub state: Arc<IngestState>,
+    /// The spool's idempotency keys.
+    pub keys: KeyFile,
+    /// The spool, for the room on its disk.
+    pub spool: PathBuf,
 }
 
 /// The ingestion loop's state.
@@ -71,27 +111,44 @@ pub struct Ingest {
     outlet_of_log: HashMap<u16, usize>,
     receipts: Arc<Receipts>,
     state: Arc<IngestState>,
+    spool: PathBuf,
     desk: Desk,
     reader: ChunkReader,
+    keys: KeyFile,
+    /// Keyed files that were read and are not accepted yet, by key.
+    in_flight: HashMap<[u8; 16], SubmissionId>,
+    /// Files whose key is in flight, by the submission whose acceptance they wait for.
+    parked: HashMap<SubmissionId, Vec<(Claimed, Keyed)>>,
+    /// Files in `claimed/` that an earlier run, or an earlier failure, left there.
+    leftovers: VecDeque<Leftover>,
     candidates: VecDeque<Candidate>,
     batch: Vec<Candidate>,
     /// Claimed and synced, not read.
     claimed: VecDeque<Claimed>,
+    /// Claimed, and larger than the room in the spool.
+    large: VecDeque<Claimed>,
     reading: Option<Reading>,
     /// Read; removed when accepted.
     files: HashMap<SubmissionId, Claimed>,
     /// Commands that did not fit into their ring.
     waiting: VecDeque<(usize, Command)>,
+    /// Accepted and not told yet: the final receipt may come first and save one.
+    untold: HashMap<SubmissionId, Arc<Acceptance>>,
+    untold_since: VecDeque<(Instant, SubmissionId)>,
+    /// Receipts that could not be written.
+    owed: VecDeque<settle::Owed>,
     /// Final and receipted; closed after the next sync of `claimed/`.
     closing: Vec<SubmissionId>,
-    /// Final, and their receipt could not be written.
-    untold: Vec<(SubmissionId, Arc<Acceptance>, Tally)>,
     closed_at: Instant,
-    /// Files that could not be claimed, and when to look again.
-    troubled: HashMap<String, Instant>,
-    complained: HashSet<String>,
+    /// What was complained about, so that it is said once.
+    complained: HashSet<&'static str>,
     rescan: bool,
-    watched_gone: bool,
+    /// The directory is not where it was.
+    absent: bool,
+    /// Something stays in `claimed/` that nobody works on.
+    stray: bool,
+    looked_after_at: Instant,
+    looked_for_stale_at: Instant,
     admission: Option<Admission>,
 }
 
@@ -99,6 +156,8 @@ pub struct Ingest {
 struct Reading {
     claimed: Claimed,
     parser: Parser,
+    /// Of all octets read, as long as the file may have a key.
+    hasher: Option<Hasher>,
     /// Messages per outlet that were not given away yet, with their size.
     parcels: Vec<(Vec<NewMessage>, usize)>,
     /// Whether any parcel was given away.
@@ -118,50 +177,45 @@ impl Ingest {
     /// earlier run left in `claimed/` are removed when they were accepted and read again otherwise.
     ///
     /// # Errors
-    /// The drop directory cannot be watched or read.
+    /// The drop directory cannot be read.
     pub fn new(
-        mut dir: DropDir,
-        limits: Limits,
-        outlets: Vec<Outlet>,
-        receipts: Arc<Receipts>,
-        watch: Watch,
-        state: Arc<IngestState>,
+        parts: Parts,
         recovered: &HashMap<SubmissionId, Arc<Acceptance>>,
     ) -> io::Result<Self> {
+        let Parts {
+            mut dir,
+            watch,
+            limits,
+            outlets,
+            receipts,
+            state,
+            mut keys,
+            spool,
+        } = parts;
+        let now = now();
         let mut desk = Desk::default();
         for (&id, acceptance) in recovered {
+            // Before anything is claimed: a key that only the acceptance holds so far must be known.
+            keyed::restore(&mut keys, id, acceptance, now.wall)?;
             desk.recovered(id, Arc::clone(acceptance));
         }
-        let now = clock::wall();
-        let mut claimed = VecDeque::new();
+        let mut leftovers = VecDeque::new();
         for leftover in dir.claimed_leftovers(now)? {
             if let Some(acceptance) = recovered.get(&leftover.submission) {
                 // Killed before its receipt: a file that is gone has one.
                 if !dir.has_receipt(&leftover.name, leftover.submission) {
-                    write_accepted(&dir, leftover.submission, acceptance);
+                    settle::write_accepted(&dir, leftover.submission, acceptance);
                 }
                 dir.remove_leftover(&leftover)?;
                 point("start.leftover-removed");
-                continue;
+            } else {
+                leftovers.push_back(leftover);
             }
-            match dir.reclaim(&leftover, fresh_id(), now) {
-                Ok(file) => {
-                    point("start.leftover-reclaimed");
-                    claimed.push_back(file);
-                }
-                Err(error) => {
-                    tracing::warn!(file = leftover.name, %error, "a file of an earlier run stays in claimed/")
-                }
-            }
-        }
-        if !claimed.is_empty() {
-            dir.sync_claimed()?;
-            point("start.leftovers-synced");
         }
         // Receipts are not synced: a power cut may have taken one whose file's removal it left.
         for (&id, acceptance) in recovered {
             if !dir.has_some_receipt(&acceptance.file) {
-                write_accepted(&dir, id, acceptance);
+                settle::write_accepted(&dir, id, acceptance);
             }
         }
         point("start.receipts-written");
@@ -178,21 +232,31 @@ impl Ingest {
             outlet_of_log,
             receipts,
             state,
+            spool,
             desk,
             reader: ChunkReader::default(),
+            keys,
+            in_flight: HashMap::new(),
+            parked: HashMap::new(),
+            leftovers,
             candidates: VecDeque::new(),
             batch: Vec::new(),
-            claimed,
+            claimed: VecDeque::new(),
+            large: VecDeque::new(),
             reading: None,
             files: HashMap::new(),
             waiting: VecDeque::new(),
+            untold: HashMap::new(),
+            untold_since: VecDeque::new(),
+            owed: VecDeque::new(),
             closing: Vec::new(),
-            untold: Vec::new(),
-            closed_at: clock::now(),
-            troubled: HashMap::new(),
+            closed_at: now.mono,
             complained: HashSet::new(),
             rescan: true,
-            watched_gone: false,
+            absent: false,
+            stray: false,
+            looked_after_at: now.mono,
+            looked_for_stale_at: Instant::default(),
             admission: None,
         })
     }
@@ -221,7 +285,9 @@ impl Ingest {
             } else if self.waiting.is_empty() && self.read_on() == Progress::Made {
                 progress = Progress::Made;
             }
+            self.tell_accepted(progress == Progress::None || done);
             self.close_finished(progress == Progress::None);
+            self.look_after();
             if done {
                 return;
             }
@@ -232,12 +298,17 @@ impl Ingest {
     }
 
     fn sleep(&mut self) {
-        let nothing =
-            self.claimed.is_empty() && self.candidates.is_empty() && self.reading.is_none();
-        let idle = nothing && !self.rescan && self.desk.is_empty() && self.closing.is_empty();
+        let nothing = self.claimed.is_empty()
+            && self.candidates.is_empty()
+            && self.reading.is_none()
+            && self.leftovers.is_empty()
+            && self.large.is_empty();
+        // What only waits for a receipt that cannot be written is told by the next start.
+        let open = self.desk.len() - self.owed_finals();
+        let idle = nothing && !self.rescan && open == 0 && self.closing.is_empty();
         self.state.idle.store(idle, Relaxed);
         // A full ring is emptied by a shard that has no reason to ring us; look again soon.
-        let full = self.reading.is_some() || !self.untold.is_empty();
+        let full = self.reading.is_some();
         let wait = if !self.waiting.is_empty() || !self.closing.is_empty() || full {
             RETRY
         } else if self.state.door.shut().is_some() {
@@ -250,10 +321,12 @@ impl Ingest {
             match self.watch.wait(wait) {
                 Ok(woken) => {
                     // Without a hint this was the idle rescan: inotify may have missed something.
-                    if woken.files || !woken.waker {
+                    if woken.files || !(woken.waker || woken.named) {
                         self.rescan = true;
                     }
-                    self.note_presence(woken.gone);
+                    if woken.gone {
+                        self.look_at_directory();
+                    }
                 }
                 Err(error) => {
                     tracing::error!(%error, "the drop directory cannot be watched: looking again in a while");
@@ -265,149 +338,14 @@ impl Ingest {
         self.receipts.bell.awake();
     }
 
-    /// Says once that the directory is gone, and once that it is back.
-    fn note_presence(&mut self, gone: bool) {
-        if gone == self.watched_gone && !gone {
-            return;
-        }
-        let there = self.dir.still_there();
-        if there == self.watched_gone {
-            self.watched_gone = !there;
-            self.state.gone.store(!there, Relaxed);
-            if there {
-                tracing::info!(path = %self.dir.path().display(), "the drop directory is back");
-            } else {
-                tracing::error!(
-                    path = %self.dir.path().display(),
-                    "the drop directory was removed or replaced: deliveries go on, nothing new is taken until a restart"
-                );
-            }
-        }
+    /// Whether this is the first complaint of its kind since the last [`Self::relieved`].
+    fn complains(&mut self, of: &'static str) -> bool {
+        self.complained.insert(of)
     }
 
-    fn take_receipts(&mut self) -> Progress {
-        let mut progress = Progress::None;
-        while let Some(receipt) = self.receipts.queue.pop() {
-            progress = Progress::Made;
-            if let Some(step) = self.desk.on_receipt(&receipt) {
-                self.carry_out(step);
-            }
-        }
-        progress
-    }
-
-    fn carry_out(&mut self, step: Step) {
-        match step {
-            Step::Accept(submission, acceptance, logs) => {
-                for log in logs {
-                    let acceptance = Arc::clone(&acceptance);
-                    self.give(
-                        log,
-                        Command::Accept {
-                            submission,
-                            acceptance,
-                        },
-                    );
-                }
-            }
-            Step::Accepted(submission, acceptance) => {
-                self.state.accepted.fetch_add(1, Relaxed);
-                point("ingest.accepted");
-                // First the receipt, then the file: a producer that sees its file gone finds it.
-                self.write_receipt(
-                    submission,
-                    &acceptance,
-                    ReceiptState::Accepted,
-                    Tally::default(),
-                );
-                if let Some(claimed) = self.files.remove(&submission) {
-                    point("ingest.before-unlink");
-                    match self.dir.done(&claimed) {
-                        Ok(()) => point("ingest.unlinked"),
-                        Err(error) => {
-                            tracing::warn!(file = claimed.name, %error, "an accepted file stays in claimed/ until the next start");
-                        }
-                    }
-                }
-                if let Some(step) = self.desk.final_now(submission) {
-                    self.carry_out(step);
-                }
-            }
-            Step::Final(submission, acceptance, tally) => {
-                self.tell_final(submission, acceptance, tally);
-            }
-        }
-    }
-
-    /// A submission is forgotten only once its final receipt stands: nobody could write it later.
-    fn tell_final(&mut self, submission: SubmissionId, acceptance: Arc<Acceptance>, tally: Tally) {
-        if self.write_receipt(submission, &acceptance, ReceiptState::Final, tally) {
-            self.closing.push(submission);
-        } else {
-            self.untold.push((submission, acceptance, tally));
-            self.closed_at = clock::now();
-        }
-    }
-
-    /// `false`: it is not there.
-    fn write_receipt(
-        &mut self,
-        submission: SubmissionId,
-        acceptance: &Acceptance,
-        state: ReceiptState,
-        tally: Tally,
-    ) -> bool {
-        let mut receipt = accepted_receipt(submission, acceptance);
-        if state == ReceiptState::Final {
-            // After a crash between two logs' closing, those that are left know their part only.
-            if tally.total() < acceptance.recipients
-                && self.dir.has_final_receipt(&acceptance.file, submission)
-            {
-                return true;
-            }
-            receipt = FileReceipt {
-                delivered: tally.delivered,
-                bounced: tally.bounced,
-                expired: tally.expired,
-                cancelled: tally.held,
-                ..receipt.into_final(clock::wall())
-            };
-        }
-        let Err(error) = self.dir.write_receipt(&acceptance.file, &receipt) else {
-            return true;
-        };
-        if self.complained.insert("receipts".to_owned()) {
-            tracing::warn!(%error, "receipts cannot be written; deliveries go on");
-        }
-        false
-    }
-
-    /// Forgets what is final, a group at a time: one sync makes all removals durable.
-    fn close_finished(&mut self, quiet: bool) {
-        if !self.untold.is_empty() && clock::now().since(self.closed_at) >= RETRY {
-            for (submission, acceptance, tally) in std::mem::take(&mut self.untold) {
-                self.tell_final(submission, acceptance, tally);
-            }
-        }
-        if self.closing.is_empty() {
-            return;
-        }
-        let waited = clock::now().since(self.closed_at);
-        if !(quiet && waited >= RETRY || self.closing.len() >= CLOSE_GROUP) {
-            return;
-        }
-        self.closed_at = clock::now();
-        if let Err(error) = self.dir.sync_claimed() {
-            tracing::error!(%error, "the drop directory cannot be synced: finished files are not forgotten yet");
-            return;
-        }
-        point("ingest.removals-synced");
-        for submission in std::mem::take(&mut self.closing) {
-            for log in self.desk.closed(submission) {
-                self.give(log, Command::Close { submission });
-            }
-            point("ingest.closed");
-        }
+    /// Whether there was a complaint, which is over now.
+    fn relieved(&mut self, of: &'static str) -> bool {
+        !self.complained.is_empty() && self.complained.remove(of)
     }
 
     fn give(&mut self, log: u16, command: Command) {
@@ -464,7 +402,8 @@ impl Ingest {
             self.read_chunk(reading);
             return Progress::Made;
         }
-        if self.desk.unaccepted() >= self.files_max() {
+        let parked: usize = self.parked.values().map(Vec::len).sum();
+        if self.desk.unaccepted() + parked >= self.files_max() {
             return Progress::None;
         }
         if let Some(admission) = &mut self.admission
@@ -473,16 +412,23 @@ impl Ingest {
             return Progress::None;
         }
         if let Some(claimed) = self.claimed.pop_front() {
+            let Some(claimed) = self.with_room(claimed) else {
+                return Progress::Made;
+            };
             let parser = Parser::new(claimed.format, self.limits.clone());
             let parcels = self.outlets.iter().map(|_| (Vec::new(), 0)).collect();
             self.reading = Some(Reading {
                 claimed,
                 parser,
+                hasher: None,
                 parcels,
                 staged: false,
                 received: clock::wall(),
             });
             return Progress::Made;
+        }
+        if self.absent {
+            return Progress::None;
         }
         self.claim_some()
     }
@@ -498,70 +444,113 @@ impl Ingest {
     }
 
     fn claim_some(&mut self) -> Progress {
-        if self.candidates.is_empty() && self.rescan {
-            self.look();
+        let group = CLAIM_GROUP.min(self.files_max());
+        let now = now();
+        let leftovers = !self.leftovers.is_empty();
+        while self.claimed.len() < group {
+            let Some(leftover) = self.leftovers.pop_front() else {
+                break;
+            };
+            let claimed = self.dir.reclaim(&leftover, fresh_id(), now);
+            point("start.leftover-reclaimed");
+            self.take_claimed(&leftover.name, claimed);
         }
-        let now = clock::wall();
-        while self.claimed.len() < CLAIM_GROUP.min(self.files_max()) {
+        if self.candidates.is_empty() {
+            self.look(now);
+        }
+        while self.claimed.len() < group {
             let Some(candidate) = self.candidates.pop_front() else {
                 break;
             };
-            match self.dir.claim(&candidate.name, fresh_id(), now) {
-                Ok(claimed) => self.claimed.push_back(claimed),
-                Err(ClaimError::Gone) => {}
-                Err(ClaimError::Refused { refusal, place }) => {
-                    self.state.refused.fetch_add(1, Relaxed);
-                    tracing::warn!(file = candidate.name, place, %refusal, "refused");
-                }
-                Err(error @ ClaimError::Io { .. }) => {
-                    if self.complained.insert(candidate.name.clone()) {
-                        tracing::warn!(file = candidate.name, %error, "cannot be claimed; tried again later");
-                    }
-                    self.troubled
-                        .insert(candidate.name, clock::now().after(TROUBLED_FOR));
-                }
-            }
+            let claimed = self.dir.claim(&candidate.name, fresh_id(), now);
+            self.take_claimed(&candidate.name, claimed);
         }
         if self.claimed.is_empty() {
             return Progress::None;
         }
         if let Err(error) = self.dir.sync_claimed() {
-            tracing::error!(%error, "claims cannot be made durable: the files go back");
+            if self.complains("sync") {
+                tracing::error!(%error, "claims cannot be made durable: the files go back and are tried again");
+            }
             self.put_back();
             return Progress::None;
         }
+        self.relieved("sync");
         point("ingest.claims-synced");
+        if leftovers {
+            point("start.leftovers-synced");
+        }
         Progress::Made
     }
 
-    /// Looks for files in `new/`.
-    fn look(&mut self) {
-        let now = clock::now();
-        self.troubled.retain(|_, until| *until > now);
-        match self.dir.scan(CLAIM_GROUP, clock::wall(), &mut self.batch) {
+    fn take_claimed(&mut self, name: &str, claimed: Result<Claimed, ClaimError>) {
+        match claimed {
+            Ok(claimed) => self.claimed.push_back(claimed),
+            Err(ClaimError::Gone) => {}
+            Err(ClaimError::Refused { refusal, place }) => {
+                self.state.refused.fetch_add(1, Relaxed);
+                tracing::warn!(file = name, place, %refusal, "refused");
+            }
+            Err(ClaimError::Left(refusal)) => self.note_left(name, &refusal),
+            Err(error @ ClaimError::Io { .. }) => {
+                // Told once per file: the directory remembers it and lets it alone for a while.
+                tracing::warn!(file = name, %error, "cannot be taken; tried again later");
+                self.stray = true;
+            }
+        }
+    }
+
+    /// Looks for files in `new/`: all of it when told to, else those that were named.
+    fn look(&mut self, now: Now) {
+        if !self.rescan {
+            let dir = &self.dir;
+            let names = self.watch.take_names().into_iter();
+            self.candidates.extend(
+                names
+                    .filter(|name| !dir.leaves(name, now.mono))
+                    .map(|name| Candidate { name }),
+            );
+            return;
+        }
+        match self.dir.scan(CLAIM_GROUP, now, &mut self.batch) {
             Ok(scan) => {
                 for (place, refusal) in scan.refused {
                     self.state.refused.fetch_add(1, Relaxed);
                     tracing::warn!(place, %refusal, "refused by its name");
                 }
-                if scan.quarantine_full && self.complained.insert("quarantine".to_owned()) {
-                    tracing::error!(
-                        "the quarantine is full: nothing is taken until somebody has emptied it"
-                    );
+                for (name, error) in scan.stuck {
+                    tracing::warn!(file = name, %error, "has a bad name and cannot be moved to quarantine; left alone");
+                }
+                if scan.left > 0 {
+                    self.complain_of_quarantine();
+                } else if scan.complete && self.dir.is_untroubled() && self.relieved("quarantine") {
+                    tracing::info!("the quarantine has room again");
                 }
                 self.rescan = !scan.complete;
+                self.relieved("scan");
             }
             Err(error) => {
-                tracing::error!(%error, "the drop directory cannot be read: looking again in a while");
+                if self.complains("scan") {
+                    tracing::error!(%error, "the drop directory cannot be read: looking again in a while");
+                }
                 self.rescan = false;
             }
         }
-        let troubled = &self.troubled;
-        self.candidates.extend(
-            self.batch
-                .drain(..)
-                .filter(|candidate| !troubled.contains_key(&candidate.name)),
-        );
+        self.candidates.extend(self.batch.drain(..));
+    }
+
+    fn note_left(&mut self, name: &str, refusal: &Refusal) {
+        tracing::debug!(file = name, %refusal, "left in new/");
+        self.complain_of_quarantine();
+    }
+
+    fn complain_of_quarantine(&mut self) {
+        if self.complains("quarantine") {
+            tracing::error!(
+                files = self.dir.quarantined(),
+                "the quarantine is full: bad files stay in new/, and nothing is taken from their owners until somebody has emptied it"
+            );
+        }
     }
 
     fn read_chunk(&mut self, mut reading: Reading) {
@@ -570,29 +559,31 @@ impl Ingest {
             Err(error) => {
                 // The disk's trouble, not the file's: it goes back and is read again from its start.
                 tracing::warn!(file = reading.claimed.name, %error, "cannot be read; tried again later");
-                self.troubled.insert(
-                    reading.claimed.name.clone(),
-                    clock::now().after(TROUBLED_FOR),
-                );
                 self.discard(reading.claimed.submission);
-                if let Err(error) = self.dir.unclaim(reading.claimed) {
-                    tracing::warn!(%error, "a file stays in claimed/ until the next start");
-                }
+                self.give_back(reading.claimed);
                 return;
             }
         };
         let mut messages = Vec::new();
         let outcome = match &chunk {
-            Some(chunk) => reading.parser.feed(chunk, &mut messages).map(|()| None),
+            Some(chunk) => {
+                let fed = reading.parser.feed(chunk, &mut messages);
+                if reading.parser.file_key() == FileKey::Absent {
+                    reading.hasher = None;
+                } else {
+                    reading.hasher.get_or_insert_default().update(chunk);
+                }
+                fed.map(|()| None)
+            }
             None => std::mem::replace(
                 &mut reading.parser,
                 Parser::new(reading.claimed.format, self.limits.clone()),
             )
-            .finish(&mut messages)
+            .finish_keyed(&mut messages)
             .map(Some),
         };
         let outcome = outcome.and_then(|summary| match summary {
-            Some(summary) if reading.claimed.unchanged().unwrap_or(false) => Ok(Some(summary)),
+            Some(read) if reading.claimed.unchanged().unwrap_or(false) => Ok(Some(read)),
             Some(_) => Err(Claimed::changed()),
             None => Ok(None),
         });
@@ -609,7 +600,8 @@ impl Ingest {
                 }
                 match summary {
                     None => self.reading = Some(reading),
-                    Some(summary) => self.finish(reading, &summary),
+                    Some((summary, None)) => self.finish(reading, &summary, None),
+                    Some((summary, Some(key))) => self.finish_keyed(reading, &summary, &key),
                 }
             }
         }
@@ -671,7 +663,7 @@ impl Ingest {
     }
 
     /// The file was read to its end: give away what is left, and ask for its acceptance.
-    fn finish(&mut self, mut reading: Reading, summary: &Summary) {
+    fn finish(&mut self, mut reading: Reading, summary: &Summary, keyed: Option<Keyed>) {
         point("ingest.read");
         let submission = reading.claimed.submission;
         let acceptance = Acceptance {
@@ -680,6 +672,7 @@ impl Ingest {
             messages: summary.messages,
             recipients: summary.recipients,
             logs: Vec::new(),
+            keyed,
         };
         let mut parcels: Vec<(usize, Vec<NewMessage>)> = std::mem::take(&mut reading.parcels)
             .into_iter()
@@ -730,13 +723,35 @@ impl Ingest {
     }
 
     fn refuse(&mut self, reading: Reading, refusal: &Refusal) {
-        self.state.refused.fetch_add(1, Relaxed);
         self.discard(reading.claimed.submission);
-        let name = reading.claimed.name.clone();
-        match self.dir.quarantine(reading.claimed, refusal, clock::wall()) {
-            Ok(place) => tracing::warn!(file = name, place, %refusal, "refused"),
+        self.refuse_claimed(reading.claimed, refusal);
+    }
+
+    fn refuse_claimed(&mut self, claimed: Claimed, refusal: &Refusal) {
+        let name = claimed.name.clone();
+        match self.dir.quarantine(claimed, refusal, now()) {
+            Ok(Some(place)) => {
+                self.state.refused.fetch_add(1, Relaxed);
+                tracing::warn!(file = name, place, %refusal, "refused");
+            }
+            Ok(None) => self.note_left(&name, refusal),
             Err(error) => {
-                tracing::error!(file = name, %refusal, %error, "refused, and it cannot be moved to quarantine")
+                tracing::error!(file = name, %refusal, %error, "refused, and it cannot be moved to quarantine; tried again later");
+                self.stray = true;
+            }
+        }
+    }
+
+    /// Back into `new/`, to be left alone for a while.
+    fn give_back(&mut self, claimed: Claimed) {
+        let name = claimed.name.clone();
+        match self.dir.unclaim(claimed) {
+            Ok(()) => {
+                self.dir.remember_stuck(name.as_bytes(), clock::now());
+            }
+            Err(error) => {
+                tracing::warn!(file = name, %error, "stays in claimed/ and is tried again from there");
+                self.stray = true;
             }
         }
     }
@@ -753,31 +768,23 @@ impl Ingest {
             self.discard(reading.claimed.submission);
             self.claimed.push_front(reading.claimed);
         }
-        for claimed in self.claimed.drain(..) {
+        for claimed in self.claimed.drain(..).chain(self.large.drain(..)) {
             let name = claimed.name.clone();
             if let Err(error) = self.dir.unclaim(claimed) {
-                tracing::warn!(file = name, %error, "stays in claimed/ until the next start");
+                tracing::warn!(file = name, %error, "stays in claimed/ and is tried again from there");
+                self.stray = true;
             }
         }
         self.candidates.clear();
+        // They stay in claimed/, where the next start finds them.
+        self.leftovers.clear();
     }
 }
 
-fn accepted_receipt(submission: SubmissionId, acceptance: &Acceptance) -> FileReceipt {
-    let summary = Summary {
-        messages: acceptance.messages,
-        recipients: acceptance.recipients,
-        bytes: 0,
-    };
-    let at = WallTime::from_unix_millis(acceptance.accepted_ms);
-    FileReceipt::accepted(&acceptance.file, submission, summary, at)
-}
-
-/// The receipt that an earlier run did not come to write.
-fn write_accepted(dir: &DropDir, submission: SubmissionId, acceptance: &Acceptance) {
-    let receipt = accepted_receipt(submission, acceptance);
-    if let Err(error) = dir.write_receipt(&acceptance.file, &receipt) {
-        tracing::warn!(file = acceptance.file, %error, "the receipt of an earlier run cannot be written; deliveries go on");
+fn now() -> Now {
+    Now {
+        mono: clock::now(),
+        wall: clock::wall(),
     }
 }
 
@@ -799,5 +806,6 @@ const RETRY: Duration = Duration::from_millis(20);
 const SHUT_LOOK: Duration = Duration::from_millis(100);
 /// How often an idle engine looks without a hint.
 const RESCAN: Duration = Duration::from_secs(5);
-/// A file that could not be claimed or read is left alone for so long.
-const TROUBLED_FOR: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 //! | `admission.rs` | whether ingest may take more |
 //! | `statefile.rs` | what is so now, in a file |
 //! | `ingest.rs` | the ingestion core: drop files to commands, receipts to files |
+//! | `keys.rs` | idempotency keys that outlive their submissions |
 //! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
 //! | `resolver.rs` | DNS over UDP and TCP |
 //! | `faults.rs` | faults on demand, for harnesses |
@@ -24,6 +25,7 @@ pub mod dropper;
 pub mod executor;
 pub mod faults;
 pub mod ingest;
+pub mod keys;
 pub mod logfile;
 pub mod random;
 pub mod resolver;

@@ -6,7 +6,7 @@ use super::lists;
 use super::network;
 use super::units::format_duration;
 use super::value::{Layers, boolean, integer, number, size_in, switch, text, time_in};
-use super::{Deadlines, Delivery, Durability, Engine, Host, Retry, Settings, Tls};
+use super::{Deadlines, Delivery, Drop, Durability, Engine, Host, Retry, Settings, Tls};
 use crate::cli::{PipelineChoice, RunArgs, TlsChoice};
 use crate::connection::tls::TlsMode;
 use crate::limits::{MESSAGE_SIZE_DEFAULT, STREAM_DEPTH};
@@ -37,6 +37,7 @@ pub(super) fn resolve(
     let engine = engine(&mut document, &mut layers, args, host)?;
     let delivery = delivery(&mut document, &mut layers, args)?;
     let durability = durability(&mut document, &mut layers, args)?;
+    let drop = drop_section(&mut document, &mut layers)?;
     let retry = retry(&mut document, &mut layers, args)?;
     let tls = tls(&mut document, &mut layers, args)?;
     let resolvers = resolvers(&mut document, &mut layers, args)?;
@@ -52,6 +53,7 @@ pub(super) fn resolve(
         engine,
         delivery,
         durability,
+        drop,
         retry,
         tls,
         resolvers,
@@ -240,6 +242,49 @@ fn durability(
         })?;
     section.finish()?;
     Ok(durability.unwrap_or_default())
+}
+
+fn drop_section(
+    document: &mut Document<'_>,
+    layers: &mut Layers<'_>,
+) -> Result<Drop, SettingsError> {
+    let mut section = document.section("drop")?;
+    let table = &mut section;
+    let group = layers.optional(table, "drop.group", None, &|raw| match raw {
+        Raw::Text(text) if !text.is_empty() => Ok(text.clone()),
+        Raw::Integer(number) if (0..=i64::from(u32::MAX)).contains(number) => {
+            Ok(number.to_string())
+        }
+        _ => Err("must be a group by name or number".into()),
+    })?;
+    let uids = layers.optional(table, "drop.uids", None, &|raw| match raw {
+        Raw::List(users) if users.iter().all(|user| !user.is_empty()) => Ok(users.clone()),
+        _ => Err(
+            "must be a list of users in quotes, by name or number, such as [\"1000\", \"shop\"]"
+                .into(),
+        ),
+    })?;
+    let quarantine_files = layers.optional(
+        table,
+        "drop.quarantine_files",
+        None,
+        &integer(1..=100_000_000),
+    )?;
+    let quarantine_size = layers.optional(
+        table,
+        "drop.quarantine_size",
+        None,
+        &size_in(1 << 20..=1 << 50),
+    )?;
+    let tmp_remove = layers.optional(table, "drop.tmp_remove", None, &time_in(DAY..=365 * DAY))?;
+    section.finish()?;
+    Ok(Drop {
+        group,
+        uids: uids.unwrap_or_default(),
+        quarantine_files: quarantine_files.unwrap_or(10_000),
+        quarantine_size: quarantine_size.unwrap_or(10 << 30),
+        tmp_remove,
+    })
 }
 
 fn retry(

@@ -51,6 +51,8 @@ pub struct Settings {
     pub delivery: Delivery,
     /// `[spool] durability`.
     pub durability: Durability,
+    /// `[drop]`: the drop directory.
+    pub drop: Drop,
     /// `[retry]`: when a deferred recipient is tried again.
     pub retry: Retry,
     /// `[tls]`.
@@ -140,6 +142,21 @@ pub enum Durability {
     /// On stable storage before the end of its content leaves: the list is complete after a power
     /// cut, too, and each message waits for one batch.
     Strict,
+}
+
+/// `[drop]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drop {
+    /// Group of the producers, by name or number; `None`: the directory's own.
+    pub group: Option<String>,
+    /// Users whose files are taken, by name or number; empty: whoever can write there.
+    pub uids: Vec<String>,
+    /// Entries in quarantine, at most.
+    pub quarantine_files: u64,
+    /// Bytes on disk in quarantine, at most.
+    pub quarantine_size: u64,
+    /// Age at which forgotten files in `tmp/` are removed; `None`: never.
+    pub tmp_remove: Option<Duration>,
 }
 
 /// `[retry]`.

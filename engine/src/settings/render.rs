@@ -93,6 +93,23 @@ pub(super) fn render(settings: &Settings) -> String {
         Durability::Strict => "strict",
     };
     page.key("spool.durability", &toml_string(durability));
+    let drop = &settings.drop;
+    page.table("[drop]");
+    if let Some(group) = &drop.group {
+        page.key("drop.group", &toml_string(group));
+    }
+    if !drop.uids.is_empty() {
+        let uids: Vec<_> = drop.uids.iter().map(|uid| toml_string(uid)).collect();
+        page.key("drop.uids", &format!("[{}]", uids.join(", ")));
+    }
+    page.key("drop.quarantine_files", &drop.quarantine_files.to_string());
+    page.key(
+        "drop.quarantine_size",
+        &toml_string(&format_size(drop.quarantine_size)),
+    );
+    if let Some(age) = drop.tmp_remove {
+        page.time("drop.tmp_remove", age);
+    }
 
     page.table("[retry]");
     page.time("retry.first", settings.retry.first);

@@ -330,7 +330,7 @@ fn wrong_files_are_refused_in_one_sentence() {
         ),
         (
             "shards = 2\n",
-            "1:1: shards: there is no such table; write one of engine, delivery, spool, retry, tls, dns, route, source, limit, dkim, signing, deadlines",
+            "1:1: shards: there is no such table; write one of engine, delivery, spool, drop, retry, tls, dns, route, source, limit, dkim, signing, deadlines",
         ),
         (
             "engine = 2\n",
@@ -802,4 +802,18 @@ proptest::proptest! {
             proptest::prop_assert!(error.to_string().starts_with("/etc/h.toml:"), "{}", error);
         }
     }
+}
+
+#[test]
+fn the_drop_section() {
+    let file = "[drop]\ngroup = \"shop\"\nuids = [\"1000\", \"web\"]\nquarantine_files = 5\nquarantine_size = \"2GiB\"\ntmp_remove = \"7d\"\n";
+    let settings = with(file, &RunArgs::default()).expect("settings");
+    let drop = &settings.drop;
+    assert_eq!(drop.group.as_deref(), Some("shop"));
+    assert_eq!(drop.uids, ["1000", "web"]);
+    assert_eq!((drop.quarantine_files, drop.quarantine_size), (5, 2 << 30));
+    assert_eq!(drop.tmp_remove, Some(Duration::from_secs(7 * 86_400)));
+    let again = with(&settings.to_toml_redacted(), &RunArgs::default())
+        .expect("what is printed can be read");
+    assert_eq!(&again.drop, drop);
 }

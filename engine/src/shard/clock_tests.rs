@@ -70,6 +70,7 @@ fn start(dir: &Path, now: Now) -> Shard {
         messages: 1,
         recipients: 1,
         logs: vec![0],
+        keyed: None,
     });
     let recovery = Recovery {
         log,
@@ -105,6 +106,7 @@ fn accept(shard: &mut Shard, now: Now) {
         messages: 1,
         recipients: 1,
         logs: vec![0],
+        keyed: None,
     };
     let envelope = Envelope {
         recipients: vec!["a@x.test".into()],

@@ -2,15 +2,17 @@
 //! never removed, never in the way of good ones.
 
 use std::io;
+use std::time::Duration;
 
 use hikyaku_spool::faults::point;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 
 use super::{DropDir, NAME_MAX, Reason, Receipt, calls, list, receipt};
 use crate::ingest::Refusal;
 use crate::mail::id::SubmissionId;
-use crate::time::WallTime;
+use crate::shard::Now;
+use crate::time::{Instant, WallTime};
 
 /// Where a file is moved from.
 #[derive(Clone, Copy)]
@@ -20,28 +22,55 @@ pub(super) enum Part {
 }
 
 impl DropDir {
-    /// Quarantine and receipt for a claimed file.
+    /// Quarantine and receipt for a claimed file. `None`: there is no room, so it is back in `new/`,
+    /// and the files of its owner are left alone.
     pub(super) fn refuse(
         &mut self,
         path: &str,
         name: &str,
         submission: SubmissionId,
+        uid: u32,
         refusal: &Refusal,
-        now: WallTime,
-    ) -> io::Result<String> {
-        let place = self.move_to_quarantine(
-            Part::Claimed,
-            path.as_bytes(),
-            name.as_bytes(),
-            refusal,
-            now,
-        )?;
-        // Advisory: the quarantine and the log tell the same.
+        now: Now,
+    ) -> io::Result<Option<String>> {
+        if self.is_quarantine_full(now.mono) {
+            self.blocked.insert(uid);
+            self.back_to_new(path, name)?;
+            return Ok(None);
+        }
+        // Advisory: the quarantine and the log tell the same. Before the rename, so that a crash between
+        // the two leaves a file that is refused again, not one whose producer is told nothing.
         let _ = self.write_receipt(name, &Receipt::refused(name, submission, refusal));
-        Ok(place)
+        let (path, name) = (path.as_bytes(), name.as_bytes());
+        let place = self.move_to_quarantine(Part::Claimed, path, name, refusal, now.wall)?;
+        Ok(Some(place))
     }
 
-    /// Renames `path` of `part` to `quarantine/<time>-<seq>-<safe name>` and writes why beside it.
+    /// Whether no more may go to quarantine. Somebody may have emptied it: a full one is counted again
+    /// every [`COUNT_AGAIN`], and when it has room nobody is blocked any more.
+    pub(super) fn is_quarantine_full(&mut self, now: Instant) -> bool {
+        if !self.is_over() {
+            return false;
+        }
+        if self.counted_at == Instant::default() || now.since(self.counted_at) >= COUNT_AGAIN {
+            self.counted_at = now;
+            if self.count_quarantine().is_ok() && !self.is_over() {
+                self.blocked.clear();
+                return false;
+            }
+        }
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        self.quarantined >= self.limits.quarantine_files_max
+            || self.quarantined_bytes >= self.limits.quarantine_bytes_max
+    }
+
+    /// Renames `path` of `part` to `quarantine/<time>-<seq>-<safe name>`, with the reason beside it.
+    ///
+    /// The reason is written first, under a hidden name, and gets its own when the file is there: a
+    /// crash leaves no file without a reason, and [`Self::count_quarantine`] mends the rest.
     pub(super) fn move_to_quarantine(
         &mut self,
         part: Part,
@@ -52,16 +81,6 @@ impl DropDir {
     ) -> io::Result<String> {
         let time = receipt::compact_time(now);
         let safe = safe_name(original);
-        let place = loop {
-            self.quarantine_seq += 1;
-            let place = format!("{time}-{:06}-{safe}", self.quarantine_seq);
-            // An earlier run in the same second. Nobody else writes here.
-            match rustix::fs::statat(&self.quarantine, &*place, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => break place,
-                Ok(_) => {}
-                Err(error) => return Err(error.into()),
-            }
-        };
         let hex = (safe.as_bytes() != original).then(|| {
             original
                 .iter()
@@ -74,41 +93,81 @@ impl DropDir {
             at: receipt::rfc3339(now),
             reason: Reason::from(refusal),
         };
-        // Before the file: whoever ends this process in between leaves a reason too many, not a file without one. A full
-        // disk must not keep a bad file in the way of good ones: the log says it too.
-        let reason_name = format!("{place}.reason");
-        let _ = receipt::write(&self.quarantine, &reason_name, &reason);
-        let from = match part {
-            Part::New => &self.new,
-            Part::Claimed => &self.claimed,
+        let mut attempts = 0;
+        let place = loop {
+            self.quarantine_seq += 1;
+            let place = format!("{time}-{:06}-{safe}", self.quarantine_seq);
+            // A full disk must not keep a bad file in the way of good ones: the log says it too.
+            let hidden = format!(".{place}.reason");
+            let told = receipt::create(&self.quarantine, &hidden, &reason, self.needs_chmod);
+            let part = match part {
+                Part::New => &self.new,
+                Part::Claimed => &self.claimed,
+            };
+            match calls::rename_new(part, path, &self.quarantine, place.as_bytes()) {
+                Ok(()) => {
+                    point("ingest.quarantined");
+                    if told.is_ok() {
+                        let _ = calls::replace(&self.quarantine, &hidden, &hidden[1..]);
+                    }
+                    break place;
+                }
+                Err(error) => {
+                    let _ = calls::remove(&self.quarantine, &hidden);
+                    // An earlier run in the same second.
+                    if error != Errno::EXIST || attempts == 1000 {
+                        return Err(error.into());
+                    }
+                    attempts += 1;
+                }
+            }
         };
-        if let Err(error) = calls::rename_new(from, path, &self.quarantine, place.as_bytes()) {
-            let _ = calls::remove(&self.quarantine, &reason_name);
-            return Err(error.into());
-        }
         self.quarantined += 1;
-        point("ingest.quarantined");
+        if let Ok(stat) = rustix::fs::statat(&self.quarantine, &*place, AtFlags::SYMLINK_NOFOLLOW) {
+            self.quarantined_bytes += bytes_of(&stat);
+        }
         Ok(place)
     }
 
-    /// Counts the files, and removes reasons that an earlier run did not finish.
+    /// Counts what lies there, and mends what a crash left: a hidden reason gets its name when its
+    /// file is there and goes when it is not.
     pub(super) fn count_quarantine(&mut self) -> io::Result<()> {
-        let names = list(&self.quarantine, "quarantine")?;
-        let (hidden, files): (Vec<_>, Vec<_>) =
-            names.iter().partition(|name| name.starts_with(b"."));
-        for name in hidden {
-            if name.ends_with(b".reason.tmp")
-                && let Ok(name) = str::from_utf8(name)
+        (self.quarantined, self.quarantined_bytes) = (0, 0);
+        for name in list(&self.quarantine, "quarantine")? {
+            if let Some(reason) = name.strip_suffix(b".reason") {
+                if let Some(place) = reason.strip_prefix(b".")
+                    && let Ok(hidden) = str::from_utf8(&name)
+                {
+                    let _ = match rustix::fs::statat(
+                        &self.quarantine,
+                        place,
+                        AtFlags::SYMLINK_NOFOLLOW,
+                    ) {
+                        Ok(_) => calls::replace(&self.quarantine, hidden, &hidden[1..]),
+                        Err(_) => calls::remove(&self.quarantine, hidden),
+                    };
+                }
+                continue;
+            }
+            self.quarantined += 1;
+            if let Ok(stat) =
+                rustix::fs::statat(&self.quarantine, &*name, AtFlags::SYMLINK_NOFOLLOW)
             {
-                let _ = calls::remove(&self.quarantine, name);
+                self.quarantined_bytes += bytes_of(&stat);
             }
         }
-        self.quarantined = files
-            .iter()
-            .filter(|name| !name.ends_with(b".reason"))
-            .count();
         Ok(())
     }
+}
+
+/// How often a full quarantine is counted again.
+const COUNT_AGAIN: Duration = Duration::from_secs(5);
+
+/// What an entry takes of the disk: a sparse file hardly anything, whatever its size.
+// The integer types of `Stat` differ between architectures.
+#[allow(clippy::unnecessary_cast)]
+fn bytes_of(stat: &Stat) -> u64 {
+    stat.st_blocks as u64 * 512
 }
 
 /// What can be shown and used as a file name whatever a producer has chosen.

@@ -27,6 +27,9 @@ pub enum ReceiptState {
     Refused,
     /// Every recipient has a final state.
     Final,
+    /// The same file was accepted before under the same idempotency key, as the submission named:
+    /// this one was not taken a second time.
+    Repeated,
 }
 
 /// What became of one drop file.
@@ -146,6 +149,15 @@ impl Receipt {
         }
     }
 
+    /// Not taken: its idempotency key and content were accepted as `submission` before.
+    #[must_use]
+    pub fn repeated(file: &str, submission: SubmissionId, accepted: WallTime) -> Self {
+        Self {
+            accepted_at: Some(rfc3339(accepted)),
+            ..Self::new(file, submission, ReceiptState::Repeated)
+        }
+    }
+
     /// Every recipient has a final state since `at`. The counts are the caller's to fill.
     #[must_use]
     pub fn into_final(self, at: WallTime) -> Self {
@@ -170,24 +182,45 @@ pub(super) struct ReasonFile<'a> {
 }
 
 /// Writes `value` as `name` in `dir`: a temporary file, then a rename.
-pub(super) fn write(dir: &OwnedFd, name: &str, value: &impl Serialize) -> io::Result<()> {
-    let mut text = serde_json::to_vec(value)?;
-    text.push(b'\n');
+///
+/// With `chmod` the group can read it whatever the umask says.
+pub(super) fn write(
+    dir: &OwnedFd,
+    name: &str,
+    value: &impl Serialize,
+    chmod: bool,
+) -> io::Result<()> {
     // One thread writes here, so one temporary name per receipt is enough; a leftover is truncated.
     let tmp = format!(".{name}.tmp");
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = calls::open(dir, &tmp, flags, Mode::from_bits_retain(0o640))?;
-    before(Call::Write {
-        path: Path::new(&tmp),
-        offset: 0,
-        bytes: &text,
-    })?;
-    File::from(file).write_all(&text)?;
+    create(dir, &tmp, value, chmod)?;
     point("ingest.receipt-made");
     calls::replace(dir, &tmp, name)?;
     point("ingest.receipt-written");
     Ok(())
+}
+
+/// Writes `value` as `name` in `dir`, where readers do not look for it.
+pub(super) fn create(
+    dir: &OwnedFd,
+    name: &str,
+    value: &impl Serialize,
+    chmod: bool,
+) -> io::Result<()> {
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_bits_retain(0o640);
+    let file = calls::open(dir, name, flags, mode)?;
+    if chmod {
+        rustix::fs::fchmod(&file, mode)?;
+    }
+    before(Call::Write {
+        path: Path::new(name),
+        offset: 0,
+        bytes: &text,
+    })?;
+    File::from(file).write_all(&text)
 }
 
 /// A receipt that was written before; `None` when there is none that can be read.

@@ -2,26 +2,18 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
 use hikyaku_spool::faults::{Call, before};
 use rustix::fs::{AtFlags, RawDir, SeekFrom};
 
 use super::{DropDir, Identity, NAME_MAX, Part, SLICE_BYTES, acceptable};
 use crate::ingest::{Refusal, code};
-use crate::time::WallTime;
-
-/// Files that could be neither claimed nor quarantined and are remembered, so that they do not keep
-/// the thread busy.
-const STUCK_MAX: usize = 4096;
-/// When such a file is tried again, unless it changes before.
-pub(super) const STUCK_RETRY: Duration = Duration::from_secs(60);
+use crate::shard::Now;
+use crate::time::Instant;
 
 /// A file in `new/` with an acceptable name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
-    /// Modification time, nanoseconds since the epoch: evidence of age, not a rule.
-    pub mtime_ns: i128,
     /// Its name.
     pub name: String,
 }
@@ -31,8 +23,11 @@ pub struct Candidate {
 pub struct Scan {
     /// The end of the directory was reached; the next scan begins anew.
     pub complete: bool,
-    /// The quarantine is full: nothing is claimed until it is emptied.
-    pub quarantine_full: bool,
+    /// Entries left in `new/` because the quarantine is full: badly named ones, and the files of
+    /// those whose bad files have filled it.
+    pub left: usize,
+    /// Entries with unacceptable names that cannot be moved to quarantine, escaped; each is told once.
+    pub stuck: Vec<(String, io::Error)>,
     /// Entries with unacceptable names, now in `quarantine/` under the name given.
     pub refused: Vec<(String, Refusal)>,
 }
@@ -40,31 +35,21 @@ pub struct Scan {
 impl DropDir {
     /// Appends at most `max` candidates to `out`, going on where the last scan ended. Entries with
     /// unacceptable names go to quarantine. Within a slice of the directory (some 1,500 entries)
-    /// the oldest come first.
+    /// they come by name, which is the oldest first for names that begin with the time, as those of
+    /// `hikyaku drop` do; looking at each file's time would cost a system call per file.
     ///
     /// A candidate that is not claimed turns up again after the end of the directory was reached.
     ///
     /// # Errors
     /// `new/` cannot be read.
-    pub fn scan(
-        &mut self,
-        max: usize,
-        now: WallTime,
-        out: &mut Vec<Candidate>,
-    ) -> io::Result<Scan> {
+    pub fn scan(&mut self, max: usize, now: Now, out: &mut Vec<Candidate>) -> io::Result<Scan> {
         let mut scan = Scan::default();
-        if self.quarantined >= self.limits.quarantine_files_max {
-            self.count_quarantine()?;
-            if self.quarantined >= self.limits.quarantine_files_max {
-                scan.quarantine_full = true;
-                return Ok(scan);
-            }
-        }
+        let full = self.is_quarantine_full(now.mono);
         let end = out.len().saturating_add(max);
         while out.len() < end {
             if let Some(candidate) = self.pending.pop_front() {
                 out.push(candidate);
-            } else if !self.read_slice(now, &mut scan)? {
+            } else if !self.read_slice(now, full, &mut scan)? {
                 rustix::fs::seek(&self.new, SeekFrom::Start(0))?;
                 scan.complete = true;
                 break;
@@ -74,7 +59,7 @@ impl DropDir {
     }
 
     /// Reads one slice of `new/` into `pending`; false at the end of the directory.
-    fn read_slice(&mut self, now: WallTime, scan: &mut Scan) -> io::Result<bool> {
+    fn read_slice(&mut self, now: Now, full: bool, scan: &mut Scan) -> io::Result<bool> {
         before(Call::Read(Path::new("new")))?;
         let mut bad: Vec<Vec<u8>> = Vec::new();
         let mut slice: Vec<Candidate> = Vec::new();
@@ -88,10 +73,8 @@ impl DropDir {
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 match acceptable(name) {
-                    Some((name, _)) => slice.push(Candidate {
-                        mtime_ns: 0,
-                        name: name.into(),
-                    }),
+                    Some((name, _)) => slice.push(Candidate { name: name.into() }),
+                    None if full => scan.left += 1,
                     None => bad.push(name.into()),
                 }
             }
@@ -99,23 +82,24 @@ impl DropDir {
                 break true;
             }
         };
-        slice.retain_mut(|candidate| {
-            let Ok(stat) =
-                rustix::fs::statat(&self.new, &*candidate.name, AtFlags::SYMLINK_NOFOLLOW)
-            else {
-                return false;
-            };
-            let identity = Identity::of(&stat);
-            candidate.mtime_ns = identity.mtime.0 * 1_000_000_000 + identity.mtime.1;
-            !self.is_stuck(candidate.name.as_bytes(), &identity, now)
-        });
+        // Nothing is looked at that need not be: usually nothing is stuck and nobody blocked.
+        if !self.stuck.is_empty() || !self.blocked.is_empty() {
+            slice.retain(|candidate| match self.is_left(&candidate.name, now.mono) {
+                Some(Left::Stuck) => false,
+                Some(Left::Blocked) => {
+                    scan.left += 1;
+                    false
+                }
+                None => true,
+            });
+        }
         slice.sort_unstable();
         self.pending.extend(slice);
         for name in bad {
             let Ok(stat) = rustix::fs::statat(&self.new, &*name, AtFlags::SYMLINK_NOFOLLOW) else {
                 continue;
             };
-            if self.is_stuck(&name, &Identity::of(&stat), now) {
+            if self.stuck.has(&name, &Identity::of(&stat), now.mono) {
                 continue;
             }
             let refusal = Refusal::of_file(
@@ -124,26 +108,51 @@ impl DropDir {
                     "the name must be 1 to {NAME_MAX} of A-Z a-z 0-9 . _ - without a leading dot, and end in .eml or .bsmtp"
                 ),
             );
-            match self.move_to_quarantine(Part::New, &name, &name, &refusal, now) {
+            match self.move_to_quarantine(Part::New, &name, &name, &refusal, now.wall) {
                 Ok(place) => scan.refused.push((place, refusal)),
-                Err(_) => self.remember_stuck(&name, now),
+                Err(error) => {
+                    if self.remember_stuck(&name, now.mono) {
+                        scan.stuck.push((name.escape_ascii().to_string(), error));
+                    }
+                }
             }
         }
         Ok(more)
     }
 
-    fn is_stuck(&self, name: &[u8], identity: &Identity, now: WallTime) -> bool {
-        self.stuck
-            .get(name)
-            .is_some_and(|(stuck, at)| stuck == identity && now.since(*at) < STUCK_RETRY)
+    /// Whether a file in `new/` is to be left alone, be it found by a look or told by a watch.
+    #[must_use]
+    pub fn leaves(&self, name: &str, now: Instant) -> bool {
+        (!self.stuck.is_empty() || !self.blocked.is_empty()) && self.is_left(name, now).is_some()
     }
 
-    pub(super) fn remember_stuck(&mut self, name: &[u8], now: WallTime) {
-        if self.stuck.len() >= STUCK_MAX {
-            self.stuck.clear();
-        }
-        if let Ok(stat) = rustix::fs::statat(&self.new, name, AtFlags::SYMLINK_NOFOLLOW) {
-            self.stuck.insert(name.into(), (Identity::of(&stat), now));
+    /// Whether nobody's files are left alone for a full quarantine, nor any for being stuck.
+    #[must_use]
+    pub fn is_untroubled(&self) -> bool {
+        self.stuck.is_empty() && self.blocked.is_empty()
+    }
+
+    fn is_left(&self, name: &str, now: Instant) -> Option<Left> {
+        let stat = rustix::fs::statat(&self.new, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let identity = Identity::of(&stat);
+        if self.stuck.has(name.as_bytes(), &identity, now) {
+            Some(Left::Stuck)
+        } else if self.blocked.contains(&identity.uid) {
+            Some(Left::Blocked)
+        } else {
+            None
         }
     }
+
+    /// An entry of `new/` failed. True the first time: worth a line.
+    pub fn remember_stuck(&mut self, name: &[u8], now: Instant) -> bool {
+        rustix::fs::statat(&self.new, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| self.stuck.add(name, &Identity::of(&stat), now))
+    }
+}
+
+/// Why an entry is left alone.
+enum Left {
+    Stuck,
+    Blocked,
 }

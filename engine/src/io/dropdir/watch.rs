@@ -22,11 +22,31 @@ pub const RESCAN_IDLE: Duration = Duration::from_secs(5);
 /// The same where inotify is not to be had.
 const RESCAN_WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
 
+/// Names kept between two calls of [`Watch::take_names`]; beyond it a scan finds them.
+const NAMES_MAX: usize = 16 * 1024;
+
+fn notify(directory: &Path) -> Option<OwnedFd> {
+    // Created: a producer may use link and unlink for want of rename without replacement.
+    let events = inotify::WatchFlags::MOVED_TO
+        | inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::DELETE_SELF
+        | inotify::WatchFlags::MOVE_SELF
+        | inotify::WatchFlags::ONLYDIR;
+    announce(Call::Open(directory))
+        .and_then(|()| {
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        })
+        .and_then(|fd| inotify::add_watch(&fd, directory, events).map(|_| fd))
+        .ok()
+}
+
 /// Waits for files in one directory, and for other threads.
 #[derive(Debug)]
 pub struct Watch {
     inotify: Option<OwnedFd>,
     wake: Arc<OwnedFd>,
+    /// Told by name and not asked for yet.
+    names: Vec<String>,
 }
 
 /// Ends a [`Watch::wait`] from another thread.
@@ -36,8 +56,10 @@ pub struct Waker(Arc<OwnedFd>);
 /// Why a wait ended; nothing set means that the time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Woken {
-    /// There may be new files: scan.
+    /// There may be new files that nobody has named: scan.
     pub files: bool,
+    /// Files were named: [`Watch::take_names`].
+    pub named: bool,
     /// A [`Waker`] was used.
     pub waker: bool,
     /// The directory was moved or its file system unmounted. A directory that is removed while it is
@@ -64,21 +86,23 @@ impl Watch {
             0,
             EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
         )?);
-        // Created: a producer may use link and unlink for want of rename without replacement.
-        let events = inotify::WatchFlags::MOVED_TO
-            | inotify::WatchFlags::CREATE
-            | inotify::WatchFlags::DELETE_SELF
-            | inotify::WatchFlags::MOVE_SELF
-            | inotify::WatchFlags::ONLYDIR;
-        let inotify = announce(Call::Open(directory))
-            .and_then(|()| {
-                inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-            })
-            .and_then(|fd| inotify::add_watch(&fd, directory, events).map(|_| fd));
         Ok(Self {
-            inotify: inotify.ok(),
+            inotify: notify(directory),
             wake,
+            names: Vec::new(),
         })
+    }
+
+    /// Watches another directory, or the same path anew; wakers stay good.
+    pub fn watch_again(&mut self, directory: &Path) {
+        self.inotify = notify(directory);
+    }
+
+    /// Files that were named since the last call, most of them once: acceptable names, nothing more
+    /// is known of them. With these, a file that comes into a directory of a million others costs no
+    /// look at those.
+    pub fn take_names(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.names)
     }
 
     /// For other threads.
@@ -129,7 +153,18 @@ impl Watch {
         let mut reader = inotify::Reader::new(fd, &mut buffer);
         loop {
             let flags = match reader.next() {
-                Ok(event) => event.events(),
+                Ok(event) => {
+                    let named = event
+                        .file_name()
+                        .and_then(|name| super::acceptable(name.to_bytes()))
+                        .filter(|_| self.names.len() < NAMES_MAX);
+                    if let Some((name, _)) = named {
+                        self.names.push(name.into());
+                        woken.named = true;
+                        continue;
+                    }
+                    event.events()
+                }
                 Err(Errno::WOULDBLOCK) => return Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),

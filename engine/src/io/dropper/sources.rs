@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{DropError, io_error};
-use crate::ingest::{Format, Limits, NewMessage, Parser};
+use crate::ingest::{FileKey, Format, Limits, NewMessage, Parser};
 
 /// What a header block or a From_ line may add to a message of the largest size.
 const SLACK: usize = 1 << 20;
@@ -222,6 +222,12 @@ fn bsmtp(path: &Path, limits: &Limits, sink: Sink<'_>) -> Result<(), DropError> 
         parser
             .feed(&Arc::new(chunk), &mut messages)
             .map_err(refused)?;
+        if let FileKey::Given(_) = parser.file_key() {
+            let text = format!(
+                "{name}: it has an idempotency key (XKEY) of its own; remove it and give --key"
+            );
+            return Err(DropError::Key(text));
+        }
         hand_out(&mut messages)?;
     }
     parser.finish(&mut messages).map_err(refused)?;

@@ -3,9 +3,13 @@
 use super::*;
 use crate::io::dropdir::{ChunkReader, DropDir, DropLimits};
 use crate::mail::id::SubmissionId;
-use crate::time::WallTime;
+use crate::shard::Now;
+use crate::time::{Instant, WallTime};
 
-const NOW: WallTime = WallTime::from_unix_millis(1_700_000_000_000);
+const NOW: Now = Now {
+    mono: Instant::from_nanos(1_000_000_000),
+    wall: WallTime::from_unix_millis(1_700_000_000_000),
+};
 
 struct Fixture {
     tmp: tempfile::TempDir,
@@ -70,11 +74,11 @@ impl Fixture {
             }
             let summary = parser.finish(&mut messages).unwrap();
             assert!(claimed.unchanged().unwrap());
-            let receipt = Receipt::accepted(&claimed.name, claimed.submission, summary, NOW);
+            let receipt = Receipt::accepted(&claimed.name, claimed.submission, summary, NOW.wall);
             self.drop_dir
                 .write_receipt(&claimed.name, &receipt)
                 .unwrap();
-            self.drop_dir.done(&claimed).unwrap();
+            self.drop_dir.done(&claimed, NOW).unwrap();
             let texts = messages.iter().map(|message| {
                 let envelope = &message.envelope;
                 let labels = [&envelope.job, &envelope.envid, &envelope.source]
@@ -384,7 +388,7 @@ fn waiting_for_receipts() {
     let receipt = read_receipt(&dir, &names[2])
         .unwrap()
         .unwrap()
-        .into_final(NOW);
+        .into_final(NOW.wall);
     f.drop_dir
         .write_receipt(
             &names[2],
@@ -469,7 +473,8 @@ fn a_name_in_use_is_not_replaced() {
     let message = Overrides::of(&DropOptions::default())
         .unwrap()
         .compose("m", &fs::read(path).unwrap(), &DropOptions::default())
-        .unwrap();
+        .unwrap()
+        .0;
     for _ in 0..2 {
         let mut file = dropper.stage(Format::Eml).unwrap();
         file.append(&message).unwrap();
@@ -484,4 +489,67 @@ fn a_name_in_use_is_not_replaced() {
     assert_eq!(dropped.len(), 1);
     assert_eq!(fs::read(&taken).unwrap(), b"another's");
     assert_eq!((f.entries("tmp"), f.entries("new")), (0, 2));
+}
+
+#[test]
+fn a_key_is_for_one_file() {
+    let mut f = Fixture::new();
+    let plain = f.file("p.eml", "x-sender: a@b\nx-receiver: c@d\nFrom: x\n\nhi\n");
+    let keyed = f.file(
+        "k.eml",
+        "x-sender: a@b\nx-idempotency-key: own\nx-receiver: c@d\nFrom: x\n\nhi\n",
+    );
+    let batch = f.file(
+        "b.bsmtp",
+        "MAIL FROM:<a@b> XKEY=own\nRCPT TO:<c@d>\nDATA\nFrom: x\n\nhi\n.\n",
+    );
+    let dropped = |f: &Fixture, files: &[Dropped]| -> Vec<String> {
+        files
+            .iter()
+            .map(|file| {
+                fs::read_to_string(f.dir().join("new").join(&file.name))
+                    .unwrap()
+                    .lines()
+                    .next()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect()
+    };
+    let with = |f: &Fixture, sources: &[PathBuf], key: Option<&str>, per_file: usize| DropOptions {
+        key: key.map(str::to_owned),
+        batch: NonZeroUsize::new(per_file),
+        ..f.options(sources)
+    };
+    // Its own line stays, --key wins, and a batch gets it on its first MAIL.
+    let one = [keyed.clone()];
+    for (options, first) in [
+        (with(&f, &one, None, 0), "x-idempotency-key: own"),
+        (with(&f, &one, Some("other"), 0), "x-idempotency-key: other"),
+        (
+            with(&f, &[plain.clone(), plain.clone()], Some("a+b"), 2),
+            "MAIL FROM:<a@b> XKEY=a+2Bb",
+        ),
+    ] {
+        let report = run(&options).unwrap();
+        assert_eq!(dropped(&f, &report.files), [first]);
+        f.take_all();
+    }
+    for (options, said) in [
+        (
+            with(&f, &[plain.clone(), plain.clone()], Some("k"), 0),
+            "--key names one drop file",
+        ),
+        (
+            with(&f, &[plain.clone(), plain.clone(), plain], Some("k"), 2),
+            "--key names one drop file",
+        ),
+        (with(&f, &one, None, 5), "leave --batch out"),
+        (with(&f, &[batch], None, 0), "remove it and give --key"),
+        (with(&f, &one, Some("two words"), 0), "--key"),
+    ] {
+        let error = run(&options).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+        assert_eq!((f.entries("tmp"), f.entries("new")), (0, 0));
+    }
 }
