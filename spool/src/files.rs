@@ -35,14 +35,22 @@ pub(crate) struct Files {
     pub(crate) segments: Vec<(Candidate, SegmentHeader, bool)>,
     pub(crate) spares: VecDeque<Spare>,
     pub(crate) next_number: u64,
+    /// Segments without one intact batch though their first was acknowledged, and where they were put.
+    pub(crate) lost: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Files {
-    pub(crate) fn read(site: &Site<'_>, dir: &Path, id: u16) -> Result<Files, SpoolError> {
+    pub(crate) fn read(
+        site: &Site<'_>,
+        dir: &Path,
+        id: u16,
+        acked_seq: u64,
+    ) -> Result<Files, SpoolError> {
         let mut files = Files {
             segments: Vec::new(),
             spares: VecDeque::new(),
             next_number: 0,
+            lost: Vec::new(),
         };
         let mut blank = Vec::new();
         let mut damaged = Vec::new();
@@ -73,12 +81,12 @@ impl Files {
                     files.segments.push((candidate, header, false));
                 }
                 // A segment of another spool or log is never applied, and never overwritten.
-                Ok(_) => set_aside(
+                Ok(_) => drop(set_aside(
                     site.spool,
                     &candidate,
                     id,
                     "it belongs to another spool or log",
-                )?,
+                )?),
                 Err(BadHeader::Newer(found)) => {
                     return Err(SpoolError::Newer {
                         path: candidate.path,
@@ -104,6 +112,12 @@ impl Files {
                 .unwrap_or(0);
             match rebuild_header(site, &candidate, id, from)? {
                 Some(header) => files.segments.push((candidate, header, true)),
+                // Its first batch was flushed, so this is no torn first write.
+                None if candidate.named_seq.is_some_and(|seq| seq <= acked_seq) => {
+                    let why = "nothing in it is intact, and its first batch was acknowledged";
+                    let to = set_aside(site.spool, &candidate, id, why)?;
+                    files.lost.push((candidate.path, to));
+                }
                 None => blank.push(candidate),
             }
         }
@@ -299,7 +313,12 @@ pub(crate) fn header_from_batches(
 }
 
 /// Moves a file that must not be used into quarantine.
-fn set_aside(spool: &Path, candidate: &Candidate, id: u16, why: &str) -> Result<(), SpoolError> {
+fn set_aside(
+    spool: &Path,
+    candidate: &Candidate,
+    id: u16,
+    why: &str,
+) -> Result<PathBuf, SpoolError> {
     let name = candidate
         .path
         .file_name()
@@ -310,7 +329,7 @@ fn set_aside(spool: &Path, candidate: &Candidate, id: u16, why: &str) -> Result<
         .join(format!("shard-{id:04}-foreign-{name}"));
     disk::rename(&candidate.path, &to).map_err(SpoolError::io("quarantine", &candidate.path))?;
     reason(&to, &format!("not used: {why}\n"));
-    Ok(())
+    Ok(to)
 }
 
 /// Copies a damaged segment into quarantine, once. A failure is no reason not to start: the segment itself stays.

@@ -146,8 +146,15 @@ pub(crate) fn open_log(
     };
 
     point("start.doubts-read");
-    let files = Files::read(site, &dir, id)?;
+    let files = Files::read(site, &dir, id, in_doubt.acked_seq())?;
     point("start.files-read");
+    report
+        .damage
+        .extend(files.lost.iter().map(|(path, to)| Damage {
+            path: path.clone(),
+            gap: None,
+            quarantined: Some(to.clone()),
+        }));
     let headers = files.segments.iter().map(|(_, header, _)| header);
     let mut pass = Pass::new(headers, in_doubt.acked_seq());
     let mut segments = VecDeque::new();

@@ -279,3 +279,25 @@ fn a_damaged_message_is_not_moved_but_named() {
     pump(&mut log);
     assert!(log.reclaim().freed_segments > 0);
 }
+
+/// Found by simulation: a misdirected write covered a whole segment, and its file was silently made a spare.
+#[test]
+fn a_segment_without_an_intact_batch_is_put_aside_and_told() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut log, _) = open(dir.path(), &small());
+    log.append_message(1, 1, b"e", &[b"c"]).expect("room");
+    pump(&mut log);
+    drop(log);
+    let path = newest_segment(dir.path());
+    std::fs::write(&path, vec![0xa5; 256 << 10]).expect("write");
+    let (_, recovered) = open(dir.path(), &small());
+    let [damage] = &recovered.report.damage[..] else {
+        panic!("{:?}", recovered.report)
+    };
+    assert!(
+        damage
+            .quarantined
+            .as_ref()
+            .is_some_and(|kept| kept.exists())
+    );
+}

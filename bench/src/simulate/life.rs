@@ -207,7 +207,7 @@ impl World {
             draining: false,
             _spool: spool,
         });
-        if self.is_dead() || self.disk.has_failed() {
+        if self.is_dead() {
             return Ok(()); // It ended in the middle; the world notices.
         }
         let accepted: BTreeMap<_, _> = accepted

@@ -48,7 +48,7 @@ use life::{Parts, Watch};
 use world::{Stats, World};
 
 /// `hikyaku-bench simulate`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct SimulateArgs {
     /// How many seeds to run [default: 1000; 1 with --seed]
     #[arg(long, value_name = "N")]
@@ -62,6 +62,9 @@ pub struct SimulateArgs {
     /// Tell on standard error what happens, in order
     #[arg(long)]
     pub trace: bool,
+    /// Log lines are written half a second later, as in production, and lost with the process
+    #[arg(long)]
+    pub late_log: bool,
     /// Go on after a seed that broke a promise
     #[arg(long)]
     pub keep_going: bool,
@@ -115,7 +118,7 @@ pub fn run(args: &SimulateArgs) -> Result<bool, Box<dyn Error>> {
                         return;
                     }
                     let seed = first.wrapping_add(index);
-                    let outcome = one(seed, &place, &parts, args.trace);
+                    let outcome = one(seed, &place, &parts, args);
                     if let Some(text) = &outcome.broken {
                         broken.fetch_add(1, Relaxed);
                         eprintln!(
@@ -153,7 +156,7 @@ fn place() -> std::io::Result<PathBuf> {
 }
 
 /// One seed. Its directory goes, unless a promise was broken.
-fn one(seed: u64, place: &Path, parts: &Rc<Parts>, tell: bool) -> Outcome {
+fn one(seed: u64, place: &Path, parts: &Rc<Parts>, args: &SimulateArgs) -> Outcome {
     let dir = place.join(format!("seed-{seed}"));
     let mut outcome = Outcome {
         trace: 0,
@@ -177,8 +180,9 @@ fn one(seed: u64, place: &Path, parts: &Rc<Parts>, tell: bool) -> Outcome {
             return outcome;
         }
     };
-    world.tell = tell;
-    if tell {
+    world.tell = args.trace;
+    world.late_log = args.late_log;
+    if args.trace {
         eprintln!("{:#?}", world.scenario);
     }
     let watch = Watch::new(&world.disk, seed);

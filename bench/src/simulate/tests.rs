@@ -4,7 +4,7 @@ use super::*;
 
 fn seed(seed: u64) -> Outcome {
     let dir = tempfile::tempdir().expect("temporary directory");
-    one(seed, dir.path(), &Parts::new(), false)
+    one(seed, dir.path(), &Parts::new(), &SimulateArgs::default())
 }
 
 #[test]

@@ -164,6 +164,8 @@ pub(super) struct World {
     trace: Xxh3,
     /// Say everything on standard error, too.
     pub(super) tell: bool,
+    /// Lines reach the log's file a while after they were made.
+    pub(super) late_log: bool,
     pub(super) scenario: Scenario,
     pub(super) crashes: std::vec::IntoIter<Crash>,
     pub(super) crash: Option<Crash>,
@@ -225,6 +227,7 @@ impl World {
             events: BinaryHeap::new(),
             trace: Xxh3::new(),
             tell: false,
+            late_log: false,
             crashes: scenario.crashes.clone().into_iter(),
             crash: None,
             places: ledger.files.iter().map(|_| Place::Unwritten).collect(),
@@ -423,7 +426,9 @@ impl World {
             let waiting = self.ledger.unwritten.len();
             self.ledger
                 .lines(&lines, |log| Some(shard.durability(log)?.1))?;
-            if waiting == 0 && !self.ledger.unwritten.is_empty() {
+            if !self.late_log {
+                self.ledger.written();
+            } else if waiting == 0 && !self.ledger.unwritten.is_empty() {
                 self.at(self.now + LOG_EVERY, Event::WriteLog);
             }
         }
