@@ -79,7 +79,7 @@ pub struct Ingest {
     waiting: VecDeque<(usize, Command)>,
     /// Final and receipted; closed after the next sync of `claimed/`.
     closing: Vec<SubmissionId>,
-    /// Final, and their receipt could not be written.
+    /// Final, and their receipt could not be written, or their file not removed.
     untold: Vec<(SubmissionId, Arc<Acceptance>, Tally)>,
     closed_at: Instant,
     /// Files that could not be claimed, and when to look again.
@@ -295,7 +295,8 @@ impl Ingest {
                     match self.dir.done(&claimed) {
                         Ok(()) => point("ingest.unlinked"),
                         Err(error) => {
-                            tracing::warn!(file = claimed.name, %error, "an accepted file stays in claimed/ until the next start");
+                            tracing::warn!(file = claimed.name, %error, "an accepted file stays in claimed/ for now");
+                            self.files.insert(submission, claimed);
                         }
                     }
                 }
@@ -311,7 +312,18 @@ impl Ingest {
 
     /// A submission is forgotten only once its final receipt stands: nobody could write it later.
     fn tell_final(&mut self, submission: SubmissionId, acceptance: Arc<Acceptance>, tally: Tally) {
-        if self.write_receipt(submission, &acceptance, ReceiptState::Final, tally) {
+        // Nor while its file lies in claimed/: the next start would not know it and import it again.
+        let gone = match self.files.get(&submission) {
+            Some(claimed) => match self.dir.done(claimed) {
+                Ok(()) => true,
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            },
+            None => true,
+        };
+        if gone {
+            self.files.remove(&submission);
+        }
+        if self.write_receipt(submission, &acceptance, ReceiptState::Final, tally) && gone {
             self.closing.push(submission);
         } else {
             self.untold.push((submission, acceptance, tally));
