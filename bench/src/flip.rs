@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use crate::random::Random;
 use damage::{Damage, Kind};
-use judge::{Outcome, Reach};
+use judge::{Outcome, Ranges, Reach};
 use specimen::{Set, Specimen};
 
 /// `hikyaku-bench flip`.
@@ -218,7 +218,7 @@ fn flip(
         };
         account.note(kind, result, what);
     } else {
-        let changed = vec![at..at + 1];
+        let changed: Ranges = std::iter::once(at..at + 1).collect();
         // Only where the last batch is concerned does it matter what was acknowledged.
         let last = of.pieces.last().is_some_and(|last| at >= last.offset);
         // The whole segment for one value of each byte; the others, and samples, by the window.

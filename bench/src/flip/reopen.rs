@@ -101,7 +101,7 @@ pub(super) fn judge(
     if header_hit && quiet {
         return Err("the header block's damage was not noticed".to_owned());
     }
-    if any_hit && quiet && !(last_only && !acked) {
+    if any_hit && quiet && (!last_only || acked) {
         // A sealed segment may have been opened by its footer: then the damage is found at the next chance.
         let seen = look(work).map_err(|error| error.to_string())?;
         if of.next_segment_seq.is_none() || !seen.logs.iter().any(|log| log.is_damaged()) {

@@ -86,8 +86,11 @@ impl Ingest {
                 }
                 if let Some(claimed) = self.files.remove(&submission) {
                     point("ingest.before-unlink");
-                    self.remove(&claimed);
-                    point("ingest.unlinked");
+                    if self.remove(&claimed) {
+                        point("ingest.unlinked");
+                    } else {
+                        self.files.insert(submission, claimed);
+                    }
                 }
                 self.untold.insert(submission, acceptance);
                 self.untold_since.push_back((clock::now(), submission));
@@ -106,18 +109,21 @@ impl Ingest {
         }
     }
 
-    /// The file is superfluous.
-    pub(super) fn remove(&mut self, claimed: &super::Claimed) {
+    /// The file is superfluous. `false`: it is still there.
+    pub(super) fn remove(&mut self, claimed: &super::Claimed) -> bool {
         match self.dir.done(claimed, now()) {
-            Ok(None) => {}
+            Ok(None) => true,
             Ok(Some(place)) => {
                 tracing::warn!(file = claimed.name, place, submission = %claimed.submission, "was written to after it was read and accepted; what it is now lies in quarantine");
+                true
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             Err(error) => {
                 if self.complains("remove") {
                     tracing::warn!(file = claimed.name, %error, "an accepted file stays in claimed/ for now");
                 }
                 self.stray = true;
+                false
             }
         }
     }
@@ -226,6 +232,25 @@ impl Ingest {
         self.dir.write_receipt(&acceptance.file, &receipt)
     }
 
+    /// Those of [`Self::closing`] whose file is gone; the others stay, and their files are tried again.
+    /// The spool must know a submission for as long as its file lies in `claimed/`: the next start
+    /// would import it once more.
+    fn without_file(&mut self) -> Vec<SubmissionId> {
+        let closing = std::mem::take(&mut self.closing);
+        let (finished, kept) = closing.into_iter().partition(|submission| {
+            let Some(claimed) = self.files.remove(submission) else {
+                return true;
+            };
+            let gone = self.remove(&claimed);
+            if !gone {
+                self.files.insert(*submission, claimed);
+            }
+            gone
+        });
+        self.closing = kept;
+        finished
+    }
+
     /// Forgets what is final, a group at a time: one sync makes all removals durable, one all keys.
     pub(super) fn close_finished(&mut self, quiet: bool) {
         if self.closing.is_empty() {
@@ -236,6 +261,10 @@ impl Ingest {
             return;
         }
         self.closed_at = clock::now();
+        let finished = self.without_file();
+        if finished.is_empty() {
+            return;
+        }
         let crowded = self.keys.crowded_out;
         if let Err(error) = self
             .dir
@@ -245,6 +274,7 @@ impl Ingest {
             if self.complains("close") {
                 tracing::error!(%error, "the drop directory or the idempotency keys cannot be synced: finished files are not forgotten yet");
             }
+            self.closing.extend(finished);
             return;
         }
         self.relieved("close");
@@ -254,7 +284,7 @@ impl Ingest {
                 "more idempotency keys than are kept: the oldest are forgotten before their time"
             );
         }
-        for submission in std::mem::take(&mut self.closing) {
+        for submission in finished {
             for log in self.desk.closed(submission) {
                 self.give(log, Command::Close { submission });
             }
