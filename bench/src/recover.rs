@@ -202,6 +202,7 @@ fn build(args: &RecoverArgs, dir: &Path) -> Result<Built, Box<dyn Error>> {
                 messages: 0,
                 recipients: 0,
                 logs: vec![id],
+                keyed: None,
             };
             while waiting > 0 && acceptance.messages < args.per_submission {
                 let recipients = waiting.min(args.per_message.into());

@@ -245,7 +245,9 @@ impl World {
             accepted_ms: reading.received.unix_millis(),
             messages: summary.messages,
             recipients: summary.recipients,
-            logs: Vec::new(), keyed: None };
+            logs: Vec::new(),
+            keyed: None,
+        };
         let mut parcels: Vec<(usize, Vec<NewMessage>)> = std::mem::take(&mut reading.parcels)
             .into_iter()
             .enumerate()
@@ -257,7 +259,8 @@ impl World {
             let log = u16::try_from(outlet).unwrap_or(u16::MAX);
             let acceptance = Arc::new(Acceptance {
                 logs: vec![log],
-                ..acceptance, keyed: None });
+                ..acceptance
+            });
             if let Some(process) = &mut self.process {
                 process
                     .ingest
