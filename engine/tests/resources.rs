@@ -2,7 +2,6 @@
 //! memory, and time itself. The real binary on loopback; no root needed, except where a test says so.
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
-#[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
 use std::fs;

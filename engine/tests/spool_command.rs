@@ -2,7 +2,6 @@
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
 mod process;
-#[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
 use std::collections::BTreeMap;

@@ -470,30 +470,3 @@ fn every_name_is_flushed_in_the_directory_above() {
         "only LOCK, which is advice: {left:?}"
     );
 }
-
-/// Ages are not reckoned across a clock that was set.
-#[test]
-fn a_clock_that_was_set_is_told() {
-    const DAY: u64 = 24 * 3_600_000;
-    for (walls, now, jumped) in [
-        (&[100 * DAY, 100 * DAY + 5][..], 100 * DAY + 900_000, false),
-        (&[100 * DAY, 3700 * DAY], 3700 * DAY, true),
-        (&[3700 * DAY, 100 * DAY], 100 * DAY, true),
-        (&[100 * DAY], 3700 * DAY, true),
-        (&[100 * DAY], 2, true),
-        (&[], 100 * DAY, false),
-    ] {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let (mut log, _) = open(dir.path(), &small());
-        for wall in walls {
-            log.append_message(1, 1, b"e", &[b"c"]).expect("room");
-            let batch = log.take_batch(*wall).expect("it waits");
-            common::write(&batch);
-            log.committed(batch);
-        }
-        drop(log);
-        let spool = hikyaku_spool::Spool::open(dir.path(), &small()).expect("spool");
-        let (_, recovered) = spool.open_log(0, now).expect("log");
-        assert_eq!(recovered.report.clock_jumped, jumped, "{walls:?} {now}");
-    }
-}

@@ -84,14 +84,6 @@ impl Ingest {
                 if let Some(keyed) = acceptance.keyed {
                     self.key_accepted(submission, keyed, &acceptance);
                 }
-                if let Some(claimed) = self.files.remove(&submission) {
-                    point("ingest.before-unlink");
-                    if self.remove(&claimed) {
-                        point("ingest.unlinked");
-                    } else {
-                        self.files.insert(submission, claimed);
-                    }
-                }
                 self.untold.insert(submission, acceptance);
                 self.untold_since.push_back((clock::now(), submission));
                 if let Some(step) = self.desk.final_now(submission) {
@@ -105,6 +97,17 @@ impl Ingest {
                     acceptance,
                     tell: Tell::Final(tally),
                 });
+            }
+        }
+    }
+
+    fn remove_read(&mut self, submission: SubmissionId) {
+        if let Some(claimed) = self.files.remove(&submission) {
+            point("ingest.before-unlink");
+            if self.remove(&claimed) {
+                point("ingest.unlinked");
+            } else {
+                self.files.insert(submission, claimed);
             }
         }
     }
@@ -136,7 +139,8 @@ impl Ingest {
                 self.untold_since.pop_front();
                 continue;
             }
-            if !quiet && clock::now().since(since) < TELL_AFTER {
+            let early = clock::now().since(since) < TELL_AFTER && self.untold.len() < UNTOLD_MAX;
+            if early && !quiet {
                 return;
             }
             self.untold_since.pop_front();
@@ -157,6 +161,9 @@ impl Ingest {
         } else {
             Err(io::ErrorKind::WouldBlock.into())
         };
+        // First the receipt, then the file: a producer that sees its file gone finds what became of it.
+        // Where receipts cannot be written the file goes all the same; the next start tells of it.
+        self.remove_read(owed.submission);
         match told {
             Ok(()) => self.told(&owed),
             Err(error) => {
@@ -295,6 +302,8 @@ impl Ingest {
 
 /// A receipt of acceptance waits so long for the final one, when there is other work.
 const TELL_AFTER: Duration = Duration::from_millis(200);
+/// Files that wait for their receipt to say both: each holds a descriptor.
+const UNTOLD_MAX: usize = 512;
 /// Receipts owed; each holds some 200 octets.
 const OWED_MAX: usize = 1_000_000;
 /// Owed receipts written in one go.
