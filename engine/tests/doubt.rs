@@ -2,7 +2,6 @@
 //! binary: tried again and named, or held; and what ends the process time and again is found.
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
-#[allow(dead_code, reason = "each test uses its part")]
 mod support;
 
 use std::fs;
