@@ -33,6 +33,16 @@ const DOMAIN_BESIDE: usize = 2 * 32 + 32 + 4 * size_of::<Waiting>();
 /// One path with its entry in the registry, and two hosts with an address each.
 const SITE_BESIDE: usize = 384 + 2 * 160 + 128;
 
+/// Entries that a table of this capacity and length has, or will have soon: it doubles when it is
+/// full, and what one more entry may cost is held back before that.
+const fn room(capacity: usize, len: usize) -> usize {
+    if capacity > 2 * len {
+        capacity
+    } else {
+        2 * len
+    }
+}
+
 impl Shard {
     /// Bytes that all that waits costs.
     #[must_use]
@@ -42,9 +52,9 @@ impl Shard {
             .waiting
             .load(Relaxed)
             .saturating_sub(self.deferred.len() as u64);
-        let tables = self.messages.capacity() * size_of::<Message>()
+        let tables = room(self.messages.capacity(), self.messages.len()) * size_of::<Message>()
             + self.messages.len() * SPOOL_ENTRY
-            + self.submissions.capacity() * size_of::<Submission>()
+            + room(self.submissions.capacity(), self.submissions.len()) * size_of::<Submission>()
             + self.submissions.len() * SPOOL_ENTRY
             + self.domains.len() * (size_of::<Domain>() + DOMAIN_BESIDE)
             + self.sites.len() * (size_of::<Site<ConnKey>>() + SITE_BESIDE)
