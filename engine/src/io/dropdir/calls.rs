@@ -57,6 +57,12 @@ pub(super) fn remove(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
 }
 
 /// Makes the entries of a directory durable; `name` is what it is called in the drop directory.
+/// Flushes all that the file system of `dir` has not written yet: files, names, everything.
+pub(super) fn sync_file_system(dir: &OwnedFd, name: &str) -> io::Result<()> {
+    before(Call::SyncDir(Path::new(name)))?;
+    Ok(rustix::fs::syncfs(dir)?)
+}
+
 pub(super) fn sync_dir(dir: &OwnedFd, name: &str) -> io::Result<()> {
     before(Call::SyncDir(Path::new(name)))?;
     Ok(rustix::fs::fsync(dir)?)

@@ -258,7 +258,8 @@ impl Ingest {
         finished
     }
 
-    /// Forgets what is final, a group at a time: one sync makes all removals durable, one all keys.
+    /// Forgets what is final, a group at a time: one sync makes all removals and receipts durable, one
+    /// all keys.
     pub(super) fn close_finished(&mut self, quiet: bool) {
         if self.closing.is_empty() {
             return;
@@ -275,7 +276,7 @@ impl Ingest {
         let crowded = self.keys.crowded_out;
         if let Err(error) = self
             .dir
-            .sync_claimed()
+            .sync_all()
             .and_then(|()| self.keys.flush(clock::wall()))
         {
             if self.complains("close") {
