@@ -467,17 +467,18 @@ impl DropDir {
         calls::sync_dir(&self.new, "new")
     }
 
-    /// Makes removals from `claimed/` and all receipts written so far durable, in one go however many
-    /// they are: a flush for each would cost more than everything else about a small file.
+    /// What to call `syncfs` on, so that removals from `claimed/` and all receipts written so far are
+    /// durable, however many they are: a flush for each would cost more than everything else about a
+    /// small file.
     ///
     /// # Errors
-    /// `syncfs` failed: the spool must not forget what the receipts tell.
-    pub fn sync_all(&self) -> io::Result<()> {
-        calls::sync_file_system(&self.receipts, "receipts")
+    /// No descriptor is left.
+    pub fn file_system(&self) -> io::Result<OwnedFd> {
+        calls::file_system(&self.receipts, "receipts")
     }
 
     /// Writes `receipts/<name>.json` as a whole, in place of an earlier one. Nothing waits for the
-    /// disk: until [`Self::sync_all`] has returned the spool knows what it says.
+    /// disk: until the file system of [`Self::file_system`] is flushed the spool knows what it says.
     ///
     /// # Errors
     /// The name is none a drop file can have, or the file cannot be written.

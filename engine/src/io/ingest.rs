@@ -14,11 +14,13 @@
 //! | `ingest.rs` | the loop; claims, reading, parcels |
 //! | `ingest/settle.rs` | acceptance, removal, receipts, closing |
 //! | `ingest/keyed.rs` | files with an idempotency key |
+//! | `ingest/syncer.rs` | the flush that closing waits for |
 //! | `ingest/presence.rs` | what is looked after now and then: the directory itself, `tmp/`, room |
 
 mod keyed;
 mod presence;
 mod settle;
+mod syncer;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -139,6 +141,9 @@ pub struct Ingest {
     owed: VecDeque<settle::Owed>,
     /// Final and receipted; closed after the next sync of `claimed/`.
     closing: Vec<SubmissionId>,
+    /// Those that the flush under way is for.
+    flushing: Vec<SubmissionId>,
+    syncer: syncer::Syncer,
     closed_at: Instant,
     /// What was complained about, so that it is said once.
     complained: HashSet<&'static str>,
@@ -219,6 +224,7 @@ impl Ingest {
             }
         }
         point("start.receipts-written");
+        let syncer = syncer::Syncer::start(Arc::clone(&receipts))?;
         let outlet_of_log = outlets
             .iter()
             .enumerate()
@@ -250,6 +256,8 @@ impl Ingest {
             untold_since: VecDeque::new(),
             owed: VecDeque::new(),
             closing: Vec::new(),
+            flushing: Vec::new(),
+            syncer,
             closed_at: now.mono,
             complained: HashSet::new(),
             rescan: true,

@@ -57,10 +57,11 @@ pub(super) fn remove(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
 }
 
 /// Makes the entries of a directory durable; `name` is what it is called in the drop directory.
-/// Flushes all that the file system of `dir` has not written yet: files, names, everything.
-pub(super) fn sync_file_system(dir: &OwnedFd, name: &str) -> io::Result<()> {
+/// A descriptor for flushing all that the file system of `dir` has not written yet: files, names,
+/// everything. The flush itself is the caller's, and announced here.
+pub(super) fn file_system(dir: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     before(Call::SyncDir(Path::new(name)))?;
-    Ok(rustix::fs::syncfs(dir)?)
+    dir.try_clone()
 }
 
 pub(super) fn sync_dir(dir: &OwnedFd, name: &str) -> io::Result<()> {

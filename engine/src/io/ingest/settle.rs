@@ -258,10 +258,13 @@ impl Ingest {
         finished
     }
 
-    /// Forgets what is final, a group at a time: one sync makes all removals and receipts durable, one
-    /// all keys.
+    /// Forgets what is final, a group at a time: one flush makes all removals and receipts durable,
+    /// one all keys.
     pub(super) fn close_finished(&mut self, quiet: bool) {
-        if self.closing.is_empty() {
+        if let Some(flushed) = self.syncer.poll() {
+            self.close_flushed(flushed);
+        }
+        if self.closing.is_empty() || !self.flushing.is_empty() {
             return;
         }
         let waited = clock::now().since(self.closed_at);
@@ -269,16 +272,25 @@ impl Ingest {
             return;
         }
         self.closed_at = clock::now();
-        let finished = self.without_file();
-        if finished.is_empty() {
+        self.flushing = self.without_file();
+        if self.flushing.is_empty() {
             return;
         }
-        let crowded = self.keys.crowded_out;
-        if let Err(error) = self
+        let begun = self
             .dir
-            .sync_all()
-            .and_then(|()| self.keys.flush(clock::wall()))
-        {
+            .file_system()
+            .and_then(|dir| self.syncer.begin(dir));
+        if let Err(error) = begun {
+            self.close_flushed(Err(error));
+        }
+    }
+
+    /// A flush has ended: what was ready when it began is forgotten, or waits for the next.
+    fn close_flushed(&mut self, flushed: io::Result<()>) {
+        let finished = std::mem::take(&mut self.flushing);
+        self.closed_at = clock::now();
+        let crowded = self.keys.crowded_out;
+        if let Err(error) = flushed.and_then(|()| self.keys.flush(clock::wall())) {
             if self.complains("close") {
                 tracing::error!(%error, "the drop directory or the idempotency keys cannot be synced: finished files are not forgotten yet");
             }

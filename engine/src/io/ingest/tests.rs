@@ -159,8 +159,11 @@ impl Process {
             moved |= ingest.read_on() == Progress::Made;
             ingest.tell_accepted(!moved);
             ingest.closed_at = Instant::default();
-            moved |= !ingest.closing.is_empty();
+            moved |= !ingest.closing.is_empty() || !ingest.flushing.is_empty();
             ingest.close_finished(true);
+            if !ingest.flushing.is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             if !moved && !ingest.rescan && self.ring.is_empty() {
                 return;
             }
