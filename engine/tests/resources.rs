@@ -150,7 +150,7 @@ fn without_descriptors_connections_wait_and_nobody_is_blamed() {
 #[test]
 fn without_space_new_jobs_wait_in_the_drop_directory() {
     let bed = Bed::new();
-    let files = 80;
+    let files = 60;
     for file in 0..files {
         drop_large(&bed, file);
     }
@@ -158,8 +158,8 @@ fn without_space_new_jobs_wait_in_the_drop_directory() {
     let flags = format!(
         "--segment-bytes 4194304 --message-size-max 64KiB --retry-first 1s --retry-max 1s --tls never {FAST} --route *={address}"
     );
-    // The ninth allocation and all later ones find no space.
-    let engine = bed.start(&format!("{flags} --faults fail=allocate:9+:ENOSPC"));
+    // The sixth segment and all later ones find no space.
+    let engine = bed.start(&format!("{flags} --faults fail=allocate:6+:ENOSPC"));
     until("the state says so", || is_short(&bed, "spool"));
     until("there is no room", || {
         state(&bed)["spool"]["room"] != "open"

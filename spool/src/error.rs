@@ -128,6 +128,12 @@ impl SpoolError {
         move |source| SpoolError::Io { what, path, source }
     }
 
+    /// Whether space was wanting, on the disk or in a quota.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        matches!(self, SpoolError::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+
     /// Whether the same call may succeed later without anybody doing something about it.
     pub fn is_retryable(&self) -> bool {
         match self {

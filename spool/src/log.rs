@@ -2,10 +2,12 @@
 //!
 //! The log performs no hot-path I/O: it builds batches, the engine writes them. One log belongs to one thread.
 //! Space rule: a message is accepted only while free bytes, less 80 for each recipient without a final mark (the mark, and
-//! an intent before it), are at least two segments. Marks therefore always fit; deferrals, which are advice, and intents
-//! are not written when less than one segment is left beyond the reservation: a deferral is then kept in memory only, an
-//! intent refused, and what it was for waits. Marks that come one by one take a block each, far more than was reserved:
-//! they may outgrow `log_bytes_max`, and on a full disk they wait in memory until reclaiming has made room.
+//! an intent before it), are at least two segments. Of these two, ACCEPTs may use a quarter of one; deferrals, which are
+//! advice, and intents three eighths: a deferral is then kept in memory only, an intent refused, and what it was for waits.
+//! Marks that come one by one take a block each, far more than was reserved: they may use half a segment, and more when
+//! the log can grow, beyond `log_bytes_max`, too. When it cannot, they gather in memory until `reclaim` writes them
+//! together with what it copies forward, for which the rest is kept. So a log that can allocate nothing any more goes
+//! through its segments again and again, and every one of them comes back without what is dead in it.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -144,6 +146,12 @@ pub struct Log {
     pub(crate) in_doubt: InDoubt,
     pub(crate) overflow: VecDeque<Overflow>,
     pub(crate) overflow_bytes: u64,
+    /// A batch of this number was promised.
+    pub(crate) due_seq: u64,
+    /// While all segments up to this one are to be emptied, whatever is alive in them.
+    pub(crate) rotation: Option<u32>,
+    /// Bytes that are not alive and that the last such turn did not get rid of.
+    pub(crate) dead_bytes_kept: u64,
     deferrals_unwritten: u64,
     tight: Cell<bool>,
     /// Last, so that it is given up after everything else.
@@ -190,6 +198,9 @@ impl Log {
             in_doubt: parts.in_doubt,
             overflow: VecDeque::new(),
             overflow_bytes: 0,
+            due_seq: 0,
+            rotation: None,
+            dead_bytes_kept: 0,
             deferrals_unwritten: 0,
             tight: Cell::new(false),
             _locks: parts.locks,
@@ -262,8 +273,8 @@ impl Log {
         if info.len() > INFO_BYTES_MAX {
             return Err(Full::TooLarge);
         }
-        // Work that was staged under the full rule may use half of the headroom to become accepted.
-        if self.slack() < -i128::from(self.usable()) {
+        // Work that was staged under the full rule may use some of the headroom to become accepted.
+        if self.slack() < -i128::from(self.usable() / 4) {
             return Err(Full::Space);
         }
         let of = self.table.find_submission(submission);
@@ -368,7 +379,7 @@ impl Log {
         recipient: u32,
         attempt: u16,
     ) -> Result<(), Full> {
-        if self.slack() < -i128::from(self.usable()) {
+        if self.is_for_marks_only() {
             return Err(Full::Space);
         }
         if self.table.intend(message, recipient, attempt) {
@@ -405,7 +416,7 @@ impl Log {
 
     /// Losing a deferral costs an early attempt after a restart, so it yields to what was promised space.
     fn write_deferral(&mut self, mark: Mark, due_wall_ms: u64, crashes: u8) {
-        if self.slack() < -i128::from(self.usable()) {
+        if self.is_for_marks_only() {
             self.deferrals_unwritten += 1;
             return;
         }
@@ -423,6 +434,10 @@ impl Log {
         self.put_always(head, &payload, None);
     }
 
+    fn is_for_marks_only(&self) -> bool {
+        self.slack() < -i128::from(self.usable() * 3 / 8)
+    }
+
     /// Deferrals that were kept in memory only, for want of space, since the log was opened.
     pub fn deferrals_unwritten(&self) -> u64 {
         self.deferrals_unwritten
@@ -431,7 +446,7 @@ impl Log {
     /// Makes sure that a batch forms, even an empty one. A batch is known to have survived a power cut only when a later
     /// one is durable, so an idle log that wants to let go of what it imported appends one.
     pub fn append_nothing(&mut self) {
-        let _ = self.place(0);
+        self.form();
     }
 
     /// The next batch to write. None while one is in flight, or when nothing waits. `wall_ms` is kept for the next start.
@@ -504,11 +519,7 @@ impl Log {
 
     /// The batch that holds, or will hold, the last record appended: all is durable once `durable_seq` reaches it.
     pub fn forming_seq(&self) -> u64 {
-        if self.overflow.is_empty() {
-            self.flush.newest_seq()
-        } else {
-            self.flush.next_seq
-        }
+        self.flush.newest_seq().max(self.due_seq)
     }
 
     /// Bytes that wait for `take_batch`.

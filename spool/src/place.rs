@@ -1,13 +1,14 @@
 //! Where the next record goes: how much space there is, the open batch, rolling to the next segment.
 //!
 //! Small records never fail. One that finds the active segment full and no spare ready waits in memory, in order, and is
-//! the first in the next segment.
+//! the first in the next segment. So does one that would take a block of its own out of what copying forward needs: it
+//! is written together with the next copies (`reclaim.rs`), where it costs no more than was reserved for it.
 
 use std::cell::Cell;
 
 use crate::disk;
 use crate::faults::point;
-use crate::flush::BATCH_HEADER_BYTES;
+use crate::flush::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_RECORDS_MAX};
 use crate::footer::{Footer, seal_bytes_max};
 use crate::log::Log;
 use crate::mark::MARK_BYTES;
@@ -16,7 +17,7 @@ use crate::record::{self, Head, Kind};
 use crate::segment::{Account, BLOCK, FORMAT_VERSION, Segment, SegmentHeader, seed};
 use crate::table::Spot;
 
-/// A small record that found no room because no spare was ready. Appended before anything else, once there is one.
+/// A small record that waits for room. Appended before anything else, once there is some.
 #[derive(Debug)]
 pub(crate) struct Overflow {
     head: Head,
@@ -67,7 +68,27 @@ impl Log {
                 .saturating_sub(self.segments.len()),
         );
         // Marks that came one by one took a block each, far more than was reserved: the bound does not hold them back.
-        wanted.max(usize::from(!self.overflow.is_empty()))
+        if self.is_waiting() {
+            wanted.max(self.pool.ready() + 1)
+        } else {
+            wanted
+        }
+    }
+
+    /// Whether the log cannot become larger now: no spare can be made, or none is wanted.
+    pub(crate) fn is_at_its_bound(&self) -> bool {
+        self.pool.error().is_some() || self.pool.ready() >= self.spares_wanted()
+    }
+
+    /// Whether something waits in memory for room, or a batch was promised that did not form.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.overflow.is_empty() || self.due_seq > self.flush.newest_seq()
+    }
+
+    /// Whether a small record may be placed now: in a batch that forms anyway, or in a block of its own while there are
+    /// enough.
+    fn is_affordable(&self, len: usize) -> bool {
+        self.flush.takes(len) || self.slack() >= i128::from(BLOCK) - i128::from(self.usable() / 2)
     }
 
     pub(crate) fn top_up(&mut self) {
@@ -79,8 +100,18 @@ impl Log {
 
     /// Appends a record. None when no spare is ready; nothing is changed then.
     pub(crate) fn put(&mut self, head: Head, parts: &[&[u8]], more: &[&[u8]]) -> Option<Spot> {
-        let payload: usize = parts.iter().chain(more).map(|part| part.len()).sum();
         self.drain_overflow();
+        self.put_now(head, parts, more)
+    }
+
+    /// The same for what is copied forward: what waits goes first, and for nothing.
+    pub(crate) fn put_copy(&mut self, head: Head, parts: &[&[u8]], more: &[&[u8]]) -> Option<Spot> {
+        self.drain_all();
+        self.put_now(head, parts, more)
+    }
+
+    fn put_now(&mut self, head: Head, parts: &[&[u8]], more: &[&[u8]]) -> Option<Spot> {
+        let payload: usize = parts.iter().chain(more).map(|part| part.len()).sum();
         if !self.overflow.is_empty() || !self.place(record::size(payload)) {
             return None;
         }
@@ -110,24 +141,68 @@ impl Log {
 
     /// Appends a small record, later if there is no room now. `submission` is anchored where it lies.
     pub(crate) fn put_always(&mut self, head: Head, payload: &[u8], submission: Option<u128>) {
-        match self.put(head, &[payload], &[]) {
+        let size = record::size(payload.len());
+        self.drain_overflow();
+        let spot = if self.overflow.is_empty() && self.is_affordable(size) {
+            self.put_now(head, &[payload], &[])
+        } else {
+            None
+        };
+        match spot {
             Some(spot) => {
                 if let Some(of) = submission.and_then(|id| self.table.find_submission(id)) {
                     self.anchor(of, spot.segment);
                 }
             }
             None => {
-                self.overflow_bytes += record::size(payload.len()) as u64;
+                self.overflow_bytes += size as u64;
                 self.overflow.push_back(Overflow {
                     head,
                     payload: payload.into(),
                     submission,
                 });
+                // One batch may end the segment, and as many follow as the waiting records fill.
+                let batches = (self.overflow_bytes / (BATCH_BYTES_MAX as u64 / 2))
+                    .max(self.overflow.len() as u64 / u64::from(BATCH_RECORDS_MAX));
+                self.due_seq = self.due_seq.max(self.flush.next_seq + 1 + batches);
             }
         }
     }
 
+    /// Appends what waits for room, when there is some.
     pub(crate) fn drain_overflow(&mut self) {
+        let first = self
+            .overflow
+            .front()
+            .map_or(0, |first| record::size(first.payload.len()));
+        if self.is_waiting() && self.is_affordable(first) {
+            self.drain_all();
+        }
+    }
+
+    /// Appends what waits, as long as there are blocks at all.
+    pub(crate) fn drain_all(&mut self) {
+        self.drain_records();
+        // What was promised to be durable with a later batch must not wait for one that may never come.
+        while self.overflow.is_empty() && self.due_seq > self.flush.newest_seq() {
+            self.close_open();
+            if !self.place(0) {
+                return;
+            }
+        }
+    }
+
+    /// Makes sure that a batch forms, later if there is no room now.
+    pub(crate) fn form(&mut self) {
+        if self.is_affordable(0) && self.place(0) {
+            return;
+        }
+        if self.flush.open().is_none() {
+            self.due_seq = self.due_seq.max(self.flush.next_seq);
+        }
+    }
+
+    fn drain_records(&mut self) {
         while let Some(first) = self.overflow.front() {
             let size = record::size(first.payload.len());
             if !self.place(size) {
@@ -184,7 +259,7 @@ impl Log {
     }
 
     /// Seals the active segment and opens the first batch of the next one.
-    fn roll(&mut self) -> bool {
+    pub(crate) fn roll(&mut self) -> bool {
         let spare = self.pool.take().or_else(|| {
             self.top_up();
             self.pool.take()

@@ -54,6 +54,8 @@ enum Request {
 #[derive(Debug)]
 enum Event {
     Ready(Spare),
+    /// A spare that was asked for is not made: a freed segment took its place.
+    Dropped,
     Removed,
     Failed(String),
 }
@@ -63,7 +65,10 @@ enum Event {
 pub(crate) struct Pool {
     maker: Maker,
     ready: VecDeque<Spare>,
+    /// Spares to be made.
     asked: usize,
+    /// Freed segments that become spares.
+    freed: usize,
     error: Option<String>,
     stop: Arc<AtomicBool>,
     side: Side,
@@ -109,6 +114,7 @@ impl Pool {
             },
             freed: VecDeque::new(),
             wanted: 0,
+            dropped: 0,
         };
         let side = if inline {
             Side::Caller(there)
@@ -129,6 +135,7 @@ impl Pool {
             maker: here,
             ready,
             asked: 0,
+            freed: 0,
             error: None,
             stop,
             side,
@@ -145,6 +152,11 @@ impl Pool {
             self.ready.push_back(spare);
         }
         Ok(())
+    }
+
+    /// Shows an error until something succeeds.
+    pub(crate) fn note(&mut self, error: &SpoolError) {
+        self.error = Some(error.to_string());
     }
 
     pub(crate) fn take(&mut self) -> Option<Spare> {
@@ -178,8 +190,13 @@ impl Pool {
                     }
                 }
                 Some(Event::Removed) => self.error = None,
+                Some(Event::Dropped) => self.asked = self.asked.saturating_sub(1),
                 Some(Event::Ready(spare)) => {
-                    self.asked = self.asked.saturating_sub(1);
+                    if spare.recycled {
+                        self.freed = self.freed.saturating_sub(1);
+                    } else {
+                        self.asked = self.asked.saturating_sub(1);
+                    }
                     self.error = None;
                     self.ready.push_back(spare);
                 }
@@ -189,7 +206,7 @@ impl Pool {
 
     /// Asks for as many spares as are wanting.
     pub(crate) fn top_up(&mut self, wanted: usize) {
-        while self.ready.len() + self.asked < wanted {
+        while self.ready.len() + self.freed + self.asked < wanted {
             self.asked += 1;
             self.send(Request::Make);
         }
@@ -197,8 +214,9 @@ impl Pool {
 
     /// Gives a freed segment back; its map is gone already. One of another size is of no use as a spare.
     pub(crate) fn give_back(&mut self, path: PathBuf, file: File, usable: bool, wanted: usize) {
-        if usable && self.ready.len() + self.asked < wanted + RECYCLED_MAX {
-            self.asked += 1;
+        // Spares that are still to be made do not count: on a full disk they never are, and then this one is worth more.
+        if usable && self.ready.len() + self.freed < wanted + RECYCLED_MAX {
+            self.freed += 1;
             self.send(Request::Recycle(path, file));
         } else {
             self.send(Request::Remove(path, file));
@@ -251,18 +269,30 @@ struct Work {
     maker: Maker,
     freed: VecDeque<Request>,
     wanted: usize,
+    /// So many that were wanted no longer are.
+    dropped: usize,
 }
 
 impl Work {
     fn take_in(&mut self, request: Request) {
         match request {
             Request::Make => self.wanted += 1,
-            other => self.freed.push_back(other),
+            other => {
+                if matches!(other, Request::Recycle(..)) && self.wanted > 0 {
+                    self.wanted -= 1;
+                    self.dropped += 1;
+                }
+                self.freed.push_back(other);
+            }
         }
     }
 
     /// Does one thing. None when there is nothing to do.
     fn one(&mut self) -> Option<Event> {
+        if self.dropped > 0 {
+            self.dropped -= 1;
+            return Some(Event::Dropped);
+        }
         // Freed ones first: they need no space.
         let done = match self.freed.front_mut() {
             Some(Request::Recycle(path, file)) => self.maker.recycle(path, file).map(Event::Ready),
@@ -292,7 +322,7 @@ impl Work {
         loop {
             let next = if failed {
                 inbox.recv_timeout(pause)
-            } else if self.freed.is_empty() && self.wanted == 0 {
+            } else if self.freed.is_empty() && self.wanted == 0 && self.dropped == 0 {
                 inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
                 inbox.recv_timeout(Duration::ZERO)

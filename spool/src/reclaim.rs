@@ -4,13 +4,16 @@
 //! is dead or was moved; moving restates the message's state, and a submission that still counts marks or its ACCEPT in
 //! the segment is restated with its tally. The order is: append the copies, wait until they are durable, free.
 //! A crash in between leaves a message twice; both copies have one sequence number, and recovery takes the later.
+//!
+//! A log that cannot grow is turned over when that makes room: every segment is emptied, whatever is alive in it, the one
+//! that is being written, too. Each gives back at least what it takes, so a turn ends with all that was dead gone.
 
 use crate::faults::point;
 use crate::files::keep;
-use crate::log::{Log, Move, Moved};
+use crate::log::{Log, Move, Moved, Room};
 use crate::mark::Tally;
 use crate::record::{self, FLAG_ACCEPTED, FLAG_RESTATED, Head, Kind, MessageHead};
-use crate::segment::Segment;
+use crate::segment::{BLOCK, Segment};
 use crate::table::MessageRef;
 
 /// Copied per call, so that a call stays short.
@@ -54,8 +57,13 @@ impl Log {
         self.pool.poll();
         self.top_up();
         loop {
+            let turning = self.is_turning();
             if self.evacuation.is_none() {
-                if !self.worth_emptying() {
+                // The segment that is being written is the last to be turned over.
+                if turning && self.segments.len() == 1 && !self.roll() {
+                    return done;
+                }
+                if !(turning || self.worth_emptying()) {
                     return done;
                 }
                 self.evacuation = Some(Evacuation::default());
@@ -69,6 +77,45 @@ impl Log {
                 }
             }
         }
+    }
+
+    /// Whether all segments are being emptied, or begin to be: when marks wait for room or messages would, the log cannot
+    /// grow, and enough in it is dead.
+    fn is_turning(&mut self) -> bool {
+        let Some((oldest, newest)) = self.segments.front().zip(self.segments.back()) else {
+            return false;
+        };
+        let (oldest, newest) = (oldest.id, newest.id);
+        let waiting = self.is_waiting();
+        if !waiting && self.room() == Room::Open {
+            self.rotation = None;
+            return false;
+        }
+        if self.rotation.is_some_and(|last| oldest <= last) {
+            return true;
+        }
+        let (mut dead, mut live) = (0, 0);
+        for segment in &self.segments {
+            live += segment.account.live_bytes;
+            dead += segment
+                .tail
+                .saturating_sub(BLOCK + segment.account.live_bytes);
+        }
+        if self.rotation.take().is_some() {
+            self.dead_bytes_kept = dead;
+        }
+        self.dead_bytes_kept = self.dead_bytes_kept.min(dead);
+        let (gain, usable) = (dead - self.dead_bytes_kept, self.usable());
+        // Little is copied for much: that is worth it before it is needed.
+        let cheap = gain >= usable / 4 && gain >= live / 4;
+        let worth = if waiting {
+            cheap || self.pool.error().is_some()
+        } else {
+            let needed = gain >= usable / 16 && self.slack() < -i128::from(usable / 8);
+            self.is_at_its_bound() && (cheap || needed)
+        };
+        self.rotation = worth.then_some(newest);
+        worth
     }
 
     fn worth_emptying(&self) -> bool {
@@ -137,7 +184,13 @@ impl Log {
             state.anchored += 1;
         }
         // The last final marks of its messages may not be durable yet.
-        let until = *state.until.get_or_insert(self.forming_seq());
+        let until = match state.until {
+            Some(until) => until,
+            None => {
+                self.drain_all();
+                *state.until.insert(self.forming_seq())
+            }
+        };
         if self.durable_seq() >= until {
             Step::Free
         } else {
@@ -168,11 +221,11 @@ impl Log {
             ..Head::new(Kind::Message)
         };
         let state = self.table.encode_state(at);
-        let spot = self.put(head, &[&payload], &[])?;
+        let spot = self.put_copy(head, &[&payload], &[])?;
         if let Some(state) = state {
             // Without room for the state the copy is of no use: it is left as garbage and made again later. The copy that
             // lies there is harmless, because the state's marks are still in the log.
-            self.put(
+            self.put_copy(
                 Head {
                     extra: recipients,
                     ..Head::new(Kind::State)
@@ -233,7 +286,7 @@ impl Log {
             flags,
             ..Head::new(Kind::Accept)
         };
-        let Some(spot) = self.put(
+        let Some(spot) = self.put_copy(
             head,
             &[&id.to_le_bytes(), &submission.tally.encode(), &info],
             &[],

@@ -275,7 +275,15 @@ pub(crate) fn open_log(
         site.options.spares_inline,
     )?;
     let active = segments.back().is_some_and(|last| !last.sealed);
-    pool.fill_now(SPARES_MIN + usize::from(!active))?;
+    if let Err(error) = pool.fill_now(SPARES_MIN + usize::from(!active)) {
+        // A full disk does not keep what is there from being delivered, which is what frees segments. Something to write to
+        // must be there, and messages are refused until there is more.
+        let usable = !segments.is_empty() && pool.ready() + usize::from(active) >= SPARES_MIN;
+        if !(usable && error.is_full_disk()) {
+            return Err(error);
+        }
+        pool.note(&error);
+    }
     point("start.spares-filled");
     let submissions = submissions(&table);
     let mut log = Log::new(Parts {
