@@ -140,6 +140,9 @@ pub(crate) fn open_log(
     let quarantine = site.spool.join("quarantine");
     let (in_doubt, found, in_doubt_lost) =
         InDoubt::open(&dir, &quarantine, site.options.indoubt_slots, id, site.uuid)?;
+    // A process that was killed between giving a name and flushing it left names that a power cut would take back, with all
+    // that is about to be acknowledged under them.
+    disk::sync_dir(&dir).map_err(SpoolError::io("flush the names in", &dir))?;
     let mut report = Report {
         in_doubt_lost,
         ..Report::default()
@@ -314,11 +317,14 @@ pub(crate) fn submissions(table: &Table) -> Vec<RecoveredSubmission> {
     table.submissions().map(told).collect()
 }
 
+/// Makes a directory that survives a power cut from here on, also one that a process made which was killed before it came
+/// to flush its name: without that all that is acknowledged in it could go with the name.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), SpoolError> {
     match disk::create_dir(dir) {
-        Ok(()) => disk::sync_above(dir).map_err(SpoolError::io("flush the directory above", dir)),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(source) => Err(SpoolError::io("make", dir)(source)),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(SpoolError::io("make", dir)(error))
+        }
+        _ => disk::sync_above(dir).map_err(SpoolError::io("flush the directory above", dir)),
     }
 }
 

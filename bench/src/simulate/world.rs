@@ -44,6 +44,8 @@ pub(super) enum Event {
     Full(bool),
     // Of this life of the process only:
     Timer(usize),
+    /// What a driver does now and then, whatever happens.
+    Tick,
     Commit(usize, usize),
     Store(usize, usize),
     Ring(usize),
@@ -205,6 +207,9 @@ fn readable(part: &[u8]) -> String {
 /// As in the production driver: lines wait for so long at most.
 const LOG_EVERY: u64 = SECOND / 2;
 
+/// In production it is half a second; nothing that a promise says hangs on it.
+const TICK: u64 = 30 * SECOND;
+
 /// 2030-01-01, in milliseconds.
 const WALL_BASE: i64 = 1_893_456_000_000;
 /// No seed needs a tenth of it.
@@ -355,7 +360,18 @@ impl World {
                 if let Some(process) = &mut self.process {
                     process.shards[shard].timer_at = Instant::FAR_FUTURE;
                 }
-                self.turn(shard, Shard::on_timer).map(drop)
+                self.turn(shard, |shard, now| {
+                    shard.on_timer(now);
+                    shard.reckon();
+                })
+                .map(drop)
+            }
+            Event::Tick => {
+                for shard in 0..self.shards() {
+                    self.turn(shard, |shard, _| shard.reckon())?;
+                }
+                self.at(self.now + TICK, Event::Tick);
+                Ok(())
             }
             Event::Commit(shard, store) => self.take_batch(shard, store),
             Event::Store(shard, store) => self.on_store(shard, store),

@@ -71,10 +71,13 @@ impl Shard {
             self.local_failures = 0;
             gauge.sockets_short.store(0, Relaxed);
         }
-        if gauge.room.load(Relaxed) > 0 && !self.stores.is_empty() {
-            // Segments that were made or freed meanwhile are noticed with a commit, and there may be none.
-            self.stores[0].log.reclaim();
-            self.commit_soon(0);
+        for index in 0..self.stores.len() {
+            // Segments that were made or freed meanwhile are noticed with a commit, and there may be none:
+            // marks that wait for room hold in-doubt slots, and without slots nothing is delivered.
+            if self.stores[index].log.room() != Room::Open {
+                self.stores[index].log.reclaim();
+                self.commit_soon(index);
+            }
         }
         let trouble = self.stores.first().and_then(|store| store.log.pool_error());
         self.gauge.set_trouble(trouble);
