@@ -158,6 +158,21 @@ pub(crate) fn open_log(
             gap: None,
             quarantined: Some(to.clone()),
         }));
+    if files.segments.is_empty() && files.lost.is_empty() && in_doubt.acked_seq() > 0 {
+        // The newest segment is never freed: with none at all, everything that was acknowledged is gone.
+        let gap = Gap {
+            offset: 0,
+            bytes: 0,
+            first_seq: 1,
+            next_seq: None,
+            verdict: Verdict::LostAcknowledged,
+        };
+        report.damage.push(Damage {
+            path: dir.clone(),
+            gap: Some(gap),
+            quarantined: None,
+        });
+    }
     let headers = files.segments.iter().map(|(_, header, _)| header);
     let mut pass = Pass::new(headers, in_doubt.acked_seq());
     let mut segments = VecDeque::new();
