@@ -256,9 +256,8 @@ fn is_first_whole(candidate: &Candidate, id: u16, oldest: Option<u64>) -> bool {
     let mut bytes = [0; BLOCK as usize];
     let read = disk::read(&candidate.file, &candidate.path, &mut bytes, BLOCK);
     let first = read.ok().and_then(|()| BatchHeader::decode(&bytes));
-    first.is_some_and(|first| {
-        first.log_id == id && oldest.is_some_and(|oldest| first.seq >= oldest)
-    })
+    first
+        .is_some_and(|first| first.log_id == id && oldest.is_some_and(|oldest| first.seq >= oldest))
 }
 
 pub(crate) fn nofollow() -> i32 {
