@@ -131,7 +131,11 @@ pub fn open_logs(
     let mut accepted = Accepted::new();
     let mut summary = RecoverySummary::default();
     for opened in open_each(spool, &ids, wall, threads) {
-        let (log, recovered) = opened?;
+        let (log, mut recovered) = opened?;
+        if matches!(spool.last_stop(), LastStop::Clean) {
+            // Whose connection broke behind the dot was told of in a line, and that line is written.
+            recovered.in_doubt.retain(|doubt| !doubt.noted);
+        }
         collect(&mut accepted, &log, &recovered)?;
         summary.messages += log.messages_left();
         summary.waiting += log.recipients_left();

@@ -105,6 +105,7 @@ impl Spool {
         let lock = Arc::new(Lock::take(dir, options.lock_wait)?);
         point("start.spool-locked");
         let uuid = read_format(dir)?;
+        flush_name(dir).map_err(SpoolError::io("flush the directory above", dir))?;
         make_dir(&dir.join("quarantine"))?;
         Ok(Spool {
             dir: dir.into(),
@@ -227,14 +228,18 @@ fn write_format(
         disk::sync_all(&file, &tmp)?;
         disk::rename(&tmp, path)?;
         disk::sync_dir(dir)?;
-        // Whoever made the directory may not have flushed its own name. One that we may not read is not ours to flush.
-        match disk::sync_above(dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-            flushed => flushed?,
-        }
         Ok(uuid)
     };
     write().map_err(SpoolError::io("write", path))
+}
+
+/// Whoever made the directory, we before we were killed among them, may not have flushed its name. One above that we may
+/// not read is not ours to flush.
+fn flush_name(dir: &Path) -> std::io::Result<()> {
+    match disk::sync_above(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        flushed => flushed,
+    }
 }
 
 /// Network file systems lock and flush by their own rules, memory and overlay ones keep nothing; FUSE may do either.

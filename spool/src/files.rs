@@ -52,7 +52,7 @@ impl Files {
             next_number: 0,
             lost: Vec::new(),
         };
-        let mut blank = Vec::new();
+        let mut blank: Vec<Candidate> = Vec::new();
         let mut damaged = Vec::new();
         for path in disk::list(dir).map_err(SpoolError::io("list", dir))? {
             let named_seq = match Name::of(&path) {
@@ -98,16 +98,19 @@ impl Files {
                 Err(BadHeader::Damaged) => damaged.push(candidate),
             }
         }
-        let newest = files
-            .segments
-            .iter()
-            .map(|(_, header, _)| header.first_seq)
-            .max();
+        let known = files.segments.iter().map(|(_, header, _)| header.first_seq);
+        let (oldest, newest) = (known.clone().min(), known.max());
+        let (suspect, spare): (Vec<_>, Vec<_>) = blank
+            .into_iter()
+            .partition(|candidate| is_suspect(candidate, id, oldest));
+        damaged.extend(suspect);
+        let mut blank = spare;
         for candidate in damaged {
             // A torn first write leaves no whole batch. In a recycled file, what is whole may be of its former life: those
             // batches are older than the name, or than every segment that is known.
             let from = candidate
                 .named_seq
+                .or(oldest.filter(|_| is_first_whole(&candidate, id, oldest)))
                 .or(newest.map(|seq| seq + 1))
                 .unwrap_or(0);
             match rebuild_header(site, &candidate, id, from)? {
@@ -236,6 +239,25 @@ impl Name {
             _ => Name::Other,
         }
     }
+}
+
+/// Whether a file without a header may be more than a spare: its first write, the one that brings the header, went
+/// elsewhere or was never made. A freed segment may still have its name, but it is older than all that are in use, and so
+/// is all that its former life left in a spare.
+fn is_suspect(candidate: &Candidate, id: u16, oldest: Option<u64>) -> bool {
+    match candidate.named_seq {
+        Some(seq) => oldest.is_none_or(|oldest| seq >= oldest),
+        None => is_first_whole(candidate, id, oldest),
+    }
+}
+
+/// Whether the first batch of a file is of this log and not older than `oldest`. What cannot be read is not.
+fn is_first_whole(candidate: &Candidate, id: u16, oldest: Option<u64>) -> bool {
+    let mut bytes = [0; BLOCK as usize];
+    let read = disk::read(&candidate.file, &candidate.path, &mut bytes, BLOCK);
+    let first = read.ok().and_then(|()| BatchHeader::decode(&bytes));
+    first
+        .is_some_and(|first| first.log_id == id && oldest.is_some_and(|oldest| first.seq >= oldest))
 }
 
 pub(crate) fn nofollow() -> i32 {

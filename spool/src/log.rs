@@ -368,6 +368,33 @@ impl Log {
         true
     }
 
+    /// Defers a recipient whose connection broke behind the final dot: the peer may have taken the message. Each start from
+    /// then on tells so ([`Recovered::in_doubt`](crate::Recovered), as noted already), until a later mark for the recipient:
+    /// what the engine said of it may have been lost with the process. `mark` is a deferral; unlike others it is always
+    /// written, later if there is no room now.
+    pub fn append_deferral_in_doubt(&mut self, mark: Mark) {
+        let Verdict::Deferred { due_wall_ms } = mark.verdict else {
+            self.append_mark(mark);
+            return;
+        };
+        let (at, recipient, attempts) = (mark.message, mark.recipient, mark.attempts);
+        let deferred = Deferred::new(attempts, due_wall_ms);
+        if self.table.defer(at, recipient, deferred) {
+            self.table.intend(at, recipient, attempts);
+            let (head, payload) = Deferral {
+                seq: at.seq(),
+                due_wall_ms,
+                recipient,
+                attempts,
+                code: mark.code,
+                crashes: 0,
+                in_doubt: true,
+            }
+            .encode();
+            self.put_always(head, &payload, None);
+        }
+    }
+
     /// Notes that the recipient's final dot is about to be sent: once this is durable, a restart after any crash, a power
     /// cut too, calls it in doubt until a mark for it follows. `attempt` is as for `InDoubt::claim`.
     ///
@@ -429,6 +456,7 @@ impl Log {
             attempts,
             code,
             crashes,
+            in_doubt: false,
         }
         .encode();
         self.put_always(head, &payload, None);

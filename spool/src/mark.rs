@@ -193,7 +193,12 @@ pub(crate) struct Deferral {
     pub(crate) code: u16,
     /// How often in a row the process ended while an attempt was active; written by recovery only.
     pub(crate) crashes: u8,
+    /// The attempt's dot was sent and no reply was read: until another mark follows, the recipient may have it.
+    pub(crate) in_doubt: bool,
 }
+
+/// In `aux` of a deferral, beside the count of crashes; never set in format 1.
+const AUX_IN_DOUBT: u16 = 1 << 8;
 
 impl Deferral {
     pub(crate) fn encode(self) -> (Head, [u8; 24]) {
@@ -204,7 +209,7 @@ impl Deferral {
         out[20..22].copy_from_slice(&self.attempts.to_le_bytes());
         out[22..24].copy_from_slice(&self.code.to_le_bytes());
         let head = Head {
-            aux: self.crashes.into(),
+            aux: u16::from(self.crashes) | if self.in_doubt { AUX_IN_DOUBT } else { 0 },
             ..Head::new(Kind::Deferral)
         };
         (head, out)
@@ -218,7 +223,8 @@ impl Deferral {
             recipient: u32_at(bytes, 16),
             attempts: u16_at(bytes, 20),
             code: u16_at(bytes, 22),
-            crashes: u8::try_from(record.aux).unwrap_or(u8::MAX),
+            crashes: u8::try_from(record.aux & !AUX_IN_DOUBT).unwrap_or(u8::MAX),
+            in_doubt: record.aux & AUX_IN_DOUBT != 0,
         })
     }
 }

@@ -140,6 +140,9 @@ pub(crate) fn open_log(
     let quarantine = site.spool.join("quarantine");
     let (in_doubt, found, in_doubt_lost) =
         InDoubt::open(&dir, &quarantine, site.options.indoubt_slots, id, site.uuid)?;
+    // A process that was killed between giving a name and flushing it left names that a power cut would take back, with all
+    // that is about to be acknowledged under them.
+    disk::sync_dir(&dir).map_err(SpoolError::io("flush the names in", &dir))?;
     let mut report = Report {
         in_doubt_lost,
         ..Report::default()
@@ -155,6 +158,21 @@ pub(crate) fn open_log(
             gap: None,
             quarantined: Some(to.clone()),
         }));
+    if files.segments.is_empty() && files.lost.is_empty() && in_doubt.acked_seq() > 0 {
+        // The newest segment is never freed: with none at all, everything that was acknowledged is gone.
+        let gap = Gap {
+            offset: 0,
+            bytes: 0,
+            first_seq: 1,
+            next_seq: None,
+            verdict: Verdict::LostAcknowledged,
+        };
+        report.damage.push(Damage {
+            path: dir.clone(),
+            gap: Some(gap),
+            quarantined: None,
+        });
+    }
     let headers = files.segments.iter().map(|(_, header, _)| header);
     let mut pass = Pass::new(headers, in_doubt.acked_seq());
     let mut segments = VecDeque::new();
@@ -322,11 +340,14 @@ pub(crate) fn submissions(table: &Table) -> Vec<RecoveredSubmission> {
     table.submissions().map(told).collect()
 }
 
+/// Makes a directory that survives a power cut from here on, also one that a process made which was killed before it came
+/// to flush its name: without that all that is acknowledged in it could go with the name.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), SpoolError> {
     match disk::create_dir(dir) {
-        Ok(()) => disk::sync_above(dir).map_err(SpoolError::io("flush the directory above", dir)),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(source) => Err(SpoolError::io("make", dir)(source)),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(SpoolError::io("make", dir)(error))
+        }
+        _ => disk::sync_above(dir).map_err(SpoolError::io("flush the directory above", dir)),
     }
 }
 

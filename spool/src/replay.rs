@@ -184,7 +184,11 @@ impl Replay {
                 if let Some(at) = self.index.find(deferral.seq) {
                     let deferred = Deferred::new(deferral.attempts, deferral.due_wall_ms);
                     let deferred = deferred.with_crashes(deferral.crashes);
-                    self.table.defer(at, deferral.recipient, deferred);
+                    let alive = self.table.defer(at, deferral.recipient, deferred);
+                    if alive && deferral.in_doubt {
+                        // As an attempt that no mark followed, which is what it is.
+                        self.table.intend(at, deferral.recipient, deferral.attempts);
+                    }
                 }
             }
             Kind::Final => self.final_mark(record, spot),

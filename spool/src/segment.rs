@@ -23,7 +23,8 @@ pub const BLOCK: u64 = 4096;
 /// Version of the format in FORMAT, segment headers and batch headers.
 ///
 /// - 1: the first.
-/// - 2: INTENT records, crash counts in DEFERRAL and STATE, active slots in the in-doubt map, steady time in batches.
+/// - 2: INTENT records, crash counts in DEFERRAL and STATE, doubt in DEFERRAL, active slots in the in-doubt map, steady time in
+///   batches.
 ///
 /// All earlier versions are read. A spool of an earlier one becomes one of this when it is opened: FORMAT is replaced
 /// first, so that the release that wrote it refuses it from then on with a sentence, and its segments are read and not

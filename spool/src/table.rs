@@ -165,8 +165,8 @@ pub(crate) struct Table {
     submissions: Vec<Submission>,
     submissions_free: Vec<u32>,
     by_id: HashMap<u128, u32>,
-    /// Attempts whose dot may have been sent and that no mark followed yet, by slot and recipient: never more than there
-    /// are connections, and none unless intents are written.
+    /// Attempts whose dot may have been sent and of which nothing certain is known, by slot and recipient: with intents one
+    /// for each connection, and those whose connection broke behind the dot until their next attempt.
     intents: BTreeMap<(u32, u32), u16>,
     /// Recipients that are not final, of all messages.
     pub(crate) recipients_left: u64,

@@ -62,9 +62,6 @@ pub struct SimulateArgs {
     /// Tell on standard error what happens, in order
     #[arg(long)]
     pub trace: bool,
-    /// Log lines are written half a second later, as in production, and lost with the process
-    #[arg(long)]
-    pub late_log: bool,
     /// Go on after a seed that broke a promise
     #[arg(long)]
     pub keep_going: bool,
@@ -181,7 +178,6 @@ fn one(seed: u64, place: &Path, parts: &Rc<Parts>, args: &SimulateArgs) -> Outco
         }
     };
     world.tell = args.trace;
-    world.late_log = args.late_log;
     if args.trace {
         eprintln!("{:#?}", world.scenario);
     }

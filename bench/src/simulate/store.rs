@@ -93,6 +93,7 @@ impl World {
             // To another place of the same file: no device tells.
             offset = self.rng.below(16) as u64 * 4096;
             self.disk.count_misdirected();
+            self.ledger.overwritten = true;
             self.ledger.rotten = true;
         }
         before(Call::Open(&batch.path))?;

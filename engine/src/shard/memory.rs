@@ -82,7 +82,8 @@ impl Shard {
             gauge.sockets_short.store(0, Relaxed);
         }
         for index in 0..self.stores.len() {
-            // Segments that were made or freed meanwhile are noticed with a commit, and there may be none.
+            // Segments that were made or freed meanwhile are noticed with a commit, and there may be none:
+            // marks that wait for room hold in-doubt slots, and without slots nothing is delivered.
             if self.stores[index].log.room() != Room::Open {
                 self.stores[index].log.reclaim();
                 self.commit_soon(index);

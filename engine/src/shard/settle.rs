@@ -167,7 +167,7 @@ impl Shard {
                 held: verdict == Final::Held,
             },
         );
-        self.mark(entry, attempt, verdict, code);
+        self.mark(entry, attempt, verdict, code, outcome.possible_duplicate);
         match (verdict, next) {
             (Final::Deferred { .. }, Some((wait, _))) => {
                 gauge::add(&self.gauge.deferred, 1);
@@ -233,19 +233,27 @@ impl Shard {
         self.stores[usize::from(message.store)].steady.now(now)
     }
 
-    /// Writes what became of a recipient into the spool, and forgets it when that is final.
-    fn mark(&mut self, entry: Waiting, attempts: u16, verdict: Final, code: u16) {
+    /// Writes what became of a recipient into the spool, and forgets it when that is final. `doubt`: its
+    /// line in the log may be lost with the process, so the next start must name it once more.
+    fn mark(&mut self, entry: Waiting, attempts: u16, verdict: Final, code: u16, doubt: bool) {
         let message = &self.messages[entry.message.0 as usize];
         let (store, at, submission) =
             (usize::from(message.store), message.at(), message.submission);
         point("shard.before-mark");
-        let last = self.stores[store].log.append_mark(Mark {
+        let mark = Mark {
             message: at,
             recipient: entry.recipient,
             attempts,
             verdict,
             code,
-        });
+        };
+        let log = &mut self.stores[store].log;
+        let last = if doubt && matches!(verdict, Final::Deferred { .. }) {
+            log.append_deferral_in_doubt(mark);
+            false
+        } else {
+            log.append_mark(mark)
+        };
         point("shard.marked");
         self.commit_soon(store);
         if matches!(verdict, Final::Deferred { .. }) {
@@ -289,7 +297,7 @@ impl Shard {
                 possible_duplicate: false,
             },
         );
-        self.mark(entry, entry.attempts, Final::Expired, 0);
+        self.mark(entry, entry.attempts, Final::Expired, 0, false);
         gauge::add(&self.gauge.expired, 1);
     }
 
@@ -303,7 +311,7 @@ impl Shard {
             seq: message.at().seq(),
         };
         tracing::error!(message = %id, recipient = entry.recipient, %error, "held: the message cannot be read");
-        self.mark(entry, entry.attempts, Final::Held, 0);
+        self.mark(entry, entry.attempts, Final::Held, 0, false);
         gauge::add(&self.gauge.held, 1);
     }
 

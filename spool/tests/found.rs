@@ -1,0 +1,113 @@
+//! What the simulation found: each of these lost something, or did not name it.
+
+mod common;
+
+use std::cell::RefCell;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use common::{mark, open, pump, segments, small};
+use hikyaku_spool::faults::{Call, Observer, install_here};
+use hikyaku_spool::{Doubt, Verdict};
+
+#[derive(Default)]
+struct Flushed(RefCell<Vec<PathBuf>>);
+
+impl Observer for Flushed {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        if let Call::SyncDir(path) = call {
+            self.0.borrow_mut().push((*path).into());
+        }
+        Ok(())
+    }
+}
+
+/// A process that was killed between giving a name and flushing it leaves it to the next one.
+#[test]
+fn every_start_flushes_the_names_that_it_relies_on() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let spool = dir.path().join("spool");
+    drop(open(&spool, &small()));
+    let flushed = Rc::new(Flushed::default());
+    install_here(Some(Rc::clone(&flushed) as Rc<dyn Observer>));
+    let opened = open(&spool, &small());
+    install_here(None);
+    drop(opened);
+    let flushed = flushed.0.borrow();
+    for wanted in [dir.path().into(), spool.clone(), spool.join("shard-0000")] {
+        assert!(flushed.contains(&wanted), "{wanted:?} in {flushed:?}");
+    }
+}
+
+/// The write with the header and the first batch went elsewhere: what follows is no spare.
+#[test]
+fn a_segment_whose_header_was_never_written_is_read() {
+    for lost in [4096, 8192] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut log, _) = open(dir.path(), &small());
+        for turn in 0..3 {
+            log.append_message(1, 1, b"e", &[&[turn; 100]])
+                .expect("room");
+            log.append_accept(1, b"").expect("room");
+            pump(&mut log);
+        }
+        drop(log);
+        let path = segments(dir.path()).pop().expect("a segment");
+        let file = OpenOptions::new().write(true).open(path).expect("opens");
+        file.write_all_at(&vec![0; lost], 0).expect("written");
+        let (log, recovered) = open(dir.path(), &small());
+        assert!(!recovered.report.damage.is_empty(), "{lost} bytes lost");
+        let left = if lost == 4096 { 3 } else { 2 };
+        assert_eq!(log.recipients_left(), left, "{lost} bytes lost");
+    }
+}
+
+/// Nothing is left of a log in which batches were acknowledged.
+#[test]
+fn a_log_without_its_segments_is_named() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut log, _) = open(dir.path(), &small());
+    log.append_message(1, 1, b"e", &[b"text"]).expect("room");
+    pump(&mut log);
+    drop(log);
+    for path in segments(dir.path()) {
+        std::fs::remove_file(path).expect("removed");
+    }
+    let (_, recovered) = open(dir.path(), &small());
+    assert!(recovered.report.lost_acknowledged());
+}
+
+/// The line that names a recipient whose connection broke behind the dot may be lost with the process.
+#[test]
+fn a_deferral_in_doubt_is_told_until_a_later_mark() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (mut log, _) = open(dir.path(), &small());
+    let at = log.append_message(1, 2, b"e", &[b"text"]).expect("room");
+    log.append_accept(1, b"").expect("room");
+    pump(&mut log);
+    let deferred = Verdict::Deferred { due_wall_ms: 77 };
+    log.append_deferral_in_doubt(mark(at, 1, deferred));
+    pump(&mut log);
+    for _ in 0..2 {
+        drop(log);
+        let recovered;
+        (log, recovered) = open(dir.path(), &small());
+        let told: Vec<_> = recovered
+            .in_doubt
+            .iter()
+            .map(|doubt| (doubt.recipient, doubt.attempt, doubt.state, doubt.noted))
+            .collect();
+        assert_eq!(told, [(1, 1, Doubt::Sent, true)]);
+    }
+    let live = log.live_messages().next().expect("alive");
+    let due: Vec<u64> = live.waiting().map(|waiting| waiting.due_wall_ms).collect();
+    assert_eq!(due, [0, 77]);
+    let at = live.at;
+    log.append_mark(mark(at, 1, deferred));
+    pump(&mut log);
+    drop(log);
+    assert_eq!(open(dir.path(), &small()).1.in_doubt, []);
+}
