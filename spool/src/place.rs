@@ -162,7 +162,8 @@ impl Log {
                     submission,
                 });
                 // One batch may end the segment, and as many follow as the waiting records fill.
-                let batches = (self.overflow_bytes / (BATCH_BYTES_MAX as u64 / 2))
+                let batch = self.usable().min(BATCH_BYTES_MAX as u64) / 2;
+                let batches = (self.overflow_bytes / batch.max(BLOCK))
                     .max(self.overflow.len() as u64 / u64::from(BATCH_RECORDS_MAX));
                 self.due_seq = self.due_seq.max(self.flush.next_seq + 1 + batches);
             }
