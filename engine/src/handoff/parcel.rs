@@ -46,6 +46,26 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Which drop file it is about.
+    #[must_use]
+    pub const fn submission(&self) -> SubmissionId {
+        match self {
+            Self::Stage { submission, .. }
+            | Self::Accept { submission, .. }
+            | Self::Discard { submission }
+            | Self::Close { submission } => *submission,
+        }
+    }
+
+    /// Whether it may be carried out while `before`, which came first, waits for room. Messages keep their order; what
+    /// accepts or ends another submission must not wait behind them, because it is what makes room.
+    #[must_use]
+    pub fn may_overtake(&self, before: &Self) -> bool {
+        !matches!(self, Self::Stage { .. }) && self.submission() != before.submission()
+    }
+}
+
 /// What was accepted: enough to write the drop file's receipts from the spool alone.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Acceptance {
