@@ -11,7 +11,7 @@
 //! | lost | no recipient that the receiver would have taken is without a copy |
 //! | imported once | every file has one receipt, with the right counts, and none is left, nor in quarantine |
 //! | no bounce of ours | the receipts' bounces are the receiver's |
-//! | duplicates | every copy beyond the first is named by a `possible_duplicate` line; none at all when space was wanting where it may: at allocation, creation, renaming or writing |
+//! | duplicates | every copy beyond the first is named by a `possible_duplicate` line; none at all when space was wanting and the engine lived through it |
 //! | refused | only a file that the engine was told it may not open: `unreadable`, with all its recipients, and none of them got a copy |
 //! | no death | the engine ends by itself: no SIGBUS, no SIGSEGV, no panic |
 //!
@@ -118,9 +118,8 @@ impl Case {
 
     /// What the account grants it.
     fn grants(&self) -> Grants {
-        // After a flush that failed, whatever it said, it is unknown what the disk holds: deliveries may be repeated.
         Grants {
-            duplicates: self.kind == "sync" || !matches!(self.errno.as_str(), "ENOSPC" | "EDQUOT"),
+            duplicates: !matches!(self.errno.as_str(), "ENOSPC" | "EDQUOT"),
             unreadable: self.kind == "open" && self.errno == "EACCES",
         }
     }
@@ -363,6 +362,12 @@ impl Stage {
         }
         drop(sink);
         if ended {
+            // Segments are allocated before they are written: an engine that cannot write or flush one must end, whatever
+            // the error is called, and what was under way then is delivered again.
+            let grants = Grants {
+                duplicates: grants.duplicates || outcome.restarted,
+                ..grants
+            };
             let (faults, duplicates) = settle(place, &files, grants)?;
             outcome.faults.extend(faults);
             outcome.duplicates = duplicates;
