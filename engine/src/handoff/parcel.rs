@@ -97,3 +97,31 @@ impl Acceptance {
         serde_json::from_slice(bytes).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_makes_room_for_another_file_overtakes() {
+        let stage = |id| Command::Stage {
+            submission: SubmissionId(id),
+            messages: Vec::new(),
+            accept: None,
+        };
+        let discard = |id| Command::Discard {
+            submission: SubmissionId(id),
+        };
+        let close = |id| Command::Close {
+            submission: SubmissionId(id),
+        };
+        assert!(discard(1).may_overtake(&stage(2)));
+        assert!(close(1).may_overtake(&stage(2)));
+        assert!(!discard(2).may_overtake(&stage(2)), "its own messages");
+        assert!(
+            !stage(1).may_overtake(&stage(2)),
+            "messages keep their order"
+        );
+        assert!(!close(1).may_overtake(&discard(1)));
+    }
+}
