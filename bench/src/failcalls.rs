@@ -11,10 +11,12 @@
 //! | lost | no recipient that the receiver would have taken is without a copy |
 //! | imported once | every file has one receipt, with the right counts, and none is left, nor in quarantine |
 //! | no bounce of ours | the receipts' bounces are the receiver's |
-//! | duplicates | every copy beyond the first is named by a `possible_duplicate` line; none at all when the error was a full disk or quota |
+//! | duplicates | every copy beyond the first is named by a `possible_duplicate` line; none at all when space was wanting and the engine lived through it |
+//! | refused | only a file that the engine was told it may not open: `unreadable`, with all its recipients, and none of them got a copy |
 //! | no death | the engine ends by itself: no SIGBUS, no SIGSEGV, no panic |
 //!
 //! Calls of all threads are counted together, so the k-th call is not the same one in each run: a sweep meets them all.
+//! A run waits two seconds for its second attempts and works for a tenth of one: hence the many at once.
 
 mod scenario;
 mod settle;
@@ -37,7 +39,7 @@ use crate::load::LoadError;
 use crate::process::Watched;
 use crate::random::Random;
 use scenario::scenario;
-use settle::settle;
+use settle::{Grants, settle};
 
 /// `hikyaku-bench failcalls`.
 #[derive(Debug, Args)]
@@ -52,7 +54,7 @@ pub struct FailcallsArgs {
     #[arg(long, value_name = "KIND:K:ERRNO")]
     pub only: Option<String>,
     /// Runs at once
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub jobs: u32,
     /// Seed of the draw [default: the clock]
     #[arg(long, value_name = "N")]
@@ -114,8 +116,12 @@ impl Case {
         format!("{}:{}:{}", self.kind, self.number, self.errno)
     }
 
-    fn is_full_disk(&self) -> bool {
-        matches!(self.errno.as_str(), "ENOSPC" | "EDQUOT")
+    /// What the account grants it.
+    fn grants(&self) -> Grants {
+        Grants {
+            duplicates: !matches!(self.errno.as_str(), "ENOSPC" | "EDQUOT"),
+            unreadable: self.kind == "open" && self.errno == "EACCES",
+        }
     }
 }
 
@@ -281,7 +287,11 @@ impl Stage {
     /// Without a fault: how many calls of each kind there are.
     fn rehearse(&self) -> Result<BTreeMap<String, u64>, Box<dyn Error>> {
         let counts = self.dir.join("counts");
-        let outcome = self.play_with(0, &format!("count={}", counts.display()), false);
+        let nothing = Grants {
+            duplicates: false,
+            unreadable: false,
+        };
+        let outcome = self.play_with(0, &format!("count={}", counts.display()), nothing);
         if let Some(fault) = outcome.faults.first() {
             return Err(format!("without any fault: {fault}").into());
         }
@@ -297,14 +307,14 @@ impl Stage {
     }
 
     fn play(&self, run: usize, case: &Case) -> Outcome {
-        self.play_with(run, &format!("fail={}", case.spec()), case.is_full_disk())
+        self.play_with(run, &format!("fail={}", case.spec()), case.grants())
     }
 
-    fn play_with(&self, run: usize, faults: &str, full_disk: bool) -> Outcome {
+    fn play_with(&self, run: usize, faults: &str, grants: Grants) -> Outcome {
         let begun = Instant::now();
         let mut outcome = Outcome::default();
         let place = self.dir.join(format!("run-{run}"));
-        if let Err(error) = self.whole(&place, faults, full_disk, &mut outcome) {
+        if let Err(error) = self.whole(&place, faults, grants, &mut outcome) {
             outcome.faults.push(format!("the harness: {error}"));
         }
         outcome.seconds = begun.elapsed().as_secs_f64();
@@ -318,7 +328,7 @@ impl Stage {
         &self,
         place: &Path,
         faults: &str,
-        full_disk: bool,
+        grants: Grants,
         outcome: &mut Outcome,
     ) -> Result<(), Box<dyn Error>> {
         for folder in ["", "drop", "drop/new", "drop/tmp", "spool", "log"] {
@@ -344,7 +354,7 @@ impl Stage {
                 ));
             }
         }
-        if ended && !outcome.restarted && !settle(place, &files, full_disk)?.0.is_empty() {
+        if ended && !outcome.restarted && !settle(place, &files, grants)?.0.is_empty() {
             // What could not be taken, or told, waits for the next look: `--once` ends before it.
             outcome.again = true;
             let again = self.engine(place, &address, None)?;
@@ -352,7 +362,13 @@ impl Stage {
         }
         drop(sink);
         if ended {
-            let (faults, duplicates) = settle(place, &files, full_disk)?;
+            // Segments are allocated before they are written: an engine that cannot write or flush one must end, whatever
+            // the error is called, and what was under way then is delivered again.
+            let grants = Grants {
+                duplicates: grants.duplicates || outcome.restarted,
+                ..grants
+            };
+            let (faults, duplicates) = settle(place, &files, grants)?;
             outcome.faults.extend(faults);
             outcome.duplicates = duplicates;
         }

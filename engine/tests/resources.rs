@@ -159,7 +159,7 @@ fn without_space_new_jobs_wait_in_the_drop_directory() {
         "--segment-bytes 4194304 --message-size-max 64KiB --retry-first 1s --retry-max 1s --tls never {FAST} --route *={address}"
     );
     // The sixth segment and all later ones find no space.
-    let engine = bed.start(&format!("{flags} --faults fail=allocate:6+:ENOSPC"));
+    let engine = bed.start(&format!("{flags} --faults fail=allocate:4+:ENOSPC"));
     until("the state says so", || is_short(&bed, "spool"));
     until("there is no room", || {
         state(&bed)["spool"]["room"] != "open"

@@ -150,8 +150,10 @@ pub struct Log {
     pub(crate) due_seq: u64,
     /// While all segments up to this one are to be emptied, whatever is alive in them.
     pub(crate) rotation: Option<u32>,
-    /// Bytes that are not alive and that the last such turn did not get rid of.
-    pub(crate) dead_bytes_kept: u64,
+    /// Bytes that were written and need not be copied forward: dead messages, marks, padding. Since the log was opened,
+    /// and when the last such turn began, which it may not have got rid of all.
+    pub(crate) dead_bytes: u64,
+    pub(crate) dead_bytes_before: u64,
     deferrals_unwritten: u64,
     tight: Cell<bool>,
     /// Last, so that it is given up after everything else.
@@ -200,7 +202,8 @@ impl Log {
             overflow_bytes: 0,
             due_seq: 0,
             rotation: None,
-            dead_bytes_kept: 0,
+            dead_bytes: u64::MAX / 2, // What was found is not known.
+            dead_bytes_before: 0,
             deferrals_unwritten: 0,
             tight: Cell::new(false),
             _locks: parts.locks,
@@ -321,7 +324,9 @@ impl Log {
             .iter_mut()
             .filter(|segment| segment.id >= from)
         {
+            let live = segment.account.live_bytes;
             discard_in(&mut self.table, of, segment.id, &mut segment.account);
+            self.dead_bytes += live - segment.account.live_bytes;
         }
         self.table.forget(of);
     }
@@ -365,6 +370,7 @@ impl Log {
             return false;
         };
         self.segment_mut(spot.segment).account.remove(spot);
+        self.dead_bytes += u64::from(spot.len);
         true
     }
 

@@ -142,6 +142,7 @@ impl Log {
     /// Appends a small record, later if there is no room now. `submission` is anchored where it lies.
     pub(crate) fn put_always(&mut self, head: Head, payload: &[u8], submission: Option<u128>) {
         let size = record::size(payload.len());
+        self.dead_bytes += size as u64;
         self.drain_overflow();
         let spot = if self.overflow.is_empty() && self.is_affordable(size) {
             self.put_now(head, &[payload], &[])
@@ -254,7 +255,12 @@ impl Log {
     }
 
     pub(crate) fn close_open(&mut self) {
+        let unpadded = self.flush.open().map_or(0, |open| open.end());
         if let Some((segment, end)) = self.flush.close() {
+            // What a turn itself pads is no reason for another.
+            if self.rotation.is_none() {
+                self.dead_bytes += end - unpadded;
+            }
             self.segment_mut(segment).tail = end;
         }
     }

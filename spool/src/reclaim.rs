@@ -101,11 +101,8 @@ impl Log {
                 .tail
                 .saturating_sub(BLOCK + segment.account.live_bytes);
         }
-        if self.rotation.take().is_some() {
-            self.dead_bytes_kept = dead;
-        }
-        self.dead_bytes_kept = self.dead_bytes_kept.min(dead);
-        let (gain, usable) = (dead - self.dead_bytes_kept, self.usable());
+        let gain = dead.min(self.dead_bytes - self.dead_bytes_before);
+        let usable = self.usable();
         // Little is copied for much: that is worth it before it is needed.
         let cheap = gain >= usable / 4 && gain >= live / 4;
         let worth = if waiting {
@@ -115,6 +112,9 @@ impl Log {
             self.is_at_its_bound() && (cheap || needed)
         };
         self.rotation = worth.then_some(newest);
+        if worth {
+            self.dead_bytes_before = self.dead_bytes;
+        }
         worth
     }
 

@@ -4,6 +4,7 @@
 pub(super) struct Drop {
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
+    pub(super) recipients: Vec<String>,
     pub(super) delivered: u64,
     pub(super) bounced: u64,
 }
@@ -40,6 +41,7 @@ pub(super) fn scenario() -> Vec<Drop> {
                 if single { "eml" } else { "bsmtp" }
             ),
             bytes: Vec::new(),
+            recipients: Vec::new(),
             delivered: 0,
             bounced: 0,
         };
@@ -49,6 +51,7 @@ pub(super) fn scenario() -> Vec<Drop> {
             file.bounced += refused;
             file.delivered += to.len() as u64 - refused;
             one_message(number, &to, single, &mut file.bytes);
+            file.recipients.extend(to.into_iter().map(|(to, _)| to));
         }
         message += count;
         files.push(file);

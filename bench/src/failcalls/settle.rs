@@ -1,6 +1,6 @@
 //! The account of one run: what was dropped, against the receiver's ledger, the receipts and the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -11,6 +11,15 @@ use serde_json::{Value, json};
 
 use super::scenario::{Drop, recipients};
 
+/// What a fault excuses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grants {
+    /// Copies beyond the first, each of them named.
+    pub(super) duplicates: bool,
+    /// A file that is refused because it may not be opened.
+    pub(super) unreadable: bool,
+}
+
 /// What is not as it must be, and how many copies were made beyond the first.
 ///
 /// # Errors
@@ -18,7 +27,7 @@ use super::scenario::{Drop, recipients};
 pub(super) fn settle(
     place: &Path,
     files: &[Drop],
-    full_disk: bool,
+    grants: Grants,
 ) -> Result<(Vec<String>, u64), Box<dyn Error>> {
     let (mut faults, mut duplicates) = (Vec::new(), 0);
     let mut copies: HashMap<String, u64> = HashMap::new();
@@ -33,8 +42,28 @@ pub(super) fn settle(
         *copies.entry(entry.recipient).or_default() += 1;
     }
     let named = named(&place.join("log"))?;
+    let (mut excused, mut quarantined) = (HashSet::new(), 0);
+    for file in files {
+        let receipt = receipt(place, file);
+        if grants.unreadable
+            && receipt["state"] == "refused"
+            && receipt["reason"]["code"] == "unreadable"
+        {
+            excused.extend(file.recipients.iter().cloned());
+            // The file, and the sentence beside it.
+            quarantined += 2;
+        }
+    }
     for (recipient, refused) in recipients() {
         let got = copies.remove(&recipient).unwrap_or(0);
+        if excused.contains(&recipient) {
+            if got > 0 {
+                faults.push(format!(
+                    "{recipient} is of a refused file and was delivered"
+                ));
+            }
+            continue;
+        }
         if refused && got > 0 {
             faults.push(format!("{recipient} is refused and was delivered"));
         }
@@ -45,7 +74,7 @@ pub(super) fn settle(
         duplicates += extra;
         if extra > named.get(&recipient).copied().unwrap_or(0) {
             faults.push(format!("{recipient}: {got} copies, and no line names it"));
-        } else if extra > 0 && full_disk {
+        } else if extra > 0 && !grants.duplicates {
             faults.push(format!("{recipient}: {got} copies because of a full disk"));
         }
     }
@@ -54,18 +83,20 @@ pub(super) fn settle(
     }
     for folder in ["new", "claimed", "quarantine"] {
         let left = fs::read_dir(place.join("drop").join(folder)).map_or(0, Iterator::count);
-        if left > 0 {
+        let expected = if folder == "quarantine" {
+            quarantined
+        } else {
+            0
+        };
+        if left != expected {
             faults.push(format!("{left} entries are left in drop/{folder}"));
         }
     }
     for file in files {
-        let path = place
-            .join("drop/receipts")
-            .join(format!("{}.json", file.name));
-        let receipt: Value = fs::read(&path)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or(Value::Null);
+        if file.recipients.iter().any(|it| excused.contains(it)) {
+            continue;
+        }
+        let receipt = receipt(place, file);
         let said = json!([
             receipt["state"],
             receipt["recipients"],
@@ -83,6 +114,16 @@ pub(super) fn settle(
         }
     }
     Ok((faults, duplicates))
+}
+
+fn receipt(place: &Path, file: &Drop) -> Value {
+    let path = place
+        .join("drop/receipts")
+        .join(format!("{}.json", file.name));
+    fs::read(&path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or(Value::Null)
 }
 
 /// Recipients by how often the log named them.

@@ -46,6 +46,26 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Which drop file it is about.
+    #[must_use]
+    pub const fn submission(&self) -> SubmissionId {
+        match self {
+            Self::Stage { submission, .. }
+            | Self::Accept { submission, .. }
+            | Self::Discard { submission }
+            | Self::Close { submission } => *submission,
+        }
+    }
+
+    /// Whether it may be carried out while `before`, which came first, waits for room. Messages keep their order; what
+    /// accepts or ends another submission must not wait behind them, because it is what makes room.
+    #[must_use]
+    pub fn may_overtake(&self, before: &Self) -> bool {
+        !matches!(self, Self::Stage { .. }) && self.submission() != before.submission()
+    }
+}
+
 /// What was accepted: enough to write the drop file's receipts from the spool alone.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Acceptance {
@@ -75,5 +95,33 @@ impl Acceptance {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_makes_room_for_another_file_overtakes() {
+        let stage = |id| Command::Stage {
+            submission: SubmissionId(id),
+            messages: Vec::new(),
+            accept: None,
+        };
+        let discard = |id| Command::Discard {
+            submission: SubmissionId(id),
+        };
+        let close = |id| Command::Close {
+            submission: SubmissionId(id),
+        };
+        assert!(discard(1).may_overtake(&stage(2)));
+        assert!(close(1).may_overtake(&stage(2)));
+        assert!(!discard(2).may_overtake(&stage(2)), "its own messages");
+        assert!(
+            !stage(1).may_overtake(&stage(2)),
+            "messages keep their order"
+        );
+        assert!(!close(1).may_overtake(&discard(1)));
     }
 }

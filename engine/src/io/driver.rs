@@ -5,7 +5,7 @@
 //! whatever followed from it. No borrow of the shard lives across an `await`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -259,31 +259,38 @@ impl Driver {
         interrupted.or(async { handshake.await.ok() }).await
     }
 
-    /// Commands of the ring, as long as the spool has room for them.
+    /// Commands of the ring, as long as the spool has room for them. Those that wait for it are as many as ingest hands
+    /// over before it stops reading (`io/admission.rs`).
     pub(crate) async fn serve_ring(
         self: Rc<Self>,
         ring: Arc<Ring<Command>>,
         waker: Arc<AtomicWaker>,
     ) {
-        let mut refused: Option<Command> = None;
+        let mut refused: VecDeque<Command> = VecDeque::new();
+        let mut turns = 0_u32;
         loop {
-            let mut turns = 0;
-            while let Some(command) = refused.take().or_else(|| ring.pop()) {
+            // Once all that wait had their chance, what comes after them has it.
+            let mut again = std::mem::take(&mut refused);
+            while let Some(command) = again.pop_front().or_else(|| ring.pop()) {
+                if !refused.iter().all(|before| command.may_overtake(before)) {
+                    refused.push_back(command);
+                    continue;
+                }
                 let outcome = self.turn(|shard, now| shard.on_command(now, command));
                 if let Err(command) = outcome {
-                    refused = Some(command);
-                    break;
+                    refused.push_back(command);
                 }
-                turns += 1;
-                if turns % 16 == 0 {
+                turns = turns.wrapping_add(1);
+                if turns.is_multiple_of(16) {
                     glommio::yield_if_needed().await;
                 }
             }
-            if refused.is_some() {
-                self.room.wait().await;
-                continue;
+            let filled = poll_fn(|cx| ring.poll_filled(&waker, cx.waker()));
+            if refused.is_empty() {
+                filled.await;
+            } else {
+                self.room.wait().or(filled).await;
             }
-            poll_fn(|cx| ring.poll_filled(&waker, cx.waker())).await;
         }
     }
 
