@@ -15,7 +15,7 @@ use crate::error::SpoolError;
 use crate::flush::BatchHeader;
 use crate::lock::lock_segment;
 use crate::map::ReadMap;
-use crate::pool::{Spare, blank_header, random_u128};
+use crate::pool::{Spare, random_u128};
 use crate::readable::settled;
 use crate::recover::Site;
 use crate::scan::{BatchView, Gap};
@@ -52,7 +52,8 @@ impl Files {
             next_number: 0,
             lost: Vec::new(),
         };
-        let mut blank: Vec<Candidate> = Vec::new();
+        // With what the block of a freed one says.
+        let mut blank: Vec<(Candidate, Option<Option<u64>>)> = Vec::new();
         let mut damaged = Vec::new();
         for path in disk::list(dir).map_err(SpoolError::io("list", dir))? {
             let named_seq = match Name::of(&path) {
@@ -94,17 +95,27 @@ impl Files {
                         known: FORMAT_VERSION,
                     });
                 }
-                Err(BadHeader::Blank) => blank.push(candidate),
+                Err(BadHeader::Blank) => blank.push((candidate, None)),
+                Err(BadHeader::Freed(seq)) => blank.push((candidate, Some(seq))),
                 Err(BadHeader::Damaged) => damaged.push(candidate),
             }
         }
         let known = files.segments.iter().map(|(_, header, _)| header.first_seq);
         let (oldest, newest) = (known.clone().min(), known.max());
-        let (suspect, spare): (Vec<_>, Vec<_>) = blank
-            .into_iter()
-            .partition(|candidate| is_suspect(candidate, id, oldest));
-        damaged.extend(suspect);
-        let mut blank = spare;
+        let mut spares = Vec::new();
+        for (candidate, freed) in blank {
+            // A name that a power cut brought back: its batches are under another.
+            let superseded = files
+                .segments
+                .iter()
+                .any(|(_, header, _)| Some(header.first_seq) == candidate.named_seq);
+            if !superseded && is_suspect(&candidate, freed, id, oldest) {
+                damaged.push(candidate);
+            } else {
+                spares.push(candidate);
+            }
+        }
+        let mut blank = spares;
         for candidate in damaged {
             // A torn first write leaves no whole batch. In a recycled file, what is whole may be of its former life: those
             // batches are older than the name, or than every segment that is known.
@@ -180,10 +191,18 @@ impl Files {
         if len != site.options.segment_bytes {
             return disk::remove(&path).map_err(SpoolError::io("remove", &path));
         }
-        blank_header(&file, &path).map_err(SpoolError::io("blank", &path))?;
+        let header = read_header(&file, &path).map_err(SpoolError::io("read", &path))?;
+        if let Err(BadHeader::Damaged) = header {
+            disk::write(&file, &path, &[0; BLOCK as usize], 0)
+                .map_err(SpoolError::io("blank", &path))?;
+        }
+        // That of a freed one may be in the page cache only, if its process was killed.
+        disk::sync_data(&file, &path).map_err(SpoolError::io("blank", &path))?;
         if named_seq.is_some() {
             let name = dir.join(format!("pool-{}.seg", self.next_number));
-            disk::rename(&path, &name).map_err(SpoolError::io("rename", &path))?;
+            disk::rename(&path, &name)
+                .and_then(|()| disk::sync_dir(dir))
+                .map_err(SpoolError::io("rename", &path))?;
             self.next_number += 1;
             path = name;
         }
@@ -242,12 +261,19 @@ impl Name {
 }
 
 /// Whether a file without a header may be more than a spare: its first write, the one that brings the header, went
-/// elsewhere or was never made. A freed segment may still have its name, but it is older than all that are in use, and so
-/// is all that its former life left in a spare.
-fn is_suspect(candidate: &Candidate, id: u16, oldest: Option<u64>) -> bool {
-    match candidate.named_seq {
-        Some(seq) => oldest.is_none_or(|oldest| seq >= oldest),
-        None => is_first_whole(candidate, id, oldest),
+/// elsewhere or was never made. `freed`: the block says that it was freed, and perhaps as which segment; such a one may
+/// still have its name. What a former life left in a spare is older than all that are in use.
+fn is_suspect(
+    candidate: &Candidate,
+    freed: Option<Option<u64>>,
+    id: u16,
+    oldest: Option<u64>,
+) -> bool {
+    match (candidate.named_seq, freed) {
+        (Some(seq), Some(Some(freed))) => seq != freed,
+        (Some(seq), Some(None)) => oldest.is_none_or(|oldest| seq >= oldest),
+        (Some(_), None) => true,
+        (None, _) => is_first_whole(candidate, id, oldest),
     }
 }
 

@@ -23,9 +23,10 @@ use rustix::fs::Advice;
 use crate::disk;
 use crate::error::SpoolError;
 use crate::faults::{self, point};
+use crate::files::Name;
 use crate::lock::lock_segment;
 use crate::map::ReadMap;
-use crate::segment::BLOCK;
+use crate::segment::{BLOCK, freed_block};
 
 /// One write of zeros. Also how often a stop is noticed.
 const FILL_BYTES: usize = 1 << 20;
@@ -443,8 +444,12 @@ impl Maker {
 }
 
 /// Makes a segment's former content unreadable, durably.
-pub(crate) fn blank_header(file: &File, path: &Path) -> io::Result<()> {
-    disk::write(file, path, &[0; BLOCK as usize], 0)?;
+fn blank_header(file: &File, path: &Path) -> io::Result<()> {
+    let first_seq = match Name::of(path) {
+        Name::Segment(seq) => seq,
+        _ => 0,
+    };
+    disk::write(file, path, &freed_block(first_seq), 0)?;
     disk::sync_data(file, path)
 }
 

@@ -32,6 +32,8 @@ pub const BLOCK: u64 = 4096;
 pub const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"HKYSEG\r\n";
+/// Where a freed segment had it; its first batch follows, so that it cannot be taken for one whose header was lost.
+const FREED: &[u8; 8] = b"HKYFREE\n";
 /// The checksum of the header block is its last four bytes.
 const CRC_AT: usize = BLOCK as usize - 4;
 
@@ -67,8 +69,10 @@ pub struct SegmentHeader {
 /// Why a block is not a header of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadHeader {
-    /// Only zeros: a spare.
+    /// Only zeros: a spare that was never used, or the write that was to bring the header was lost.
     Blank,
+    /// A segment that was freed, by its first batch where its name told it.
+    Freed(Option<u64>),
     /// Anything else.
     Damaged,
     /// A later release wrote it.
@@ -102,6 +106,11 @@ impl SegmentHeader {
         if block.iter().all(|byte| *byte == 0) {
             return Err(BadHeader::Blank);
         }
+        if &block[..8] == FREED && block[16..].iter().all(|byte| *byte == 0) {
+            return Err(BadHeader::Freed(
+                Some(u64_at(block, 8)).filter(|seq| *seq > 0),
+            ));
+        }
         if &block[..8] != MAGIC || crc32c::crc32c(&block[..CRC_AT]) != u32_at(block, CRC_AT) {
             return Err(BadHeader::Damaged);
         }
@@ -124,6 +133,14 @@ impl SegmentHeader {
             recycled: block[12] != 0,
         })
     }
+}
+
+/// The first block of a segment that is freed; 0: its name does not tell the first batch.
+pub(crate) fn freed_block(first_seq: u64) -> [u8; BLOCK as usize] {
+    let mut block = [0; BLOCK as usize];
+    block[..8].copy_from_slice(FREED);
+    block[8..16].copy_from_slice(&first_seq.to_le_bytes());
+    block
 }
 
 /// The value that every checksum of a segment starts from.

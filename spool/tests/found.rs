@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use common::{mark, open, pump, segments, small};
 use hikyaku_spool::faults::{Call, Observer, install_here};
-use hikyaku_spool::{Doubt, Verdict};
+use hikyaku_spool::{Doubt, Options, Verdict};
 
 #[derive(Default)]
 struct Flushed(RefCell<Vec<PathBuf>>);
@@ -62,6 +62,38 @@ fn a_segment_whose_header_was_never_written_is_read() {
         assert!(!recovered.report.damage.is_empty(), "{lost} bytes lost");
         let left = if lost == 4096 { 3 } else { 2 };
         assert_eq!(log.recipients_left(), left, "{lost} bytes lost");
+    }
+}
+
+/// The same of a segment with others behind it; one that was freed may have its name still, and stays freed.
+#[test]
+fn a_freed_segment_is_told_from_one_whose_header_was_never_written() {
+    let options = Options {
+        spares: 6,
+        spares_inline: true,
+        ..small()
+    };
+    for freed in [true, false] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut log, _) = open(dir.path(), &options);
+        while log.segments() < 2 {
+            log.append_message(1, 1, b"e", &[&[7; 30_000]])
+                .expect("room");
+            log.append_accept(1, b"").expect("room");
+            pump(&mut log);
+        }
+        drop(log);
+        let path = segments(dir.path()).remove(0);
+        let file = OpenOptions::new().write(true).open(path).expect("opens");
+        let mut block = [0; 4096];
+        if freed {
+            block[..8].copy_from_slice(b"HKYFREE\n");
+            block[8] = 1;
+        }
+        file.write_all_at(&block, 0).expect("written");
+        let (log, recovered) = open(dir.path(), &options);
+        assert_eq!(recovered.report.damage.is_empty(), freed);
+        assert_eq!(log.segments(), if freed { 1 } else { 2 });
     }
 }
 

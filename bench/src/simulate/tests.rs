@@ -23,3 +23,15 @@ fn fifty_seeds_keep_every_promise() {
         assert_eq!(seed(number).broken, None, "seed {number}");
     }
 }
+
+/// Seeds that broke a promise once.
+#[test]
+fn what_was_broken_stays_mended() {
+    let seeds = [
+        162, 256, 974, 1043, 1088, 1143, 101_694, 104_864, 105_148, 105_188, 201_187, 203_508,
+        206_273, 210_089,
+    ];
+    for number in seeds {
+        assert_eq!(seed(number).broken, None, "seed {number}");
+    }
+}

@@ -70,9 +70,16 @@ impl Store {
             .retain(|(_, then)| !matches!(then, OnDurable::Receipt(of) | OnDurable::Activate(of) if *of == key));
     }
 
-    /// The mark that settles this slot was appended: free it when that is durable.
+    /// The mark that settles this slot was appended: free it when that is durable. A deferral for which
+    /// there is no room is not appended, so there may be no batch to wait for, and none may ever come
+    /// while all slots are taken.
     pub(super) fn free_when_durable(&mut self, slot: Slot) {
-        self.slots.push_back((self.log.forming_seq(), slot));
+        let due = self.log.forming_seq();
+        if due > self.log.durable_seq() {
+            self.slots.push_back((due, slot));
+        } else {
+            self.log.in_doubt().free(slot);
+        }
     }
 
     /// Whether `count` more recipients may be sent to without running out of in-doubt slots.
@@ -254,6 +261,10 @@ mod tests {
             commits > 1,
             "the test needs a mark behind a batch that waits"
         );
+        assert_eq!(store.log.in_doubt().available(), 4);
+        // No room for a deferral, so nothing was appended: no batch will come that frees it.
+        let slot = store.log.in_doubt().claim(message, 0, 1).expect("free");
+        store.free_when_durable(slot);
         assert_eq!(store.log.in_doubt().available(), 4);
     }
 }

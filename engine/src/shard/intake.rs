@@ -391,6 +391,10 @@ impl Shard {
             }
         }
         self.submissions[submission as usize].left += restored.recipients - before;
+        // Those of recipients that are final were named, too.
+        for &domain in &domains {
+            self.forget_domain(domain);
+        }
         restored.domains = domains;
     }
 

@@ -360,7 +360,7 @@ impl List {
                         known: FORMAT_VERSION,
                     });
                 }
-                Err(BadHeader::Blank) => list.spares += 1,
+                Err(BadHeader::Blank | BadHeader::Freed(_)) => list.spares += 1,
                 Err(BadHeader::Damaged) => damaged.push((path, file, named_seq)),
             }
         }
