@@ -2,7 +2,7 @@
 //!
 //! A spool with a sealed and an active segment of 1 MiB is made by the production crate, once with fresh segments and
 //! once with recycled ones. Then every byte is flipped (with all 255 values in the headers of segment, batches and
-//! records), every sector and block is zeroed, garbled, replaced by what lay there in an earlier life, and swapped with
+//! records of the fresh ones), every sector and block is zeroed, garbled, replaced by what lay there in an earlier life, and swapped with
 //! another, the last batch is torn at every sector and with holes, and the file is cut at every sector. Each time the
 //! production scan must say what [`judge`] demands; for a sample of all that, the whole spool is opened ([`reopen`]).
 //!
@@ -130,7 +130,9 @@ fn whole_segment(args: &FlipArgs, set: &Set, index: usize, seed: u64, place: &Pa
     let of = &set.segments[index];
     let mut random = Random(seed ^ (index as u64 + 1));
     let step = if args.full { 1 } else { 61 };
-    let flips = damage::flips(of, step, args.full, &mut random);
+    // The checksums are the same in both kinds of segment: every value in the fresh ones, one bit in the recycled.
+    let every_value = args.full && !set.recycled;
+    let flips = damage::flips(of, step, every_value, &mut random);
     let regions = damage::regions(of, &set.old, if args.full { 1 } else { 5 }, &mut random);
     let sample: Vec<(Damage, bool)> = {
         let wanted = args.reopen.unwrap_or(if args.full { 400 } else { 15 });
