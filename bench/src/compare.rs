@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 
 use crate::ceiling::{self, Outcome};
 use crate::cli::{Pipeline, WorkloadArgs, seconds};
-use crate::load;
 use crate::process::Watched;
+use crate::programs::engine_path;
 use crate::report::{self, Figures, Spread};
 use crate::workload::Workload;
 pub use contender::Contender;
@@ -93,7 +93,7 @@ pub fn run(args: &CompareArgs) -> Result<bool, Box<dyn Error>> {
     }
     let field = Field {
         args,
-        engine: load::engine_path(args.engine.as_deref())?,
+        engine: engine_path(args.engine.as_deref())?,
         packages,
         work,
     };

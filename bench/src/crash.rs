@@ -44,7 +44,6 @@ pub(crate) mod account;
 mod cycle;
 mod during_recovery;
 pub(crate) mod points;
-pub(crate) mod random;
 pub(crate) mod settle;
 pub(crate) mod stage;
 pub(crate) mod tail;
@@ -53,22 +52,20 @@ pub(crate) mod watch;
 
 use std::collections::VecDeque;
 use std::error::Error;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use account::Account;
 use hikyaku::io::faults::POINTS;
 use points::Points;
-use random::{Random, any_seed};
 use settle::{After, clear, settle};
 use stage::{Launch, Stage};
 use truth::Ground;
 use watch::Watch;
 
 use crate::cli::{CrashArgs, seconds};
-use crate::load::LoadError;
-use crate::process::Watched;
+use crate::programs::{ProgramError, SinkProcess, engine_path};
+use crate::random::{Random, say_seed};
 
 /// Runs it and prints the account; `Ok(false)` when a promise was broken.
 ///
@@ -77,7 +74,7 @@ use crate::process::Watched;
 /// The engine is missing, a child failed, or the file system did.
 pub fn run(args: &CrashArgs) -> Result<bool, Box<dyn Error>> {
     let seed = say_seed(args.seed, args.json);
-    let engine = engine_program(args.engine.as_deref())?;
+    let engine = engine_path(args.engine.as_deref())?;
     let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut dir = tempfile::Builder::new()
         .prefix("hikyaku-crash-")
@@ -132,33 +129,6 @@ fn side_by_side(
     Ok(whole)
 }
 
-/// The seed, said first.
-pub(crate) fn say_seed(given: Option<u64>, json: bool) -> u64 {
-    let seed = given.unwrap_or_else(any_seed);
-    if json {
-        eprintln!("seed {seed}");
-    } else {
-        println!("seed {seed}");
-    }
-    seed
-}
-
-/// The engine that is tested: the one beside this program unless another is given.
-///
-/// # Errors
-/// It is not there.
-pub(crate) fn engine_program(given: Option<&Path>) -> Result<PathBuf, Box<dyn Error>> {
-    let path = match given {
-        Some(path) => path.to_owned(),
-        None => std::env::current_exe()?.with_file_name("hikyaku"),
-    };
-    if path.is_file() {
-        Ok(path)
-    } else {
-        Err(LoadError::NoEngine { path }.into())
-    }
-}
-
 pub(crate) fn print_account(account: &Account, seed: u64, json: bool) {
     if json {
         println!("{}", account.to_json(seed));
@@ -186,8 +156,7 @@ struct Run<'a> {
 struct Epoch {
     ground: Ground,
     watch: Watch,
-    sink: Watched,
-    address: SocketAddr,
+    sink: SinkProcess,
 }
 
 impl<'a> Run<'a> {
@@ -230,12 +199,11 @@ impl<'a> Run<'a> {
     fn begin_epoch(&self, ground: Ground) -> Result<Epoch, Box<dyn Error>> {
         let ledger = self.stage.aside.join("ledger");
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let (sink, address) = self.stage.start_sink(&ledger, left)?;
+        let sink = self.stage.start_sink(&ledger, left)?;
         Ok(Epoch {
             ground,
             watch: Watch::new(&self.stage, ledger),
             sink,
-            address,
         })
     }
 
@@ -256,10 +224,10 @@ impl<'a> Run<'a> {
                 }
                 let share = left / u64::from(cycles - cycle);
                 left -= share;
-                let address = epoch.address;
+                let address = epoch.sink.address();
                 self.cycle(&mut epoch, cycle, address, share)?;
-                if epoch.sink.child().try_wait()?.is_some() {
-                    return Err(LoadError::Child {
+                if epoch.sink.child.child().try_wait()?.is_some() {
+                    return Err(ProgramError::Child {
                         who: "sink",
                         what: "ended early".to_owned(),
                     }
@@ -282,7 +250,7 @@ impl<'a> Run<'a> {
     /// Without kills to the end.
     fn finish(&mut self, epoch: &mut Epoch, cycle: u32) -> Result<(), Box<dyn Error>> {
         let mut engine = self.stage.start_engine(&Launch {
-            address: epoch.address,
+            address: epoch.sink.address(),
             shards: u32::from(self.args.shards.max(1)),
             once: true,
             rate: "unlimited",
@@ -313,10 +281,7 @@ impl<'a> Run<'a> {
 
     /// Ends the sink and the epoch; answers with the ground of the next one.
     fn settle(&mut self, mut epoch: Epoch) -> Result<Ground, Box<dyn Error>> {
-        epoch.sink.terminate();
-        let _ = epoch
-            .sink
-            .wait_until(Instant::now() + Duration::from_secs(10), || false)?;
+        let _ = epoch.sink.stop()?;
         settle(
             &epoch.ground,
             &epoch.watch,

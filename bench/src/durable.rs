@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::cli::LoadArgs;
 use crate::load;
+use crate::programs::engine_path;
 use crate::report::{self, Spread};
 
 /// `hikyaku-bench durable`. `--runs` counts pairs.
@@ -31,7 +32,7 @@ pub struct DurableArgs {
 ///
 /// The engine is missing, a child failed, or the file system did.
 pub fn run(args: &DurableArgs) -> Result<bool, Box<dyn Error>> {
-    let engine = load::engine_path(args.load.engine.as_deref())?;
+    let engine = engine_path(args.load.engine.as_deref())?;
     let work = args.load.work.workload();
     if !args.load.json {
         println!("seed {}: {work:?}", work.seed);

@@ -24,7 +24,8 @@ mod settle;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -35,9 +36,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::load::LoadError;
 use crate::process::Watched;
-use crate::random::Random;
+use crate::programs::{SinkProcess, engine_path, tail};
+use crate::random::{Random, say_seed};
 use scenario::scenario;
 use settle::{Grants, settle};
 
@@ -151,19 +152,8 @@ struct Row {
 /// # Errors
 /// The engine is missing, or the file system failed.
 pub fn run(args: &FailcallsArgs) -> Result<bool, Box<dyn Error>> {
-    let seed = args.seed.unwrap_or_else(Random::any_seed);
-    if args.json {
-        eprintln!("seed {seed}");
-    } else {
-        println!("seed {seed}");
-    }
-    let engine = match &args.engine {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("hikyaku"),
-    };
-    if !engine.is_file() {
-        return Err(LoadError::NoEngine { path: engine }.into());
-    }
+    let seed = say_seed(args.seed, args.json);
+    let engine = engine_path(args.engine.as_deref())?;
     let begun = Instant::now();
     let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut dir = tempfile::Builder::new()
@@ -340,15 +330,19 @@ impl Stage {
             File::create_new(&made)?.write_all(&file.bytes)?;
             fs::rename(made, place.join("drop/new").join(&file.name))?;
         }
-        let (sink, address) = start_sink(place)?;
-        let first = self.engine(place, &address, Some(faults))?;
+        let sink = SinkProcess::start(1, SINK_SECONDS, &place.join("stderr-sink"), |command| {
+            command.args(["--without", "starttls"]);
+            command.arg("--ledger").arg(place.join("ledger"));
+        })?;
+        let address = sink.address();
+        let first = self.engine(place, address, Some(faults))?;
         let mut ended = judge_end(&first, place, "stderr-1", outcome);
         if !ended {
             outcome.restarted = true;
-            let second = self.engine(place, &address, None)?;
+            let second = self.engine(place, address, None)?;
             ended = judge_end(&second, place, "stderr-2", outcome);
             if !ended {
-                let said = last_lines(&place.join("stderr-2"));
+                let said = tail(&place.join("stderr-2"));
                 outcome.faults.push(format!(
                     "the second start, without faults, ended with {second:?}: {said}"
                 ));
@@ -357,7 +351,7 @@ impl Stage {
         if ended && !outcome.restarted && !settle(place, &files, grants)?.0.is_empty() {
             // What could not be taken, or told, waits for the next look: `--once` ends before it.
             outcome.again = true;
-            let again = self.engine(place, &address, None)?;
+            let again = self.engine(place, address, None)?;
             ended = judge_end(&again, place, "stderr-2", outcome);
         }
         drop(sink);
@@ -379,7 +373,7 @@ impl Stage {
     fn engine(
         &self,
         place: &Path,
-        address: &str,
+        address: SocketAddr,
         faults: Option<&str>,
     ) -> std::io::Result<Option<ExitStatus>> {
         let stderr = File::create(place.join(if faults.is_some() {
@@ -446,7 +440,7 @@ fn judge_end(
     }
     match status {
         None => {
-            let said = last_lines(&place.join(stderr));
+            let said = tail(&place.join(stderr));
             outcome
                 .faults
                 .push(format!("still running after {RUN_MAX:?}: {said}"));
@@ -463,42 +457,6 @@ fn judge_end(
             false
         }
     }
-}
-
-fn start_sink(place: &Path) -> Result<(Watched, String), Box<dyn Error>> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args([
-        "sink",
-        "--listen",
-        "127.0.0.1:0",
-        "--json",
-        "--without",
-        "starttls",
-        "--timeout",
-        "150",
-    ]);
-    command.arg("--ledger").arg(place.join("ledger"));
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    command.stderr(File::create(place.join("stderr-sink"))?);
-    let mut sink = Watched::new(command.spawn()?);
-    let stdout = sink.child().stdout.take().ok_or("no pipe")?;
-    let mut stdout = BufReader::new(stdout);
-    let mut line = String::new();
-    stdout.read_line(&mut line)?;
-    // The pipe stays open, or its last words would end the sink with an error.
-    std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-    let said: Value = serde_json::from_str(&line)?;
-    let address = said["listening"][0].as_str();
-    Ok((
-        sink,
-        address.ok_or(format!("the sink said {line}"))?.to_owned(),
-    ))
-}
-
-fn last_lines(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(3).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
 }
 
 /// What it came to.
@@ -557,6 +515,8 @@ impl Totals {
 }
 
 const SEGMENT_BYTES: &str = "131072";
+/// A sink that a harness which was killed left behind ends after so many seconds.
+const SINK_SECONDS: f64 = 150.0;
 /// A run with a wait for the next look at the drop directory and for a second attempt takes some seconds.
 const RUN_MAX: Duration = Duration::from_secs(40);
 /// SIGABRT: how the engine ends when its spool fails.

@@ -23,7 +23,7 @@ use clap::Args;
 use hikyaku_spool::inspect::{BLOCK, BadHeader, SegmentHeader};
 use serde_json::{Value, json};
 
-use crate::random::Random;
+use crate::random::{Random, say_seed};
 use damage::{Damage, Kind};
 use judge::{Outcome, Ranges, Reach};
 use specimen::{Set, Specimen};
@@ -96,12 +96,7 @@ impl Account {
 /// # Errors
 /// The specimens cannot be made.
 pub fn run(args: &FlipArgs) -> Result<bool, Box<dyn Error>> {
-    let seed = args.seed.unwrap_or_else(Random::any_seed);
-    if args.json {
-        eprintln!("seed {seed}");
-    } else {
-        println!("seed {seed}");
-    }
+    let seed = say_seed(args.seed, args.json);
     let begun = Instant::now();
     let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut dir = tempfile::Builder::new()

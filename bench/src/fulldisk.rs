@@ -14,7 +14,8 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,8 +24,8 @@ use clap::Args;
 use hikyaku::sink::ledger;
 use serde_json::{Value, json};
 
-use crate::load::LoadError;
 use crate::process::Watched;
+use crate::programs::{SinkProcess, engine_path};
 
 /// `hikyaku-bench fulldisk`.
 #[derive(Debug, Args)]
@@ -57,13 +58,7 @@ pub fn run(args: &FulldiskArgs) -> Result<bool, Box<dyn Error>> {
     if !args.json {
         println!("seed: none is needed");
     }
-    let engine = match &args.engine {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("hikyaku"),
-    };
-    if !engine.is_file() {
-        return Err(LoadError::NoEngine { path: engine }.into());
-    }
+    let engine = engine_path(args.engine.as_deref())?;
     if !rustix::process::geteuid().is_root() {
         return Err("a file system cannot be mounted: run as root".into());
     }
@@ -204,8 +199,12 @@ impl Scene<'_> {
             let mut file = File::create_new(self.disk.join("drop/tmp").join(name(number)))?;
             file.write_all(&content(number))?;
         }
-        let (sink, address) = self.start_sink()?;
-        let mut engine = self.start_engine(&address)?;
+        let stderr = self.dir.join("stderr-sink");
+        let sink = SinkProcess::start(1, SINK_SECONDS, &stderr, |command| {
+            command.args(["--without", "starttls"]);
+            command.arg("--ledger").arg(self.dir.join("ledger"));
+        })?;
+        let mut engine = self.start_engine(sink.address())?;
         (0..files).try_for_each(|number| self.put(number))?;
         // The plain half of them; the others come back in a while.
         self.wait(&mut engine, 30.0, || {
@@ -372,7 +371,7 @@ impl Scene<'_> {
         Ok(copies)
     }
 
-    fn start_engine(&self, address: &str) -> std::io::Result<Watched> {
+    fn start_engine(&self, address: SocketAddr) -> std::io::Result<Watched> {
         let mut command = Command::new(self.engine);
         command.arg("run");
         for (flag, folder) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
@@ -400,35 +399,6 @@ impl Scene<'_> {
             .stdout(Stdio::null())
             .stderr(stderr);
         Ok(Watched::new(command.spawn()?))
-    }
-
-    fn start_sink(&self) -> Result<(Watched, String), Box<dyn Error>> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args([
-            "sink",
-            "--listen",
-            "127.0.0.1:0",
-            "--json",
-            "--without",
-            "starttls",
-            "--timeout",
-            "400",
-        ]);
-        command.arg("--ledger").arg(self.dir.join("ledger"));
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        command.stderr(File::create(self.dir.join("stderr-sink"))?);
-        let mut sink = Watched::new(command.spawn()?);
-        let mut stdout = BufReader::new(sink.child().stdout.take().ok_or("no pipe")?);
-        let mut line = String::new();
-        stdout.read_line(&mut line)?;
-        // The pipe stays open, or its last words would end the sink with an error.
-        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-        let said: Value = serde_json::from_str(&line)?;
-        let address = said["listening"][0].as_str();
-        Ok((
-            sink,
-            address.ok_or(format!("the sink said {line}"))?.to_owned(),
-        ))
     }
 }
 
@@ -460,3 +430,5 @@ fn content(number: u64) -> Vec<u8> {
 
 /// One is taken at once, one is deferred first.
 const RECIPIENTS: u64 = 2;
+/// A sink that a harness which was killed left behind ends after so many seconds.
+const SINK_SECONDS: f64 = 400.0;

@@ -21,7 +21,7 @@ mod verdict;
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -33,8 +33,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::cli::seconds;
-use crate::load::LoadError;
 use crate::process::Watched;
+use crate::programs::{SinkProcess, engine_path};
+use crate::random::say_seed;
 use entries::{Entries, Kind, mix};
 use verdict::Account;
 
@@ -82,23 +83,8 @@ pub struct HostileArgs {
 ///
 /// The engine is missing, a child failed, or the file system did.
 pub fn run(args: &HostileArgs) -> Result<bool, Box<dyn Error>> {
-    let seed = args.seed.unwrap_or_else(|| {
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(1, |now| now.as_nanos() as u64)
-    });
-    if args.json {
-        eprintln!("seed {seed}");
-    } else {
-        println!("seed {seed}");
-    }
-    let engine = match &args.engine {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("hikyaku"),
-    };
-    if !engine.is_file() {
-        return Err(LoadError::NoEngine { path: engine }.into());
-    }
+    let seed = say_seed(args.seed, args.json);
+    let engine = engine_path(args.engine.as_deref())?;
     let is_root = rustix::process::geteuid().is_root();
     if is_root && args.hostile > 0 {
         eprintln!("as root every file is readable: unreadable ones are left out");
@@ -174,7 +160,13 @@ impl Run<'_> {
         );
         fs::write(dir.join("config.toml"), config)?;
         let outside = verdict::outside(&dir)?;
-        let (mut sink, address) = self.start_sink()?;
+        // It outlives the run by a little, so that a harness that was killed leaves nothing behind.
+        let timeout = self.args.timeout + 120.0;
+        let mut sink = SinkProcess::start(1, timeout, &dir.join("sink.err"), |command| {
+            command.args(["--without", "starttls"]);
+            command.arg("--ledger").arg(dir.join("ledger"));
+        })?;
+        let address = sink.address();
 
         let half = if self.args.before {
             self.args.entries
@@ -216,8 +208,7 @@ impl Run<'_> {
         self.finish(address, deadline)?;
         self.figures
             .push(("run_s", running.elapsed().as_secs_f64()));
-        sink.terminate();
-        let _ = sink.wait_until(Instant::now() + Duration::from_secs(10), || false)?;
+        let _ = sink.stop()?;
         let checking = Instant::now();
         verdict::settle(&self.entries, &mut self.account)?;
         if verdict::outside(&dir)? != outside {
@@ -351,41 +342,6 @@ impl Run<'_> {
             .stdout(Stdio::null())
             .stderr(said);
         command.spawn().map(Watched::new)
-    }
-
-    fn start_sink(&self) -> Result<(Watched, SocketAddr), Box<dyn Error>> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args([
-            "sink",
-            "--listen",
-            "127.0.0.1:0",
-            "--json",
-            "--without",
-            "starttls",
-        ]);
-        command.arg("--ledger").arg(self.entries.dir.join("ledger"));
-        // It outlives the run by a little, so that a harness that was killed leaves nothing behind.
-        command.args(["--timeout", &(self.args.timeout + 120.0).to_string()]);
-        let stderr = File::create(self.entries.dir.join("sink.err"))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr);
-        let mut child = Watched::new(command.spawn()?);
-        let failed = || LoadError::Child {
-            who: "sink",
-            what: "did not start".to_owned(),
-        };
-        let mut first = String::new();
-        let mut stdout = BufReader::new(child.child().stdout.take().ok_or_else(failed)?);
-        stdout.read_line(&mut first)?;
-        let value: Value = serde_json::from_str(&first).map_err(|_| failed())?;
-        let address = value["listening"][0]
-            .as_str()
-            .and_then(|address| address.parse().ok());
-        // The pipe stays open, or its last words would end the sink with an error.
-        thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-        Ok((child, address.ok_or_else(failed)?))
     }
 
     /// Lines in the ledger so far.

@@ -35,6 +35,7 @@ pub mod hostile;
 pub mod load;
 pub mod powercut;
 pub mod process;
+pub mod programs;
 pub mod random;
 pub mod recover;
 pub mod report;

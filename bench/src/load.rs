@@ -11,12 +11,11 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hikyaku::sink::Report;
@@ -25,29 +24,9 @@ use serde_json::{Value, json};
 
 use crate::cli::{Feed, LoadArgs};
 use crate::process::{Usage, Watched};
+use crate::programs::{ProgramError, SinkProcess, engine_path, tail};
 use crate::report::{self, Figures};
 use crate::workload::Workload;
-
-/// What can go wrong with a run.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// There is no engine to measure.
-    #[error(
-        "no engine at {path}: build it with `cargo build --release -p hikyaku -p hikyaku-bench`, or name it with --engine"
-    )]
-    NoEngine {
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// A child said something else than it should, or nothing.
-    #[error("the {who} {what}")]
-    Child {
-        /// Which child.
-        who: &'static str,
-        /// What it did, with the end of its standard error.
-        what: String,
-    },
-}
 
 /// Runs all and prints; `Ok(false)` if a run could not be verified.
 ///
@@ -124,23 +103,6 @@ fn engine_arguments(args: &LoadArgs, dir: &Path, sink: SocketAddr) -> Vec<OsStri
     list
 }
 
-/// The program to measure: the one named, else `hikyaku` beside this one.
-///
-/// # Errors
-///
-/// There is none.
-pub fn engine_path(named: Option<&Path>) -> Result<PathBuf, Box<dyn Error>> {
-    let path = match named {
-        Some(path) => path.to_owned(),
-        None => std::env::current_exe()?.with_file_name("hikyaku"),
-    };
-    if path.is_file() {
-        Ok(path)
-    } else {
-        Err(LoadError::NoEngine { path }.into())
-    }
-}
-
 /// One run: its figures, and why it does not count.
 ///
 /// # Errors
@@ -176,7 +138,8 @@ pub(crate) fn one_run(
     for folder in ["drop/new", "drop/tmp", "spool", "log"] {
         fs::create_dir_all(dir.join(folder))?;
     }
-    let (mut sink, sink_lines, address) = start_sink(args, work, dir)?;
+    let mut sink = start_sink(args, work, dir)?;
+    let address = sink.address();
     let generate_started = Instant::now();
     let mut written = None;
     if args.feed == Feed::Before {
@@ -205,7 +168,7 @@ pub(crate) fn one_run(
                 let feeder = scope.spawn(|| feed(args, work, &drop_dir, &stop));
                 // The sink announces when it has seen every message.
                 let early = child.wait_until(deadline, || {
-                    announced = sink_lines.try_recv().ok();
+                    announced = sink.reports.try_recv().ok();
                     announced.is_some()
                 });
                 stop.store(true, Ordering::Relaxed);
@@ -236,9 +199,8 @@ pub(crate) fn one_run(
     }
     drop(child);
 
-    sink.terminate();
-    let sink_status = sink.wait_until(Instant::now() + Duration::from_secs(10), || false)?;
-    let sink_report = last_report(&sink_lines, announced)?;
+    let sink_status = sink.stop()?;
+    let sink_report = last_report(&sink.reports, announced)?;
     if !sink_status.is_some_and(|status| status.success()) {
         faults.push("the sink did not end in order".to_owned());
     }
@@ -249,7 +211,7 @@ pub(crate) fn one_run(
         .rev()
         .find_map(|line| serde_json::from_str(line).ok())
         .unwrap_or(Value::Null);
-    let mut figures = figures(work, &sink_report, usage, sink.usage(), started_ns);
+    let mut figures = figures(work, &sink_report, usage, sink.child.usage(), started_ns);
     if let Some(written) = written
         && args.feed == Feed::Before
     {
@@ -310,70 +272,30 @@ fn feed(
     Ok(written)
 }
 
-pub(crate) type Lines = Receiver<Report>;
-
-/// Starts the sink and learns its port. Its later lines arrive as reports.
-fn start_sink(
-    args: &LoadArgs,
-    work: &Workload,
-    dir: &Path,
-) -> Result<(Watched, Lines, SocketAddr), Box<dyn Error>> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["sink", "--listen", "127.0.0.1:0", "--json", "--linger"]);
-    command.args(["--messages", &work.messages.to_string()]);
-    // It outlives the run by a little, so that a harness that was killed leaves nothing behind.
-    command.args(["--timeout", &(args.timeout + 60.0).to_string()]);
-    command.args(["--script", &args.script]);
-    for extension in &args.without {
-        command.args(["--without", extension]);
-    }
-    if args.tls == "never" {
-        command.args(["--without", "starttls"]);
-    }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(File::create(dir.join("sink.err"))?);
-    let mut child = Watched::new(command.spawn()?);
-    let failed = |what: &str| LoadError::Child {
-        who: "sink",
-        what: format!("{what}: {}", tail(&dir.join("sink.err"))),
-    };
-    let stdout = child
-        .child()
-        .stdout
-        .take()
-        .ok_or_else(|| failed("has no output"))?;
-    let mut lines = BufReader::new(stdout);
-    let mut first = String::new();
-    lines.read_line(&mut first)?;
-    let value: Value = serde_json::from_str(&first).map_err(|_| failed("did not start"))?;
-    let address = value["listening"][0].as_str().and_then(|a| a.parse().ok());
-    let address = address.ok_or_else(|| failed("did not say where it listens"))?;
-    Ok((child, reports(lines), address))
-}
-
-/// Reads reports on a thread of its own, which ends with the pipe.
-pub(crate) fn reports(lines: BufReader<ChildStdout>) -> Lines {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        for line in lines.lines().map_while(Result::ok) {
-            if let Ok(report) = serde_json::from_str(&line)
-                && sender.send(report).is_err()
-            {
-                return;
-            }
+/// Starts the sink, which outlives the run by a little.
+fn start_sink(args: &LoadArgs, work: &Workload, dir: &Path) -> Result<SinkProcess, Box<dyn Error>> {
+    let timeout = args.timeout + 60.0;
+    SinkProcess::start(1, timeout, &dir.join("sink.err"), |command| {
+        command.args(["--linger", "--messages", &work.messages.to_string()]);
+        command.args(["--script", &args.script]);
+        for extension in &args.without {
+            command.args(["--without", extension]);
         }
-    });
-    receiver
+        if args.tls == "never" {
+            command.args(["--without", "starttls"]);
+        }
+    })
 }
 
-fn last_report(lines: &Lines, mut last: Option<Report>) -> Result<Report, LoadError> {
+pub(crate) fn last_report(
+    lines: &Receiver<Report>,
+    mut last: Option<Report>,
+) -> Result<Report, ProgramError> {
     // Ends when the sink has said its last word, or says nothing for a while.
     while let Ok(report) = lines.recv_timeout(Duration::from_secs(5)) {
         last = Some(report);
     }
-    last.ok_or(LoadError::Child {
+    last.ok_or(ProgramError::Child {
         who: "sink",
         what: "ended without its counts".to_owned(),
     })
@@ -495,13 +417,6 @@ fn find(value: &Value, name: &str) -> Option<f64> {
             .or_else(|| map.values().find_map(|inner| find(inner, name))),
         _ => None,
     }
-}
-
-/// The last lines of a file, for a message about why its writer failed.
-pub(crate) fn tail(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(5)..].join(" | ")
 }
 
 fn ratio(part: f64, whole: f64) -> f64 {

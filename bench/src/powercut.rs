@@ -48,12 +48,13 @@ use hikyaku::io::faults::POINTS;
 use crate::cli::seconds;
 use crate::crash::account::Account;
 use crate::crash::points::Points;
-use crate::crash::random::Random;
+use crate::crash::print_account;
 use crate::crash::settle::{After, settle};
 use crate::crash::stage::{Engine, Launch, Stage};
 use crate::crash::truth::Ground;
 use crate::crash::watch::{Watch, recovery};
-use crate::crash::{engine_program, print_account, say_seed};
+use crate::programs::engine_path;
+use crate::random::{Random, say_seed};
 
 use disk::{Disk, DiskError};
 
@@ -117,7 +118,7 @@ pub fn run(args: &PowercutArgs) -> Result<bool, Box<dyn Error>> {
         return Err(DiskError::NotRoot.into());
     }
     let seed = say_seed(args.seed, args.json);
-    let engine = engine_program(args.engine.as_deref())?;
+    let engine = engine_path(args.engine.as_deref())?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
@@ -191,7 +192,8 @@ impl Run<'_> {
         self.stage.set()?;
         let ledger = self.stage.aside.join("ledger");
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let (mut sink, address) = self.stage.start_sink(&ledger, left)?;
+        let mut sink = self.stage.start_sink(&ledger, left)?;
+        let address = sink.address();
         let mut watch = Watch::new(&self.stage, ledger);
         let cycles = self.args.cycles;
         let mut messages = self.args.messages.unwrap_or(u64::from(cycles) * 60);
@@ -212,8 +214,7 @@ impl Run<'_> {
             }
         }
         self.finish(&mut watch, address)?;
-        sink.terminate();
-        let _ = sink.wait_until(Instant::now() + Duration::from_secs(10), || false)?;
+        let _ = sink.stop()?;
         settle(
             &self.ground,
             &watch,

@@ -1,4 +1,4 @@
-//! Numbers that a seed repeats (SplitMix64).
+//! Numbers that a seed repeats (SplitMix64), and the seed itself.
 
 /// A generator; any seed will do.
 #[derive(Debug, Clone)]
@@ -28,12 +28,20 @@ impl Random {
             .take(count)
             .collect()
     }
+}
 
-    /// A seed for a run that was given none.
-    #[must_use]
-    pub fn any_seed() -> u64 {
+/// The seed of a run, said before anything else: the one given, else the clock.
+#[must_use]
+pub fn say_seed(given: Option<u64>, json: bool) -> u64 {
+    let seed = given.unwrap_or_else(|| {
         std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(1, |now| now.as_nanos() as u64)
+    });
+    if json {
+        eprintln!("seed {seed}");
+    } else {
+        println!("seed {seed}");
     }
+    seed
 }

@@ -25,8 +25,8 @@ use rustix::fs::Advice;
 use serde_json::{Value, json};
 
 use crate::cli::seconds;
-use crate::load::LoadError;
 use crate::process::Watched;
+use crate::programs::{engine_path, tail};
 use crate::report::{self, Figures};
 
 /// `hikyaku-bench recover`.
@@ -90,13 +90,7 @@ struct Built {
 /// # Errors
 /// The spool cannot be built, or no engine started.
 pub fn run(args: &RecoverArgs) -> Result<bool, Box<dyn Error>> {
-    let engine = match &args.engine {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("hikyaku"),
-    };
-    if !engine.is_file() {
-        return Err(LoadError::NoEngine { path: engine }.into());
-    }
+    let engine = engine_path(args.engine.as_deref())?;
     let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut dir = tempfile::Builder::new()
         .prefix("hikyaku-recover-")
@@ -431,14 +425,6 @@ fn recovered(log: &Path) -> Result<(u64, u64), Box<dyn Error>> {
 fn wall_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// The end of a text file, in one line.
-fn tail(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let mut last: Vec<&str> = text.lines().rev().take(5).collect();
-    last.reverse();
-    last.join(" / ")
 }
 
 #[cfg(test)]

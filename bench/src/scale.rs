@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Cli, Command, LoadArgs};
 use crate::load;
+use crate::programs::engine_path;
 use crate::report::{self, Figures, Spread};
 use backlog::Backlog;
 pub use plot::Curve;
@@ -173,7 +174,7 @@ fn one(
 ) -> Result<(Figures, Vec<String>), Box<dyn Error>> {
     if dimension == Dimension::Waiting {
         let backlog = Backlog {
-            engine: load::engine_path(args.engine.as_deref())?,
+            engine: engine_path(args.engine.as_deref())?,
             waiting: value,
             messages: args.messages,
             dir: args.dir.clone(),

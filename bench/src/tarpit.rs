@@ -13,7 +13,7 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,10 +22,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::load::{self, LoadError};
 use crate::process::Watched;
+use crate::programs::{ProgramError, SinkProcess, engine_path, tail};
 use crate::report::{self, Spread};
 use crate::workload::{Mix, Workload};
 
@@ -73,7 +73,7 @@ pub struct TarpitArgs {
 ///
 /// The engine is missing, a child failed, or the file system did.
 pub fn run(args: &TarpitArgs) -> Result<bool, Box<dyn Error>> {
-    let engine = load::engine_path(args.engine.as_deref())?;
+    let engine = engine_path(args.engine.as_deref())?;
     let work = Workload {
         seed: args.seed,
         messages: args.messages / 10 * 10,
@@ -161,25 +161,25 @@ fn half(
         fs::create_dir_all(dir.join(folder))?;
     }
     let expected = work.messages / 10 * 9;
-    let (mut sink, lines, addresses) = start_sinks(args, expected, dir)?;
+    let mut sink = start_sinks(args, expected, dir)?;
     let trap = Tarpit::start(tarpit)?;
     work.write_drop(&dir.join("drop"), 500, false)?;
 
     let mut command = Command::new(engine);
     command
-        .args(arguments(args, dir, &addresses, trap.address))
+        .args(arguments(args, dir, &sink.addresses, trap.address))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(dir.join("engine.err"))?);
     let mut child = Watched::new(command.spawn()?);
     let mut report = None;
     let status = child.wait_until(deadline, || {
-        report = report.take().or_else(|| lines.try_recv().ok());
+        report = report.take().or_else(|| sink.reports.try_recv().ok());
         report.is_some()
     })?;
-    let failed = |what: String| LoadError::Child {
+    let failed = |what: String| ProgramError::Child {
         who: "engine",
-        what: format!("{what}: {}", load::tail(&dir.join("engine.err"))),
+        what: format!("{what}: {}", tail(&dir.join("engine.err"))),
     };
     let Some(report) = report else {
         return Err(failed(match status {
@@ -190,8 +190,7 @@ fn half(
     };
     // Sessions in the tarpit would hold up an orderly end for minutes; what is measured is over.
     drop(child);
-    sink.terminate();
-    sink.wait_until(Instant::now() + Duration::from_secs(10), || false)?;
+    sink.stop()?;
     let counters = &report.counters;
     let span = counters
         .message_last_ns
@@ -238,38 +237,13 @@ fn start_sinks(
     args: &TarpitArgs,
     messages: u64,
     dir: &Path,
-) -> Result<(Watched, load::Lines, Vec<SocketAddr>), Box<dyn Error>> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["sink", "--json", "--linger", "--without", "starttls"]);
-    for _ in 0..3 {
-        command.args(["--listen", "127.0.0.1:0"]);
-    }
-    command.args(["--messages", &messages.to_string()]);
-    command.args(["--timeout", &(args.timeout + 60.0).to_string()]);
-    command.args(["--script", &args.script]);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(File::create(dir.join("sink.err"))?);
-    let mut child = Watched::new(command.spawn()?);
-    let failed = || LoadError::Child {
-        who: "sink",
-        what: format!("did not start: {}", load::tail(&dir.join("sink.err"))),
-    };
-    let mut lines = BufReader::new(child.child().stdout.take().ok_or_else(failed)?);
-    let mut first = String::new();
-    lines.read_line(&mut first)?;
-    let value: Value = serde_json::from_str(&first).map_err(|_| failed())?;
-    let addresses: Vec<SocketAddr> = value["listening"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|address| address.as_str()?.parse().ok())
-        .collect();
-    if addresses.is_empty() {
-        return Err(failed().into());
-    }
-    Ok((child, load::reports(lines), addresses))
+) -> Result<SinkProcess, Box<dyn Error>> {
+    let timeout = args.timeout + 60.0;
+    SinkProcess::start(3, timeout, &dir.join("sink.err"), |command| {
+        command.args(["--linger", "--without", "starttls"]);
+        command.args(["--messages", &messages.to_string()]);
+        command.args(["--script", &args.script]);
+    })
 }
 
 /// A receiver that greets with a byte a minute. Ends when it is dropped.

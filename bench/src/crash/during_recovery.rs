@@ -81,7 +81,7 @@ impl Run<'_> {
         faults: Option<&'b str>,
     ) -> std::io::Result<super::stage::Engine> {
         self.stage.start_engine(&Launch {
-            address: epoch.address,
+            address: epoch.sink.address(),
             shards: u32::from(self.args.shards.max(1)),
             once: false,
             rate,

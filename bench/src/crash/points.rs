@@ -2,7 +2,7 @@
 
 use hikyaku::io::faults::POINTS;
 
-use super::random::Random;
+use crate::random::Random;
 
 /// A point that is reached only after the run before ended at another one.
 const AFTER: [(&str, &str); 7] = [

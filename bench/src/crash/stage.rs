@@ -8,10 +8,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::load::LoadError;
 use crate::process::Watched;
+use crate::programs::SinkProcess;
 
 /// Where a run takes place.
 #[derive(Debug)]
@@ -132,39 +130,17 @@ impl Stage {
         })
     }
 
-    /// Starts a sink with an empty ledger.
+    /// Starts a sink with an empty ledger, which outlives `timeout` by a little.
     pub(crate) fn start_sink(
         &self,
         ledger: &Path,
         timeout: Duration,
-    ) -> Result<(Watched, SocketAddr), Box<dyn std::error::Error>> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["sink", "--listen", "127.0.0.1:0", "--json"]);
-        command.args(["--without", "starttls", "--script", "delay=2ms"]);
-        command.arg("--ledger").arg(ledger);
-        // It outlives the run by a little, so that a harness that was killed leaves nothing behind.
+    ) -> Result<SinkProcess, Box<dyn std::error::Error>> {
         let timeout = timeout.as_secs_f64() + 120.0;
-        command.args(["--timeout", &timeout.to_string()]);
-        let stderr = File::create(self.aside.join("sink.stderr"))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr);
-        let mut child = Watched::new(command.spawn()?);
-        let failed = || LoadError::Child {
-            who: "sink",
-            what: "did not start".to_owned(),
-        };
-        let mut first = String::new();
-        let mut stdout = BufReader::new(child.child().stdout.take().ok_or_else(failed)?);
-        stdout.read_line(&mut first)?;
-        let value: Value = serde_json::from_str(&first).map_err(|_| failed())?;
-        let address = value["listening"][0]
-            .as_str()
-            .and_then(|address| address.parse().ok());
-        // The pipe stays open, or its last words would end the sink with an error.
-        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-        Ok((child, address.ok_or_else(failed)?))
+        SinkProcess::start(1, timeout, &self.aside.join("sink.stderr"), |command| {
+            command.args(["--without", "starttls", "--script", "delay=2ms"]);
+            command.arg("--ledger").arg(ledger);
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::random::Random;
+use crate::random::Random;
 
 /// One recipient, as the supervisor knows it.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl Ground {
             let line = format!(
                 "{}{:016x}\r\n",
                 [".", "", "..", "text "][random.below(4) as usize],
-                random.next()
+                random.draw()
             );
             content.extend_from_slice(line.as_bytes());
         }
