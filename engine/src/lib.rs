@@ -17,6 +17,8 @@ pub mod time;
 
 pub mod ingest;
 
+pub mod job;
+
 pub mod handoff;
 
 pub mod queue;
