@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use crate::mail::envelope::OnDoubt;
+use crate::mail::id::SubmissionId;
 
 /// What `job.toml` asks for, checked. Texts that may hold placeholders say so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,6 +204,8 @@ pub struct Variant {
 /// What is the same for all messages of a job, as the spool keeps it once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
+    /// The submission that brought it: what tokens, Message-IDs and boundaries name.
+    pub id: SubmissionId,
     /// When ingest took it, milliseconds since 1970: the Date of messages that have no start time.
     pub accepted_ms: u64,
     /// Names of the rows' fields, in their order; the address among them.
