@@ -12,6 +12,12 @@
 //! `i`. What a message says follows from bundle, row and the run's secret alone (no clock, no random
 //! number), so an attempt after a restart sends what the attempt before it sent.
 
+pub mod control;
+pub mod schedule;
+pub mod terms;
+
+pub use terms::JobTerms;
+
 use std::sync::Arc;
 
 use crate::mail::envelope::OnDoubt;
