@@ -70,6 +70,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use crate::ingest::{Format, Refusal, code};
+use crate::job::control::Verb;
 use crate::mail::id::SubmissionId;
 use crate::shard::Now;
 use crate::time::Instant;
@@ -163,8 +164,10 @@ pub struct Claimed {
     file: File,
     /// As the producer gave it.
     pub name: String,
-    /// Its format, by its name.
+    /// The format of its messages, by its name.
     pub format: Format,
+    /// What it does with a job, if it is a control file: then it has no messages.
+    pub verb: Option<Verb>,
     /// Under which it was claimed.
     pub submission: SubmissionId,
     /// Octets when it was claimed.
@@ -295,7 +298,7 @@ impl DropDir {
         submission: SubmissionId,
         now: Now,
     ) -> Result<Claimed, ClaimError> {
-        let Some((name, _)) = acceptable(name.as_bytes()) else {
+        let Some(name) = acceptable(name.as_bytes()) else {
             return Err(ClaimError::Gone);
         };
         let path = claimed_name(submission, name);
@@ -339,7 +342,7 @@ impl DropDir {
                 let submission = str::from_utf8(id.strip_suffix(b"-")?).ok()?.parse().ok()?;
                 Some(Leftover {
                     submission,
-                    name: acceptable(rest)?.0.into(),
+                    name: acceptable(rest)?.into(),
                 })
             });
             match leftover {
@@ -562,7 +565,8 @@ impl DropDir {
                         return Ok(Claimed {
                             file: file.into(),
                             name: name.into(),
-                            format: Format::of_name(name).ok_or(ClaimError::Gone)?,
+                            format: Format::of_name(name).unwrap_or(Format::Eml),
+                            verb: Verb::of_name(name),
                             submission,
                             size: u64::try_from(identity.size).unwrap_or(0),
                             read: 0,
@@ -626,14 +630,14 @@ impl DropDir {
     }
 }
 
-/// A name that a drop file may have, and its format.
-fn acceptable(name: &[u8]) -> Option<(&str, Format)> {
+/// A name that a drop file or a control file may have.
+fn acceptable(name: &[u8]) -> Option<&str> {
     let good = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
     if !(1..=NAME_MAX).contains(&name.len()) || name[0] == b'.' || !name.iter().all(good) {
         return None;
     }
     let name = str::from_utf8(name).ok()?;
-    Some((name, Format::of_name(name)?))
+    (Format::of_name(name).is_some() || Verb::of_name(name).is_some()).then_some(name)
 }
 
 fn claimed_name(submission: SubmissionId, name: &str) -> String {
