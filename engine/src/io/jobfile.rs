@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use hikyaku_spool::faults::{Call, before, point};
+use hikyaku_spool::faults::{Call, before};
 use serde::{Deserialize, Serialize};
 
 /// Its name.
@@ -104,7 +104,6 @@ impl JobFile {
         before(Call::Rename(&new, &path))?;
         fs::rename(&new, &path)?;
         File::open(&self.dir)?.sync_all()?;
-        point("ingest.job-said");
         Ok(())
     }
 }

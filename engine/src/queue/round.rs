@@ -195,7 +195,8 @@ impl Round {
 
     /// A job takes no turns, or takes them again. True when that is news.
     pub fn hold(&mut self, job: JobKey, held: bool) -> bool {
-        let Some(lane) = self.lane_mut(job).filter(|lane| lane.held != held) else {
+        let there = |lane: &&mut Lane| lane.held != held && !lane.domains.is_empty();
+        let Some(lane) = self.lane_mut(job).filter(there) else {
             return false;
         };
         lane.held = held;

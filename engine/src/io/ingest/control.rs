@@ -11,8 +11,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use hikyaku_spool::faults::point;
-
 use super::{Ingest, clock};
 use crate::handoff::Command;
 use crate::ingest::{Refusal, Summary, code};
@@ -175,7 +173,6 @@ impl Ingest {
             self.state.receipts_failed.fetch_add(1, Relaxed);
             tracing::warn!(file = claimed.name, %error, "the receipt of a control file cannot be written");
         }
-        point("ingest.control-done");
         // What cannot be removed is found again by a restart, and does no harm then.
         self.remove(&claimed);
     }
