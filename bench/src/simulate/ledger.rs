@@ -254,6 +254,7 @@ impl Ledger {
             bounced: file.recipients - file.delivered,
             expired: 0,
             held: 0,
+            cancelled: 0,
         };
         if !self.rotten && tally != right {
             return Err(Broken(format!(

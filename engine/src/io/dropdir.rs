@@ -7,6 +7,9 @@
 //! drop/receipts/<name>.json  what became of each file
 //! ```
 //!
+//! `NAME.pause`, `NAME.resume` and `NAME.cancel` go the same way; they are carried out instead of sent
+//! ([`crate::job::control`]), and their receipt says how many recipients they were about.
+//!
 //! A file is in exactly one of these places at any moment; a claim has one winner. The claimed
 //! name carries the [`SubmissionId`], which the spool's acceptance record repeats: a restart knows
 //! by it which claimed files are in the spool already. Everything works relative to directory

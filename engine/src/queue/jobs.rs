@@ -242,13 +242,13 @@ impl Jobs {
 
     /// The job that ordinary messages of this name belong to from now on, joined by one submission.
     pub fn join_named(&mut self, name: &str) -> JobKey {
-        let known = self.by_name.get(name).into_iter().flatten().copied();
         // One that is being ended takes nobody in, and a job file's recipients are its own.
-        let plain = known.filter(|key| {
-            self.get(*key)
+        let plain = |key: &&JobKey| {
+            self.get(**key)
                 .is_some_and(|job| job.ending.is_none() && job.terms.accepted_ms == 0)
-        });
-        match plain.last() {
+        };
+        let known = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
+        match known.iter().rev().find(plain).copied() {
             Some(key) => {
                 self.join_again(key);
                 key

@@ -10,6 +10,7 @@
 //! | a message | its entry here, and 48 in the spool's table |
 //! | a message for several recipients | 1 bit per recipient, and 64 for one that was deferred |
 //! | a domain | its entry, twice its name, the smallest queue |
+//! | a job | its entry, its terms, three times its name |
 //! | a site | its entry, its paths, its hosts |
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +18,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Shard;
 use super::intake::{Message, Submission};
 use crate::queue::domain::{Domain, Waiting};
+use crate::queue::jobs::JobState;
 use crate::queue::site::Site;
 use crate::shard::ConnKey;
 use hikyaku_spool::Room;
@@ -30,6 +32,8 @@ pub const NEW_RECIPIENT: u64 =
 const SPOOL_ENTRY: usize = 48;
 /// A name of 24 octets twice with its allocation, the index's entry, and room for four recipients.
 const DOMAIN_BESIDE: usize = 2 * 32 + 32 + 4 * size_of::<Waiting>();
+/// A name of 24 octets three times, in its terms and in the index, and what it has parked.
+const JOB_BESIDE: usize = 384;
 /// One path with its entry in the registry, and two hosts with an address each.
 const SITE_BESIDE: usize = 384 + 2 * 160 + 128;
 
@@ -57,6 +61,7 @@ impl Shard {
             + room(self.submissions.capacity(), self.submissions.len()) * size_of::<Submission>()
             + self.submissions.len() * SPOOL_ENTRY
             + self.domains.len() * (size_of::<Domain>() + DOMAIN_BESIDE)
+            + self.jobs.len() * (size_of::<JobState>() + JOB_BESIDE)
             + self.sites.len() * (size_of::<Site<ConnKey>>() + SITE_BESIDE)
             + self.deferred.memory_bytes();
         tables as u64 + ready * 2 * size_of::<Waiting>() as u64
