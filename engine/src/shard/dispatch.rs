@@ -480,7 +480,8 @@ impl Shard {
                 return false;
             };
             if !self.is_open(now, job) {
-                // Its hours have just ended; the lane is held in the next turn of the loop.
+                // Its hours have just ended.
+                self.hold_lane(key, job, true);
                 continue;
             }
             if self.domains.get(domain).ready.len_of(job) == 0 || !self.serves(now, domain, key) {

@@ -392,15 +392,20 @@ impl Shard {
         }
         for (job, _) in self.sites[key.0 as usize].round.jobs() {
             let held = !self.is_open(now, job);
-            let news = self.sites[key.0 as usize].round.hold(job, held);
-            if news
-                && held
-                && let Some(job) = self.jobs.get_mut(job)
-            {
-                job.held_at.push(key);
-            }
+            self.hold_lane(key, job, held);
         }
         self.sites[key.0 as usize].round.epoch = self.jobs.epoch();
+    }
+
+    /// A job's lane at a site takes no turns, and the job knows where; or it takes them again.
+    pub(super) fn hold_lane(&mut self, key: SiteKey, job: JobKey, held: bool) {
+        let news = self.sites[key.0 as usize].round.hold(job, held);
+        if news
+            && held
+            && let Some(job) = self.jobs.get_mut(job)
+        {
+            job.held_at.push(key);
+        }
     }
 
     /// Whether anybody of a domain may be sent to, so that its site is to be looked for. If not, the domain waits
