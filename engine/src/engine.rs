@@ -277,6 +277,7 @@ impl Engine {
             state: Arc::clone(&state),
             keys: open_keys(settings)?,
             spool: settings.engine.spool.clone(),
+            secret: shared.secret.clone(),
         };
         let mut ingest = Ingest::new(parts, &accepted)
             .map_err(watch_error)?
