@@ -27,3 +27,26 @@ pub const REPLY_LINES_MAX: usize = 100;
 pub const REPLY_BYTES_MAX: usize = 64 << 10;
 
 const _: () = assert!(REPLY_TEXT_MAX <= REPLY_LINE_MAX && REPLY_LINE_MAX <= REPLY_BYTES_MAX);
+
+/// Bytes of `job.toml`.
+pub const JOB_DOCUMENT_MAX: usize = 256 << 10;
+/// Bytes of all parts of a job together: templates, attachments and inline images.
+pub const JOB_PARTS_MAX: usize = 32 << 20;
+/// Files of a job.
+pub const JOB_FILES_MAX: usize = 256;
+/// Bytes of a file name within a job.
+pub const JOB_NAME_MAX: usize = 100;
+/// Columns of a row.
+pub const JOB_COLUMNS_MAX: usize = 1024;
+/// Bytes of one field of a row.
+pub const JOB_FIELD_MAX: usize = 64 << 10;
+/// Bytes of one row, as it stands in its file.
+pub const JOB_ROW_MAX: usize = 256 << 10;
+/// Rows of a job: numbers of rows fit into 32 bits.
+pub const JOB_ROWS_MAX: u64 = u32::MAX as u64;
+/// Rows that are stored together.
+pub const CHUNK_ROWS_MAX: usize = 512;
+/// Bytes from which a chunk of rows is complete.
+pub const CHUNK_BYTES_MAX: usize = 256 << 10;
+
+const _: () = assert!(JOB_FIELD_MAX <= JOB_ROW_MAX && CHUNK_ROWS_MAX <= PARCEL_RECIPIENTS_MAX);

@@ -12,10 +12,21 @@
 //! `i`. What a message says follows from bundle, row and the run's secret alone (no clock, no random
 //! number), so an attempt after a restart sends what the attempt before it sent.
 
+pub mod archive;
+pub mod bundle;
+pub mod chunk;
+pub mod dedupe;
+pub mod document;
+pub mod error;
+pub mod read;
+pub mod rows;
+
 use std::sync::Arc;
 
 use crate::mail::envelope::OnDoubt;
 use crate::mail::id::SubmissionId;
+
+pub use error::JobError;
 
 /// What `job.toml` asks for, checked. Texts that may hold placeholders say so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +57,8 @@ pub struct Job {
     pub address_field: Box<str>,
     /// File of the archive with the recipients; its extension says CSV or JSON Lines.
     pub recipients: Box<str>,
+    /// What becomes of a row that cannot be used.
+    pub on_bad_row: OnBadRow,
     /// What the message is made of.
     pub content: Content,
     /// Further header fields: name, template of the value.
@@ -62,6 +75,16 @@ pub struct Job {
     pub schedule: Schedule,
     /// A/B: recipients are split by a stable hash over these; empty: no variants.
     pub variants: Vec<Variant>,
+}
+
+/// What becomes of a row that cannot be used: a bad address, a field too many, invalid UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnBadRow {
+    /// The whole job is refused, with the row's line.
+    #[default]
+    Refuse,
+    /// The row is left out and counted.
+    Skip,
 }
 
 /// A mailbox of a header field.
@@ -221,6 +244,7 @@ pub struct RowView<'a> {
     pub number: u64,
     /// Bare address, as in the envelope.
     pub recipient: &'a str,
-    /// Values in the order of [`Bundle::columns`], each preceded by its length (LEB128).
+    /// Values in the order of [`Bundle::columns`], as [`rows::encode_field`] writes them: read them
+    /// with [`RowView::field`].
     pub fields: &'a [u8],
 }
