@@ -664,7 +664,11 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
     let signer = if settings.dkim.is_empty() {
         None
     } else {
-        Some(Signer::load(&settings.dkim)?.with_lifetime(settings.signature_lifetime))
+        Some(
+            Signer::load(&settings.dkim)?
+                .with_lifetime(settings.signature_lifetime)
+                .with_batching(&settings.batching),
+        )
     };
     Ok(ShardConfig {
         sources: settings
