@@ -15,11 +15,16 @@
 pub mod archive;
 pub mod bundle;
 pub mod chunk;
+pub mod control;
 pub mod dedupe;
 pub mod document;
 pub mod error;
 pub mod read;
 pub mod rows;
+pub mod schedule;
+pub mod terms;
+
+pub use terms::JobTerms;
 
 use std::sync::Arc;
 
