@@ -1,6 +1,7 @@
 //! Commands from ingest, and what a restart finds, become waiting recipients.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::timers::Timer;
 use super::{Effect, Now, Shard, gauge};
 use crate::handoff::{Acceptance, Command, Receipt, Tally};
 use crate::ingest::NewMessage;
+use crate::job::terms::JobTerms;
 use crate::log::latency::Stage;
 use crate::mail::envelope::{self, EnvelopeView, Kind, domain_of};
 use crate::mail::id::SubmissionId;
@@ -99,11 +101,13 @@ pub(super) struct Submission {
     pub(super) id: SubmissionId,
     /// The log (not the store's index).
     pub(super) log: u16,
-    store: u16,
+    pub(super) store: u16,
     pub(super) acceptance: Option<Arc<Acceptance>>,
     staged: Vec<MessageKey>,
     /// What the messages of its rows are made from, where it is a job.
     pub(super) bundle: Option<MessageRef>,
+    /// What its queues need to know of it; read from the bundle when the submission is live.
+    pub(super) terms: Option<Rc<JobTerms>>,
     /// Recipients without a final state.
     left: u64,
     tally: Tally,
@@ -318,6 +322,7 @@ impl Shard {
                 }
             }
         }
+        self.restore_bundles(index);
         self.restore_doubts(now, index, &recovered);
         self.restore_waiting(now, index);
         for key in 0..self.submissions.capacity() {
@@ -330,6 +335,25 @@ impl Shard {
             }
         }
         self.commit_soon(index);
+    }
+
+    /// Every job knows its bundle before the first of its recipients waits again.
+    fn restore_bundles(&mut self, index: usize) {
+        let log = &self.stores[index].log;
+        let annexes = log.live_messages().filter(|live| live.recipients == 0);
+        let bundles: Vec<(u32, MessageRef)> = annexes
+            .filter_map(|live| {
+                // Of another kind, or damaged, it is of no use; it ends with its submission all the same.
+                let envelope = EnvelopeView::parse(log.envelope(live.at).ok()?)?;
+                let key = (log.id(), SubmissionId(live.submission));
+                let submission = *self.by_submission.get(&key)?;
+                (envelope.kind == Kind::Bundle).then_some((submission, live.at))
+            })
+            .collect();
+        for (submission, at) in bundles {
+            self.submissions[submission as usize].bundle = Some(at);
+            self.read_terms(submission);
+        }
     }
 
     /// Every recipient without a final mark waits again: at once, or when its retry is due. One
@@ -382,11 +406,6 @@ impl Shard {
             }
         };
         if live.recipients == 0 {
-            // Of another kind, or damaged, it is of no use; it ends with its submission all the same.
-            let envelope = log.envelope(live.at).ok().and_then(EnvelopeView::parse);
-            if envelope.is_some_and(|envelope| envelope.kind == Kind::Bundle) {
-                self.submissions[submission as usize].bundle = Some(live.at);
-            }
             return;
         }
         let mut domains = std::mem::take(&mut restored.domains);
@@ -458,6 +477,7 @@ impl Shard {
 
     /// The acceptance is durable: everything staged is live.
     pub(super) fn activate(&mut self, now: Now, key: u32) {
+        self.read_terms(key);
         let staged = std::mem::take(&mut self.submissions[key as usize].staged);
         let left = self.submissions[key as usize].left;
         gauge::add(&self.gauge.accepted, left);
@@ -599,6 +619,7 @@ impl Shard {
                 acceptance: None,
                 staged: Vec::new(),
                 bundle: None,
+                terms: None,
                 left: 0,
                 tally: Tally::default(),
             });

@@ -16,6 +16,7 @@ use super::Shard;
 use super::report::Unattempted;
 use crate::job::chunk::ChunkView;
 use crate::job::template::Template;
+use crate::job::terms::JobTerms;
 use crate::job::token::Secret;
 use crate::job::{Bundle, RowView};
 use crate::log::record::AttemptKind;
@@ -205,6 +206,19 @@ impl Shard {
                 reverse_path: EnvelopeView::parse(view.envelope)?.reverse_path.into(),
             },
         })
+    }
+
+    /// What the queues need to know of a submission that is a job. Without a readable bundle its
+    /// recipients are in no queue of their own, and are held one by one.
+    pub(super) fn read_terms(&mut self, submission: u32) {
+        let of = &mut self.submissions[submission as usize];
+        let Some(at) = of.bundle else { return };
+        let view = self.stores[usize::from(of.store)].log.message(at);
+        let bundle = view.ok().and_then(|view| Bundle::decode(view.content));
+        of.terms = bundle.and_then(|bundle| {
+            let job = bundle.job().ok()?;
+            Some(Rc::new(JobTerms::of(&job, bundle.accepted_ms, &bundle.columns)))
+        });
     }
 
     fn compiled(&mut self, store: u16, submission: u32) -> Result<Rc<Compiled>, Unmade> {
