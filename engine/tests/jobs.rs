@@ -111,7 +111,9 @@ fn field<'a>(message: &'a str, name: &str) -> String {
     let mut found = unfolded
         .lines()
         .filter_map(|line| line.strip_prefix(&prefix).map(str::to_owned));
-    let value = found.next().unwrap_or_else(|| panic!("no {name}: {header}"));
+    let value = found
+        .next()
+        .unwrap_or_else(|| panic!("no {name}: {header}"));
     assert!(found.next().is_none(), "{name} twice: {header}");
     value
 }
@@ -166,7 +168,11 @@ fn every_row_becomes_a_message_of_its_own() {
     bed.drop_file("spring.job", job(ROWS, 12));
     let ended = bed.once(&format!("{} --shards 2", all_to(&sink)));
     assert_eq!(
-        (ended.code, ended.count("accepted"), ended.count("delivered")),
+        (
+            ended.code,
+            ended.count("accepted"),
+            ended.count("delivered")
+        ),
         (Some(0), u64::from(ROWS), u64::from(ROWS)),
         "{ended:?}"
     );
@@ -221,9 +227,21 @@ fn copies_after_a_kill_are_the_same_to_the_byte() {
     let ended = bed.once(&format!("{route} {soon}"));
     assert_eq!(ended.code, Some(0), "{ended:?}");
     check_all(&bed, &arrived, ROWS, 5);
-    let copies: usize = arrived.lock().expect("arrived").values().map(Vec::len).sum();
-    let named = bed.log().iter().filter(|line| line["possible_duplicate"] == true).count();
-    assert!(copies - ROWS as usize <= named, "{copies} copies, {named} named");
+    let copies: usize = arrived
+        .lock()
+        .expect("arrived")
+        .values()
+        .map(Vec::len)
+        .sum();
+    let named = bed
+        .log()
+        .iter()
+        .filter(|line| line["possible_duplicate"] == true)
+        .count();
+    assert!(
+        copies - ROWS as usize <= named,
+        "{copies} copies, {named} named"
+    );
     let receipt = bed.receipt("spring.job");
     assert_eq!(receipt["delivered"], ROWS, "{receipt}");
 }
@@ -241,38 +259,72 @@ fn rows_that_are_refused_left_out_or_never_made_end_as_documented() {
         five@b.test,=1+1,5\n";
     bed.drop_file(
         "skip.job",
-        archive(&[("job.toml", &skip), ("body.txt", TEXT), ("body.html", HTML), ("rows.csv", rows)]),
+        archive(&[
+            ("job.toml", &skip),
+            ("body.txt", TEXT),
+            ("body.html", HTML),
+            ("rows.csv", rows),
+        ]),
     );
     bed.drop_file(
         "refused.job",
-        archive(&[("job.toml", DOCUMENT), ("body.txt", TEXT), ("body.html", HTML), ("rows.csv", rows)]),
+        archive(&[
+            ("job.toml", DOCUMENT),
+            ("body.txt", TEXT),
+            ("body.html", HTML),
+            ("rows.csv", rows),
+        ]),
     );
     bed.drop_file("cut.job", &job(10, 1)[..3000]);
     let broken = "Hello {{ name";
     bed.drop_file(
         "broken.job",
-        archive(&[("job.toml", DOCUMENT), ("body.txt", broken), ("body.html", HTML), ("rows.csv", &self::rows(3, 1))]),
+        archive(&[
+            ("job.toml", DOCUMENT),
+            ("body.txt", broken),
+            ("body.html", HTML),
+            ("rows.csv", &self::rows(3, 1)),
+        ]),
     );
     let unknown = "Hello {{ nobody }}";
     bed.drop_file(
         "unknown.job",
-        archive(&[("job.toml", DOCUMENT), ("body.txt", unknown), ("body.html", HTML), ("rows.csv", &self::rows(3, 1))]),
+        archive(&[
+            ("job.toml", DOCUMENT),
+            ("body.txt", unknown),
+            ("body.html", HTML),
+            ("rows.csv", &self::rows(3, 1)),
+        ]),
     );
     bed.drop_file(
         "empty.job",
-        archive(&[("job.toml", DOCUMENT), ("body.txt", TEXT), ("body.html", HTML), ("rows.csv", "email,name,number\n")]),
+        archive(&[
+            ("job.toml", DOCUMENT),
+            ("body.txt", TEXT),
+            ("body.html", HTML),
+            ("rows.csv", "email,name,number\n"),
+        ]),
     );
     let ended = bed.once(&all_to(&sink));
     assert_eq!(ended.count("delivered"), 3, "{ended:?}");
     let receipt = bed.receipt("skip.job");
-    for (name, wanted) in [("rows", 5), ("duplicates", 1), ("skipped", 1), ("recipients", 3), ("delivered", 3)] {
+    for (name, wanted) in [
+        ("rows", 5),
+        ("duplicates", 1),
+        ("skipped", 1),
+        ("recipients", 3),
+        ("delivered", 3),
+    ] {
         assert_eq!(receipt[name], wanted, "{name} in {receipt}");
     }
     let first = receipt["first_skipped"].as_str().expect("a reason");
     assert!(first.starts_with("rows.csv line 3: "), "{first}");
     let arrived = arrived.lock().expect("arrived");
     let message = str::from_utf8(&arrived["four@b.test"][0].content).expect("text");
-    assert!(message.contains("{{ 7 * 6 }} {% if %}"), "data is no template: {message}");
+    assert!(
+        message.contains("{{ 7 * 6 }} {% if %}"),
+        "data is no template: {message}"
+    );
     for (name, wanted) in [
         ("refused.job", "rows.csv line 3: "),
         ("cut.job", ""),

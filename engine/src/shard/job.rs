@@ -217,7 +217,11 @@ impl Shard {
         let bundle = view.ok().and_then(|view| Bundle::decode(view.content));
         of.terms = bundle.and_then(|bundle| {
             let job = bundle.job().ok()?;
-            Some(Rc::new(JobTerms::of(&job, bundle.accepted_ms, &bundle.columns)))
+            Some(Rc::new(JobTerms::of(
+                &job,
+                bundle.accepted_ms,
+                &bundle.columns,
+            )))
         });
     }
 
@@ -253,7 +257,10 @@ impl Shard {
         let envelope = view.and_then(|view| EnvelopeView::parse(view.envelope));
         let job = envelope.and_then(|envelope| envelope.job).unwrap_or("");
         let text = match &row {
-            Some(row) => format!("no message can be made from row {} of job {job}: {reason}", row.number),
+            Some(row) => format!(
+                "no message can be made from row {} of job {job}: {reason}",
+                row.number
+            ),
             None => format!("no message can be made from a row of job {job}: {reason}"),
         };
         self.log_without_attempt(
