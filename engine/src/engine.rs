@@ -33,6 +33,7 @@ use crate::io::driver::Receipts;
 use crate::io::dropdir::{DropDir, DropDirError, DropLimits};
 use crate::io::executor::{self, ExecutorError, ShardThread, Shared};
 use crate::io::ingest::{Ingest, IngestState, Outlet, Parts};
+use crate::io::jobfile::{self, JobFile};
 use crate::io::keys::KeyFile;
 use crate::io::logfile::{LogError, LogFile, LogSender};
 use crate::io::resolver::{ResolverConfig, servers_from_resolv_conf};
@@ -209,7 +210,9 @@ impl Engine {
             queue: SegQueue::new(),
             bell: Doorbell::new(move || waker.wake()),
         });
+        let jobs = open_jobs(settings)?;
         let shared = Shared {
+            said: Arc::new(jobs.said().clone()),
             config,
             registry: Arc::new(Registry::new()),
             receipts: Arc::clone(&receipts),
@@ -276,6 +279,7 @@ impl Engine {
             receipts: Arc::clone(&receipts),
             state: Arc::clone(&state),
             keys: open_keys(settings)?,
+            jobs,
             spool: settings.engine.spool.clone(),
             secret: shared.secret.clone(),
         };
@@ -420,6 +424,7 @@ impl Engine {
                 bounced: sum(|gauge| gauge.bounced.load(Relaxed)),
                 expired: sum(|gauge| gauge.expired.load(Relaxed)),
                 held: sum(|gauge| gauge.held.load(Relaxed)),
+                cancelled: sum(|gauge| gauge.cancelled.load(Relaxed)),
                 deferred_attempts: sum(|gauge| gauge.deferred.load(Relaxed)),
                 possible_duplicates: sum(|gauge| gauge.possible_duplicates.load(Relaxed)),
                 delivered_bytes: sum(|gauge| gauge.delivered_bytes.load(Relaxed)),
@@ -472,6 +477,16 @@ fn say(log: &LogSender, event: EngineEvent) {
     };
     LineWriter::default().engine(&record, &mut line);
     log.send(line);
+}
+
+/// Opens what operators have said of jobs; the spool must be locked.
+fn open_jobs(settings: &Settings) -> Result<JobFile, StartError> {
+    let spool = &settings.engine.spool;
+    JobFile::open(spool).map_err(|source| StartError::File {
+        what: "paused jobs in",
+        path: spool.join(jobfile::FILE),
+        source,
+    })
 }
 
 /// Opens the idempotency keys; the spool must be locked.

@@ -111,6 +111,8 @@ impl Desk {
     pub fn on_receipt(&mut self, receipt: &Receipt) -> Option<Step> {
         match *receipt {
             Receipt::Durable { submission, .. } => self.on_durable(submission),
+            // Control files have no account.
+            Receipt::Control { .. } => None,
             Receipt::Final {
                 submission,
                 log,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::Keyed;
 use crate::ingest::NewMessage;
+use crate::job::control::Verb;
 use crate::mail::id::SubmissionId;
 
 /// What ingest asks of a shard. Every command that says so is answered by one
@@ -44,10 +45,23 @@ pub enum Command {
         /// Which drop file.
         submission: SubmissionId,
     },
+    /// Pause, resume or cancel a job. Answered by one
+    /// [`Receipt::Control`](crate::handoff::Receipt::Control): at once, or for a cancellation when every recipient
+    /// that it is about is durably final.
+    Job {
+        /// The control file.
+        control: SubmissionId,
+        /// What to do.
+        verb: Verb,
+        /// With the jobs of this name.
+        job: Arc<str>,
+        /// A process before this one had begun with it: only what it had cancelled is meant.
+        again: bool,
+    },
 }
 
 impl Command {
-    /// Which drop file it is about.
+    /// Which drop file it is about, or which control file it is.
     #[must_use]
     pub const fn submission(&self) -> SubmissionId {
         match self {
@@ -55,6 +69,7 @@ impl Command {
             | Self::Accept { submission, .. }
             | Self::Discard { submission }
             | Self::Close { submission } => *submission,
+            Self::Job { control, .. } => *control,
         }
     }
 

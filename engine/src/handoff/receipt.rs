@@ -23,6 +23,17 @@ pub enum Receipt {
         /// What became of them.
         tally: Tally,
     },
+    /// A shard has carried out a control file.
+    Control {
+        /// Which one.
+        control: SubmissionId,
+        /// Whether the shard knows the job.
+        known: bool,
+        /// Recipients that it was about: those without a final state.
+        recipients: u64,
+        /// How many of them have ended as cancelled.
+        cancelled: u64,
+    },
 }
 
 /// Recipients by final state.
@@ -34,15 +45,18 @@ pub struct Tally {
     pub bounced: u64,
     /// Given up: too old or too many attempts.
     pub expired: u64,
-    /// Held for an operator, or cancelled.
+    /// Held for an operator.
     pub held: u64,
+    /// Cancelled by an operator.
+    #[serde(default)]
+    pub cancelled: u64,
 }
 
 impl Tally {
     /// Recipients in a final state.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.delivered + self.bounced + self.expired + self.held
+        self.delivered + self.bounced + self.expired + self.held + self.cancelled
     }
 }
 
@@ -52,5 +66,6 @@ impl AddAssign for Tally {
         self.bounced += other.bounced;
         self.expired += other.expired;
         self.held += other.held;
+        self.cancelled += other.cancelled;
     }
 }

@@ -19,6 +19,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::job::control::Verb;
 use crate::limits;
 use crate::mail::address::IpLiterals;
 use crate::mail::envelope::Envelope;
@@ -57,6 +58,8 @@ pub enum FileKind {
     Messages(Format),
     /// A job ([`crate::job`]): a [`JobReader`](crate::job::read::JobReader) reads it.
     Job,
+    /// What is to be done with a job: a control file.
+    Control(Verb),
 }
 
 impl FileKind {
@@ -66,7 +69,9 @@ impl FileKind {
         match name.strip_suffix(".job") {
             Some("") => None,
             Some(_) => Some(Self::Job),
-            None => Format::of_name(name).map(Self::Messages),
+            None => Format::of_name(name)
+                .map(Self::Messages)
+                .or_else(|| Verb::of_name(name).map(Self::Control)),
         }
     }
 }

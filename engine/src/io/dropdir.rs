@@ -310,7 +310,7 @@ impl DropDir {
         submission: SubmissionId,
         now: Now,
     ) -> Result<Claimed, ClaimError> {
-        let Some((name, _)) = acceptable(name.as_bytes()) else {
+        let Some(name) = acceptable(name.as_bytes()) else {
             return Err(ClaimError::Gone);
         };
         let path = claimed_name(submission, name);
@@ -354,7 +354,7 @@ impl DropDir {
                 let submission = str::from_utf8(id.strip_suffix(b"-")?).ok()?.parse().ok()?;
                 Some(Leftover {
                     submission,
-                    name: acceptable(rest)?.0.into(),
+                    name: acceptable(rest)?.into(),
                 })
             });
             match leftover {
@@ -642,14 +642,14 @@ impl DropDir {
     }
 }
 
-/// A name that a drop file may have, and what it holds.
-fn acceptable(name: &[u8]) -> Option<(&str, FileKind)> {
+/// A name that a drop file or a control file may have.
+fn acceptable(name: &[u8]) -> Option<&str> {
     let good = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
     if !(1..=NAME_MAX).contains(&name.len()) || name[0] == b'.' || !name.iter().all(good) {
         return None;
     }
     let name = str::from_utf8(name).ok()?;
-    Some((name, FileKind::of_name(name)?))
+    FileKind::of_name(name).is_some().then_some(name)
 }
 
 fn claimed_name(submission: SubmissionId, name: &str) -> String {

@@ -12,6 +12,7 @@ use hikyaku_spool::faults::point;
 use super::clock;
 use super::commit::{commit_restored, commit_store};
 use super::driver::{Driver, Receipts};
+use super::jobfile::Said;
 use super::logfile::LogSender;
 use super::resolver::{Resolver, ResolverConfig};
 use crate::connection::tls::{TlsConfigs, TlsPolicy};
@@ -65,6 +66,8 @@ pub struct Shared {
     pub tls: TlsPolicy,
     /// What the tokens of jobs are made with.
     pub secret: Secret,
+    /// What operators have said of jobs.
+    pub said: Arc<Said>,
     /// Whether batches are synced; never `false` for mail that matters.
     pub sync: bool,
 }
@@ -205,6 +208,11 @@ async fn serve(
     )
     .with_secret(shared.secret);
     let stores = recoveries.len();
+    let cancelled = shared.said.cancelled.iter();
+    shard.remember_control(
+        shared.said.paused.iter().map(String::as_str),
+        cancelled.map(|(name, until)| (name.as_str(), *until)),
+    );
     for recovery in recoveries {
         shard.restore(now, recovery);
     }

@@ -14,10 +14,12 @@
 //! | `ingest.rs` | the loop; claims, reading, parcels |
 //! | `ingest/settle.rs` | acceptance, removal, receipts, closing |
 //! | `ingest/job.rs` | jobs: read twice, then rows for the shards |
+//! | `ingest/control.rs` | files that pause, resume or cancel a job |
 //! | `ingest/keyed.rs` | files with an idempotency key |
 //! | `ingest/syncer.rs` | the flush that closing waits for |
 //! | `ingest/presence.rs` | what is looked after now and then: the directory itself, `tmp/`, room |
 
+mod control;
 mod job;
 mod keyed;
 mod presence;
@@ -42,6 +44,7 @@ use super::driver::Receipts;
 use super::dropdir::{
     Candidate, ChunkReader, ClaimError, Claimed, DropDir, Leftover, STALE_LOOK_EVERY, Watch,
 };
+use super::jobfile::JobFile;
 use super::keys::KeyFile;
 use super::random;
 use crate::handoff::desk::Desk;
@@ -49,6 +52,7 @@ use crate::handoff::keyed::{Hasher, Keyed, fingerprint};
 use crate::handoff::route::shard_for;
 use crate::handoff::{Acceptance, Command, JobRows, Ring};
 use crate::ingest::{FileKey, FileKind, Format, Limits, NewMessage, Parser, Refusal, Summary};
+use crate::job::control::Verb;
 use crate::job::token::Secret;
 use crate::mail::envelope::domain_of;
 use crate::mail::id::SubmissionId;
@@ -103,6 +107,8 @@ pub struct Parts {
     pub state: Arc<IngestState>,
     /// The spool's idempotency keys.
     pub keys: KeyFile,
+    /// What operators have said of jobs.
+    pub jobs: JobFile,
     /// The spool, for the room on its disk.
     pub spool: PathBuf,
     /// What the tokens of jobs are made with.
@@ -123,6 +129,9 @@ pub struct Ingest {
     desk: Desk,
     reader: ChunkReader,
     keys: KeyFile,
+    jobs: JobFile,
+    /// Control files that shards have been told of.
+    controls: HashMap<SubmissionId, control::Told>,
     /// Keyed files that were read and are not accepted yet, by key.
     in_flight: HashMap<[u8; 16], SubmissionId>,
     /// Files whose key is in flight, by the submission whose acceptance they wait for.
@@ -210,6 +219,7 @@ impl Ingest {
             receipts,
             state,
             mut keys,
+            jobs,
             spool,
             secret,
         } = parts;
@@ -229,6 +239,11 @@ impl Ingest {
                 }
                 dir.remove_leftover(&leftover)?;
                 point("start.leftover-removed");
+            } else if Verb::of_name(&leftover.name).is_some()
+                && dir.has_final_receipt(&leftover.name, leftover.submission)
+            {
+                // A control file that was carried out. What is called so now may be another job.
+                dir.remove_leftover(&leftover)?;
             } else {
                 leftovers.push_back(leftover);
             }
@@ -259,6 +274,8 @@ impl Ingest {
             desk,
             reader: ChunkReader::default(),
             keys,
+            jobs,
+            controls: HashMap::new(),
             in_flight: HashMap::new(),
             parked: HashMap::new(),
             leftovers,
@@ -324,6 +341,7 @@ impl Ingest {
 
     fn sleep(&mut self) {
         let nothing = self.claimed.is_empty()
+            && self.controls.is_empty()
             && self.candidates.is_empty()
             && self.reading.is_none()
             && self.leftovers.is_empty()
@@ -448,6 +466,10 @@ impl Ingest {
                     hasher: None,
                 },
                 FileKind::Job => Body::Job(job::Stage::new(claimed.submission, received)),
+                FileKind::Control(_) => {
+                    self.begin_control(claimed);
+                    return Progress::Made;
+                }
             };
             let parcels = self.outlets.iter().map(|_| (Vec::new(), 0)).collect();
             self.reading = Some(Reading {

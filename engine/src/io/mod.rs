@@ -26,6 +26,7 @@ pub mod dropper;
 pub mod executor;
 pub mod faults;
 pub mod ingest;
+pub mod jobfile;
 pub mod keys;
 pub mod logfile;
 pub mod random;

@@ -1,5 +1,7 @@
 //! What a shard's queues need to know of a job: its name, how much it is preferred, and when it may be sent.
 
+use std::time::Duration;
+
 use super::schedule::Zone;
 use super::{Job, Schedule};
 
@@ -78,6 +80,20 @@ impl JobTerms {
             (Some(aged), Some(until)) => Some(aged.min(until)),
             (aged, until) => aged.or(until),
         }
+    }
+
+    /// How long after the start its recipients may wait; `general` is what holds where the job says nothing. Those that are due
+    /// late in a spread, or up to an end that lies further ahead, have no less.
+    #[must_use]
+    pub fn patience(&self, general: Duration) -> Duration {
+        let schedule = &self.schedule;
+        if let Some(age) = schedule.expires_ms {
+            return Duration::from_millis(age);
+        }
+        let spread = Duration::from_millis(schedule.spread_ms.unwrap_or(0));
+        let end = schedule.deliver_until_ms.unwrap_or(0);
+        let end = Duration::from_millis(end.saturating_sub(self.begins_ms()));
+        general.saturating_add(spread).max(end)
     }
 
     /// Whether its recipients' times differ, so that each has to be asked for its own.

@@ -1,9 +1,9 @@
 //! The log's lines. Their field names are public interface: none is renamed, none changes its
 //! meaning or unit; new ones may come. Each line is one JSON object with a `type`.
 //!
-//! **`delivered`, `deferral`, `bounce`, `expiration`, `held`**: one attempt at one recipient (an
+//! **`delivered`, `deferral`, `bounce`, `expiration`, `held`, `cancelled`**: one attempt at one recipient (an
 //! expiration is not an attempt: it repeats what the last one said; nor is `held`, which says why the
-//! recipient is kept for an operator). A field that does not apply is absent.
+//! recipient is kept for an operator, nor `cancelled`). A field that does not apply is absent.
 //!
 //! | field | |
 //! |---|---|
@@ -61,6 +61,8 @@ pub enum AttemptKind {
     Expiration,
     /// Kept for an operator.
     Held,
+    /// Taken back by an operator.
+    Cancelled,
 }
 
 impl AttemptKind {
@@ -71,6 +73,7 @@ impl AttemptKind {
             Self::Bounce => "bounce",
             Self::Expiration => "expiration",
             Self::Held => "held",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -95,6 +95,8 @@ classes! {
     Expired = "expired",
     /// Kept for an operator, because it may have been delivered or may be what ends the process.
     Held = "held",
+    /// Taken back by an operator before it was tried again.
+    Cancelled = "cancelled",
     /// A policy that the reply does not name.
     Policy = "policy",
     /// The peer broke the protocol, or says that we did.

@@ -3,8 +3,9 @@
 //! A domain is known by a small key, so that a waiting recipient is 16 bytes and its domain's name
 //! is stored once. Domains without recipients are forgotten when the table is swept.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
+use super::ready::Ready;
 use crate::time::Instant;
 
 /// Key of a domain in one shard's [`Domains`].
@@ -52,13 +53,13 @@ pub enum Routing {
 pub struct Domain {
     /// Lower-case A-labels.
     pub name: Box<str>,
-    /// Recipients whose turn has come, oldest first.
-    pub ready: VecDeque<Waiting>,
+    /// Recipients whose turn has come, apart by job.
+    pub ready: Ready,
     /// Recipients of this domain in any state: staged, ready, deferred, in flight.
     pub recipients: u32,
     /// Where its mail goes.
     pub routing: Routing,
-    /// The site in whose round of domains it stands.
+    /// The site in whose round it stands, for one job at least.
     pub in_round: Option<SiteKey>,
     /// Consecutive failed lookups.
     pub lookup_failures: u16,
@@ -81,7 +82,7 @@ impl Domains {
         }
         let index = self.table.insert(Domain {
             name: name.into(),
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             recipients: 0,
             routing: Routing::Unknown,
             in_round: None,
@@ -133,6 +134,14 @@ impl Domains {
             return Some(domain.routing);
         }
         None
+    }
+
+    /// The first domain whose key is not below `index`, for a walk over all.
+    #[must_use]
+    pub fn next_from(&self, index: usize) -> Option<DomainKey> {
+        (index..self.table.capacity())
+            .find(|index| self.table.contains(*index))
+            .map(|index| DomainKey(u32::try_from(index).unwrap_or(u32::MAX)))
     }
 
     /// How many domains are known.

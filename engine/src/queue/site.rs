@@ -3,13 +3,12 @@
 //! The site's *limits* are not here: they hold for the whole process and lie in
 //! [`crate::throttle`]. What is here belongs to one shard.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hikyaku_tuning::Limits;
 
 use crate::dns::Hosts;
-use crate::queue::domain::DomainKey;
+use crate::queue::round::Round;
 use crate::throttle::Path;
 use crate::time::Instant;
 
@@ -26,10 +25,8 @@ pub struct Site<Conn> {
     pub limits: Limits,
     /// One egress path per egress source, in the order of the sources.
     pub paths: Vec<Arc<Path>>,
-    /// Domains with ready recipients, each once; the next transaction is taken from the front.
-    pub round: VecDeque<DomainKey>,
-    /// Ready recipients of all domains in the round.
-    pub ready: u64,
+    /// Jobs and domains with ready recipients.
+    pub round: Round,
     /// Domains that are routed here, with or without ready recipients.
     pub domains: u32,
     /// Connections of any kind: opening, busy, idle.
@@ -73,8 +70,7 @@ impl<Conn> Site<Conn> {
             limits,
             held: vec![0; paths.len()],
             paths,
-            round: VecDeque::new(),
-            ready: 0,
+            round: Round::default(),
             domains: 0,
             connections: 0,
             opening: 0,
@@ -95,7 +91,7 @@ impl<Conn> Site<Conn> {
     /// connection instead of opening a handful, a campaign opens all that the limits allow.
     #[must_use]
     pub fn connections_wanted(&self) -> u64 {
-        self.ready.div_ceil(RECIPIENTS_PER_CONNECTION)
+        self.round.ready().div_ceil(RECIPIENTS_PER_CONNECTION)
     }
 
     /// Whether one more may be opened while others are not ready yet.

@@ -109,6 +109,37 @@ impl<T: Copy> Wheel<T> {
         self.now = self.now.max(now);
     }
 
+    /// Takes out what is `wanted` among the entries of `blocks` blocks from number `from` on, and appends it to
+    /// `out`, in no order. Answers where to go on; `None` when all were looked at. Entries that
+    /// [`Self::advance`] moves in between may be missed; they come out when they are due.
+    pub fn sweep(
+        &mut self,
+        from: u32,
+        blocks: u32,
+        mut wanted: impl FnMut(&T) -> bool,
+        out: &mut Vec<T>,
+    ) -> Option<u32> {
+        let end = from.saturating_add(blocks).min(self.arena.made);
+        for at in from..end {
+            let block = self.arena.block_mut(at);
+            let used = block.used();
+            let mut kept = 0;
+            for index in 0..used {
+                if wanted(&block.items[index]) {
+                    out.push(block.items[index]);
+                } else {
+                    block.items[kept] = block.items[index];
+                    block.ticks[kept] = block.ticks[index];
+                    kept += 1;
+                }
+            }
+            // An empty block stays in its chain: whoever reads that finds nothing in it.
+            block.used -= u32::try_from(used - kept).unwrap_or(0);
+            self.len -= used - kept;
+        }
+        (end < self.arena.made).then_some(end)
+    }
+
     /// A lower bound of the earliest due tick: nothing comes out of [`Self::advance`] before it, and
     /// advancing to it makes the bound sharper. `None` when no entry waits.
     #[must_use]
@@ -288,7 +319,9 @@ impl<T: Copy> Arena<T> {
     fn release(&mut self, at: u32) -> u32 {
         let free = self.free;
         self.free = at;
-        std::mem::replace(&mut self.block_mut(at).next, free)
+        let block = self.block_mut(at);
+        block.used = 0;
+        std::mem::replace(&mut block.next, free)
     }
 }
 
@@ -376,6 +409,31 @@ mod tests {
         }
         assert_eq!((due.as_slice(), wheel.now()), (&['a'][..], 14_407));
         assert!(steps <= LEVELS);
+    }
+
+    #[test]
+    fn a_sweep_takes_what_is_wanted_and_leaves_the_order_of_the_rest() {
+        let mut wheel = Wheel::new(0);
+        for id in 0..10_000_u32 {
+            wheel.insert(id.wrapping_mul(2_654_435_761) % 5_000 + 1, id);
+        }
+        let mut due = Vec::new();
+        wheel.advance(100, &mut due);
+        let early = due.len();
+        let (mut from, mut swept) = (Some(0), Vec::new());
+        while let Some(at) = from {
+            from = wheel.sweep(at, 7, |id| id % 3 == 0, &mut swept);
+        }
+        assert_eq!(swept.len() + wheel.len() + early, 10_000);
+        wheel.advance(5_000, &mut due);
+        assert_eq!((wheel.len(), wheel.next_due()), (0, None));
+        assert!(due[early..].iter().all(|id| id % 3 != 0));
+        let tick = |id: &u32| id.wrapping_mul(2_654_435_761) % 5_000;
+        assert!(due.is_sorted_by_key(|id| (tick(id), *id)));
+        swept.sort_unstable();
+        swept.extend(&due);
+        swept.sort_unstable();
+        assert_eq!(swept, (0..10_000).collect::<Vec<_>>());
     }
 
     #[test]

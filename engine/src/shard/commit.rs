@@ -11,6 +11,7 @@ use hikyaku_spool::{Batch, Log, Slot};
 use super::steady::Steady;
 use super::{ConnKey, Effect, Now, Shard, gauge};
 use crate::handoff::Receipt;
+use crate::mail::id::SubmissionId;
 
 /// One log and what hangs on its batches.
 pub(super) struct Store {
@@ -40,6 +41,8 @@ pub(super) enum OnDurable {
     Activate(u32),
     /// The end of a message's content may be sent on this connection.
     Intent(ConnKey),
+    /// Every recipient that a control file ended has his final state.
+    Ended(SubmissionId),
     /// The doubts that recovery found are settled by durable marks.
     ClearDoubts,
 }
@@ -164,6 +167,7 @@ impl Shard {
                     self.activate(now, key);
                 }
                 OnDurable::Intent(key) => self.on_intent(now, key),
+                OnDurable::Ended(control) => self.on_ended(control),
                 OnDurable::ClearDoubts => self.stores[index].log.clear_recovered_doubts(),
             }
         }

@@ -425,7 +425,7 @@ impl Shard {
         let conn = &self.conns[key.index as usize];
         let path = conn.permit.path();
         let wanted = path.wanted_by_another(now.mono, self.id) || self.config.connections.is_full();
-        wanted && self.sites[conn.site.0 as usize].round.is_empty()
+        wanted && self.sites[conn.site.0 as usize].round.peek().is_none()
     }
 
     pub(super) fn conn(&mut self, key: ConnKey) -> Option<&mut Conn> {

@@ -1,7 +1,8 @@
 //! Who sends next, on which connection, and when not.
 //!
-//! A site's domains take turns, one transaction each, so that a large domain behind the same hosts
-//! cannot starve a small one. Everything here is O(1) in what waits.
+//! A site's jobs take turns by priority, and the domains of a job take turns, one transaction each
+//! ([`crate::queue::round`]), so that a large domain behind the same hosts cannot starve a small one. Everything here is O(1) in
+//! what waits.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,6 +16,8 @@ use crate::connection::plan::{Candidate, Plan};
 use crate::dns::Hosts;
 use crate::outcome::{Event, Phase};
 use crate::queue::domain::{DomainKey, Routing, SiteKey, Waiting};
+use crate::queue::jobs::JobKey;
+use crate::queue::ready::Place;
 use crate::throttle::{NotBefore, Permit};
 use crate::time::Instant;
 
@@ -43,57 +46,76 @@ impl SiteIdentity {
 }
 
 impl Shard {
-    /// A recipient's turn has come: behind its domain's others, and the domain into its site's round.
+    /// A recipient's turn has come, as far as its job allows: behind its domain's others, and the domain
+    /// into its site's round.
     pub(super) fn make_ready(&mut self, now: Now, entry: Waiting) {
-        let domain = self.domains.get_mut(entry.domain);
-        domain.ready.push_back(entry);
-        let (routing, round) = (domain.routing, domain.in_round);
-        // Counted where the domain stands, which need not be where it is routed by now.
-        if let Some(site) = round {
-            self.sites[site.0 as usize].ready += 1;
+        let job = self.job_of(entry);
+        if !self.admits(now, job, entry) {
+            return;
         }
-        match routing {
-            Routing::Site(site, until) if until > now.mono && round == Some(site) => {
+        let domain = self.domains.get_mut(entry.domain);
+        domain.ready.push_back(job, entry);
+        self.place(now, entry.domain, job, 1);
+        self.go_on(now, entry.domain, job);
+    }
+
+    /// Somebody of `job` is ready in a domain: have it sent, unless nobody may be sent to.
+    fn go_on(&mut self, now: Now, key: DomainKey, job: JobKey) {
+        // Counted where the domain stands, which need not be where it is routed to by now.
+        let domain = self.domains.get(key);
+        match domain.routing {
+            Routing::Site(site, until) if until > now.mono && domain.in_round == Some(site) => {
                 self.pump(now, site);
             }
             Routing::Asking => {}
-            _ => self.route(now, entry.domain),
+            // With its job; it was parked when the first came.
+            _ if domain.ready.place(job) == Place::Parked => {}
+            _ => self.route(now, key),
         }
     }
 
     /// Puts a recipient back in front, as if its turn had not come.
     pub(super) fn put_back(&mut self, now: Now, entry: Waiting) {
+        if let Some(ending) = self.ending_of(entry) {
+            return self.give_up(now, entry, ending);
+        }
+        let job = self.job_of(entry);
         let domain = self.domains.get_mut(entry.domain);
-        domain.ready.push_front(entry);
-        match domain.in_round {
-            Some(site) => {
-                self.sites[site.0 as usize].ready += 1;
-                self.arm_site(site, now.mono);
-            }
+        domain.ready.push_front(job, entry);
+        self.place(now, entry.domain, job, 1);
+        match self.domains.get(entry.domain).in_round {
+            Some(site) => self.arm_site(site, now.mono),
             None => self.route(now, entry.domain),
         }
     }
 
-    /// `added` recipients were put into the ready list of a domain without saying so.
-    pub(super) fn announce_ready(&mut self, now: Now, key: DomainKey, added: u32) {
+    /// Recipients were put into the ready list of a domain without saying so.
+    pub(super) fn announce_ready(&mut self, now: Now, key: DomainKey) {
         let Some(domain) = self.domains.find(key) else {
             return;
         };
-        let (routing, round) = (domain.routing, domain.in_round);
-        if let Some(site) = round {
-            self.sites[site.0 as usize].ready += u64::from(added);
+        let lanes: Vec<JobKey> = domain
+            .ready
+            .lanes()
+            .filter(|(_, place, ready)| *place != Place::Round && *ready > 0)
+            .map(|(job, ..)| job)
+            .collect();
+        for job in lanes {
+            self.place(now, key, job, 0);
         }
-        match routing {
-            Routing::Site(site, until) if until > now.mono && round == Some(site) => {
-                self.pump(now, site);
-            }
-            Routing::Asking => {}
-            _ => self.route(now, key),
+        self.go_on(now, key, JobKey::NONE);
+    }
+
+    /// Puts a recipient off for `wait`, unless its job has ended meanwhile.
+    pub(super) fn defer(&mut self, now: Now, entry: Waiting, wait: Duration) {
+        match self.ending_of(entry) {
+            Some(ending) => self.give_up(now, entry, ending),
+            None => self.wait_for(now, entry, wait),
         }
     }
 
     /// Puts a recipient off for `wait`.
-    pub(super) fn defer(&mut self, now: Now, entry: Waiting, wait: Duration) {
+    pub(super) fn wait_for(&mut self, now: Now, entry: Waiting, wait: Duration) {
         let tick = self.tick_after(now, wait);
         self.deferred.insert(tick, entry);
         self.arm_wheel();
@@ -136,15 +158,16 @@ impl Shard {
         if self.draining {
             return;
         }
-        while self.sites[key.0 as usize].ready == 0
-            && let Some(&domain) = self.sites[key.0 as usize].round.front()
+        self.settle_lanes(now, key);
+        while self.sites[key.0 as usize].round.ready() == 0
+            && let Some((job, _)) = self.sites[key.0 as usize].round.peek()
         {
             // Their last recipients went with a connection that is gone: nobody else comes by.
-            self.leave_round(now, key, domain);
+            self.leave_round(now, key, job);
         }
         loop {
             let site = &mut self.sites[key.0 as usize];
-            if site.round.is_empty() {
+            if site.round.peek().is_none() {
                 return;
             }
             let Some(conn) = site.idle.pop() else { break };
@@ -296,7 +319,7 @@ impl Shard {
         site.connections -= 1;
         site.opening -= u32::from(opening);
         site.held[source] -= 1;
-        if !site.round.is_empty() && !self.draining {
+        if site.round.peek().is_some() && !self.draining {
             self.arm_site(key, now.mono);
         }
         self.forget_site_soon(key);
@@ -363,68 +386,76 @@ impl Shard {
         let at = site.not_before;
         self.log_site_paused(now, key, wait, text);
         let mut heard = false;
-        for _ in 0..self.sites[key.0 as usize].round.len() {
-            let Some(&domain) = self.sites[key.0 as usize].round.front() else {
-                break;
-            };
-            if self.domains.get(domain).ready.is_empty() {
-                self.leave_round(now, key, domain);
+        for (job, held) in self.sites[key.0 as usize].round.jobs() {
+            if held || !self.is_open(now, job) {
                 continue;
             }
-            if heard {
-                self.expire_front(now, domain);
-            } else {
-                heard = true;
-                self.fail_front(now, domain, phase, event, text);
+            for _ in 0..self.sites[key.0 as usize].round.len_of(job) {
+                let Some(domain) = self.sites[key.0 as usize].round.front_of(job) else {
+                    break;
+                };
+                if self.domains.get(domain).ready.len_of(job) == 0 {
+                    self.leave_round(now, key, job);
+                    continue;
+                }
+                if heard {
+                    self.expire_front(now, domain, job);
+                } else {
+                    heard = true;
+                    self.fail_front(now, domain, job, phase, event, text);
+                }
+                self.sites[key.0 as usize].round.rotate(job);
             }
-            self.sites[key.0 as usize].round.rotate_left(1);
+            // Another domain's turn to hear, next time.
+            self.sites[key.0 as usize].round.rotate(job);
         }
-        // Another domain's turn to hear, next time.
-        let round = &mut self.sites[key.0 as usize].round;
-        if !round.is_empty() {
-            round.rotate_left(1);
+        // And another job's.
+        if heard {
+            self.sites[key.0 as usize].round.turned(true);
         }
         self.arm_site(key, at);
     }
 
-    /// The first ready recipient of a domain hears of a failure that met nobody in particular, and
+    /// The first ready recipient of a job in a domain hears of a failure that met nobody in particular, and
     /// all that are past their age expire. The others keep their place: a site that is down costs
     /// one attempt per back-off, not one per recipient (RFC 5321 §4.5.4.1).
     pub(super) fn fail_front(
         &mut self,
         now: Now,
         key: DomainKey,
+        job: JobKey,
         phase: Phase,
         event: Event<'_>,
         text: &str,
     ) {
-        self.expire_front(now, key);
-        if let Some(entry) = self.pop_ready(key) {
+        self.expire_front(now, key, job);
+        if let Some(entry) = self.pop_ready(key, job) {
             self.fail_unsent(now, entry, None, phase, event, text);
         }
     }
 
-    /// Gives up those in front of a domain's ready list that are past their age.
-    fn expire_front(&mut self, now: Now, key: DomainKey) {
+    /// Gives up those in front of a job's ready list in a domain that are past their age.
+    fn expire_front(&mut self, now: Now, key: DomainKey, job: JobKey) {
         while let Some(&entry) = self
             .domains
-            .find_mut(key)
-            .and_then(|domain| domain.ready.front())
+            .find(key)
+            .and_then(|domain| domain.ready.front(job))
         {
             if !self.is_expired(now, entry) {
                 break;
             }
-            self.pop_ready(key);
+            self.pop_ready(key, job);
             self.expire(now, entry);
         }
     }
 
-    /// Takes a domain's first ready recipient out, wherever the domain stands.
-    pub(super) fn pop_ready(&mut self, key: DomainKey) -> Option<Waiting> {
+    /// Takes the first ready recipient of a job in a domain out, wherever the domain stands.
+    pub(super) fn pop_ready(&mut self, key: DomainKey, job: JobKey) -> Option<Waiting> {
         let domain = self.domains.find_mut(key)?;
-        let entry = domain.ready.pop_front()?;
-        if let Some(site) = domain.in_round {
-            self.sites[site.0 as usize].ready -= 1;
+        let place = domain.ready.place(job);
+        let entry = domain.ready.pop_front(job)?;
+        if let (Place::Round, Some(site)) = (place, domain.in_round) {
+            self.sites[site.0 as usize].round.taken(job, 1);
         }
         Some(entry)
     }
@@ -443,13 +474,17 @@ impl Shard {
     /// when it is time.
     pub(super) fn begin_next(&mut self, now: Now, conn: ConnKey) -> bool {
         let key = self.conns[conn.index as usize].site;
-        loop {
-            let site = &mut self.sites[key.0 as usize];
-            let Some(&domain) = site.round.front() else {
+        for _ in 0..TRIES {
+            self.settle_lanes(now, key);
+            let Some((job, domain)) = self.sites[key.0 as usize].round.peek() else {
                 return false;
             };
-            if self.domains.get(domain).ready.is_empty() || !self.serves(now, domain, key) {
-                self.leave_round(now, key, domain);
+            if !self.is_open(now, job) {
+                // Its hours have just ended; the lane is held in the next turn of the loop.
+                continue;
+            }
+            if self.domains.get(domain).ready.len_of(job) == 0 || !self.serves(now, domain, key) {
+                self.leave_round(now, key, job);
                 continue;
             }
             let state = &self.conns[conn.index as usize];
@@ -458,16 +493,27 @@ impl Shard {
                 self.arm_site(key, at);
                 return false;
             }
-            let transaction = match self.take_transaction(now, key, domain) {
+            let transaction = match self.take_transaction(now, key, domain, job) {
                 Taken::Transaction(transaction) => transaction,
-                Taken::Expired => continue,
+                Taken::Not => continue,
                 Taken::NoSlot => return false,
             };
-            self.sites[key.0 as usize].round.rotate_left(1);
+            let domain = self.domains.get_mut(domain);
+            let stays = domain.ready.len_of(job) > 0;
+            if !stays {
+                domain.ready.set_place(job, Place::Nowhere);
+                if !domain.ready.is_in_round() {
+                    domain.in_round = None;
+                }
+            }
+            self.sites[key.0 as usize].round.turned(stays);
             if self.begin(now, conn, transaction) {
                 return true;
             }
         }
+        // Many were past their age or not due yet. There is more, and others wait for the core, too.
+        self.arm_site(key, now.mono.after(SOON));
+        false
     }
 
     /// Whether `key` is still the site of `domain`.
@@ -475,28 +521,37 @@ impl Shard {
         matches!(self.domains.get(domain).routing, Routing::Site(site, until) if site == key && until > now.mono)
     }
 
-    /// Takes the front domain out of the round: it has no one ready, or its route must be looked up anew.
-    fn leave_round(&mut self, now: Now, key: SiteKey, domain: DomainKey) {
-        let site = &mut self.sites[key.0 as usize];
-        site.round.pop_front();
-        let state = self.domains.get_mut(domain);
-        site.ready -= state.ready.len() as u64;
-        state.in_round = None;
-        if state.ready.is_empty() {
+    /// Takes the domain in front of a job's lane out of the round: it has no one ready, or its route must be
+    /// looked up anew.
+    fn leave_round(&mut self, now: Now, key: SiteKey, job: JobKey) {
+        let Some(domain) = self.leave_lane(key, job) else {
+            return;
+        };
+        let ready = &self.domains.get(domain).ready;
+        if ready.is_empty() {
             self.forget_domain(domain);
-        } else {
+        } else if ready.len_of(job) > 0 {
             self.route(now, domain);
         }
     }
 
     /// The next recipient of `domain`, with those behind it that have the same message.
-    fn take_transaction(&mut self, now: Now, key: SiteKey, domain: DomainKey) -> Taken {
-        let Some(first) = self.pop_ready(domain) else {
-            return Taken::Expired;
+    fn take_transaction(
+        &mut self,
+        now: Now,
+        key: SiteKey,
+        domain: DomainKey,
+        job: JobKey,
+    ) -> Taken {
+        let Some(first) = self.pop_ready(domain, job) else {
+            return Taken::Not;
         };
         if self.is_expired(now, first) {
             self.expire(now, first);
-            return Taken::Expired;
+            return Taken::Not;
+        }
+        if job != JobKey::NONE && !self.admits(now, job, first) {
+            return Taken::Not;
         }
         let message = &self.messages[first.message.0 as usize];
         let store = usize::from(message.store);
@@ -514,10 +569,10 @@ impl Shard {
                 .domains
                 .get(domain)
                 .ready
-                .front()
+                .front(job)
                 .is_some_and(|next| next.message == first.message)
         {
-            let Some(entry) = self.pop_ready(domain) else {
+            let Some(entry) = self.pop_ready(domain, job) else {
                 break;
             };
             transaction.push(entry);
@@ -527,11 +582,9 @@ impl Shard {
         if !store.slots_allow(count) {
             // Every in-doubt slot is taken: the disk is slow. Deliveries wait for the next commit.
             for recipient in transaction.recipients.iter().rev() {
-                self.domains
-                    .get_mut(domain)
-                    .ready
-                    .push_front(recipient.entry);
-                self.sites[key.0 as usize].ready += 1;
+                let ready = &mut self.domains.get_mut(domain).ready;
+                ready.push_front(job, recipient.entry);
+                self.sites[key.0 as usize].round.added(job, 1);
             }
             gauge::add(&self.gauge.slots_refused, 1);
             self.arm_site(key, now.mono.after(RECHECK));
@@ -542,12 +595,16 @@ impl Shard {
     }
 }
 
+/// Recipients in a row that may turn out not to be due before others have their turn.
+const TRIES: usize = 1024;
+const SOON: Duration = Duration::from_millis(1);
+
 /// What looking for a domain's next transaction came to.
 enum Taken {
     /// This one.
     Transaction(Transaction),
-    /// The recipient in front was past its age: look again.
-    Expired,
+    /// The recipient in front was past its age, or its own time has not come: look again.
+    Not,
     /// No in-doubt slot is free.
     NoSlot,
 }

@@ -25,6 +25,10 @@ pub struct Gauge {
     pub expired: AtomicU64,
     /// Recipients held in this run.
     pub held: AtomicU64,
+    /// Recipients cancelled in this run.
+    pub cancelled: AtomicU64,
+    /// Rows that named a time zone that nobody knows, in this run, each time they were looked at.
+    pub zones_unknown: AtomicU64,
     /// Connections open.
     pub connections: AtomicU64,
     /// Connections opened in this run.

@@ -1,7 +1,6 @@
 //! Commands from ingest, and what a restart finds, become waiting recipients.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +10,16 @@ use hikyaku_spool::{LiveMessage, Log, MessageRef, Recovered, Verdict};
 use super::commit::{OnDurable, Store};
 use super::steady::Steady;
 use super::timers::Timer;
-use super::{Effect, Now, Shard, gauge};
+use super::{Effect, Now, Shard, gauge, jobs};
 use crate::handoff::{Acceptance, Command, Receipt, Tally};
 use crate::ingest::NewMessage;
-use crate::job::terms::JobTerms;
+use crate::job::schedule::When;
 use crate::log::latency::Stage;
 use crate::mail::envelope::{self, EnvelopeView, Kind, domain_of};
 use crate::mail::id::SubmissionId;
 use crate::queue::domain::{DomainKey, MessageKey, Waiting};
+use crate::queue::jobs::JobKey;
+use crate::queue::ready::Place;
 use crate::time::WallTime;
 
 /// One message with recipients that are not final. There may be ten million: with the slab's own
@@ -67,12 +68,12 @@ impl Shape {
 
 /// What a place in a slab takes.
 #[expect(dead_code, reason = "only its size is of interest")]
-enum Place {
+enum Entry {
     Vacant(usize),
     Occupied(Message),
 }
 
-const _: () = assert!(size_of::<Place>() == 32);
+const _: () = assert!(size_of::<Entry>() == 32);
 
 impl Message {
     /// Where it lies.
@@ -106,11 +107,17 @@ pub(super) struct Submission {
     staged: Vec<MessageKey>,
     /// What the messages of its rows are made from, where it is a job.
     pub(super) bundle: Option<MessageRef>,
-    /// What its queues need to know of it; read from the bundle when the submission is live.
-    pub(super) terms: Option<Rc<JobTerms>>,
     /// Recipients without a final state.
     left: u64,
     tally: Tally,
+    /// The submission that this is a part of, for the messages of one job; itself for the whole.
+    pub(super) home: u32,
+    /// The job that its messages belong to.
+    pub(super) job: JobKey,
+    /// The job is known; messages of another one go into a part.
+    pub(super) assigned: bool,
+    /// It is a job of its own: no message of it belongs to another.
+    pub(super) own_job: bool,
 }
 
 impl Submission {
@@ -120,7 +127,8 @@ impl Submission {
             Verdict::Delivered => tally.delivered += 1,
             Verdict::Bounced => tally.bounced += 1,
             Verdict::Expired => tally.expired += 1,
-            Verdict::Held | Verdict::Cancelled => tally.held += 1,
+            Verdict::Held => tally.held += 1,
+            Verdict::Cancelled => tally.cancelled += 1,
             Verdict::Deferred { .. } => {}
         }
     }
@@ -130,23 +138,25 @@ impl Submission {
 #[derive(Debug, Default)]
 struct Restored {
     recipients: u64,
-    /// New ready ones of each domain, by key.
-    ready: Vec<u32>,
+    /// Whether a domain has new ready ones, by key.
+    ready: Vec<bool>,
     /// Recipients of messages whose envelope is damaged.
     unreadable: Vec<(MessageRef, u32, u16)>,
     /// The submission of the message before, which is most often that of the next.
     submission: Option<(SubmissionId, u32)>,
+    /// Recipients whose time is over by their own clock.
+    over: Vec<Waiting>,
     /// Scratch.
     domains: Vec<DomainKey>,
 }
 
 impl Restored {
-    fn count(&mut self, domain: DomainKey) {
+    fn note(&mut self, domain: DomainKey) {
         let index = domain.0 as usize;
         if self.ready.len() <= index {
-            self.ready.resize(index + 1, 0);
+            self.ready.resize(index + 1, false);
         }
-        self.ready[index] += 1;
+        self.ready[index] = true;
     }
 }
 
@@ -212,6 +222,15 @@ impl Shard {
                 self.close(submission);
                 Ok(())
             }
+            Command::Job {
+                control,
+                verb,
+                job,
+                again,
+            } => {
+                self.control(now, control, verb, &job, again);
+                Ok(())
+            }
         };
         self.commit_soon(0);
         self.note_room();
@@ -252,7 +271,7 @@ impl Shard {
             gauge::add(&self.gauge.staged_bytes, size);
             if message.envelope.kind == Kind::Bundle {
                 // It has no recipients, so nobody waits for it and nothing counts it.
-                self.submissions[key as usize].bundle = Some(at);
+                self.take_bundle(key, at, message.content.as_slice());
                 continue;
             }
             let domain =
@@ -261,13 +280,15 @@ impl Shard {
                 // Counted from here on, so that the key stays good until the message is live.
                 self.domains.get_mut(domain).recipients += recipients;
             }
-            let expires = self.tick_after(now, self.config.retry.expires_after);
-            let shape = Shape::new(message.envelope.kind, domain.is_some());
+            let part = self.part(key, messages[index].envelope.job.as_deref());
+            let expires = self.patience(now, part, Duration::ZERO);
+            let expires = self.tick_after(now, expires);
+            let shape = Shape::new(messages[index].envelope.kind, domain.is_some());
             let message = self.messages.insert(Message {
                 seq: at.seq(),
                 slot: at.slot(),
                 store: 0,
-                submission: key,
+                submission: part,
                 recipients,
                 expires,
                 domain: domain.unwrap_or(DomainKey(u32::MAX)),
@@ -277,6 +298,7 @@ impl Shard {
             let submission = &mut self.submissions[key as usize];
             submission.staged.push(message_key(message));
             submission.left += u64::from(recipients);
+            self.job_gains(part, recipients.into());
         }
         self.scratch = encoded;
         Ok(())
@@ -308,7 +330,8 @@ impl Shard {
                 delivered: u64::from(found.tally.delivered),
                 bounced: u64::from(found.tally.bounced),
                 expired: u64::from(found.tally.expired),
-                held: u64::from(found.tally.held) + u64::from(found.tally.cancelled),
+                held: u64::from(found.tally.held),
+                cancelled: u64::from(found.tally.cancelled),
             };
             if !found.accepted {
                 // Another log holds the acceptance. Say so here, so that this log can be read alone.
@@ -326,12 +349,13 @@ impl Shard {
         self.restore_doubts(now, index, &recovered);
         self.restore_waiting(now, index);
         for key in 0..self.submissions.capacity() {
+            let key = u32::try_from(key).unwrap_or(u32::MAX);
             if self
                 .submissions
-                .get(key)
-                .is_some_and(|submission| submission.store == store)
+                .get(key as usize)
+                .is_some_and(|submission| submission.store == store && submission.home == key)
             {
-                self.report_if_final(u32::try_from(key).unwrap_or(u32::MAX));
+                self.report_if_final(key);
             }
         }
         self.commit_soon(index);
@@ -351,8 +375,9 @@ impl Shard {
             })
             .collect();
         for (submission, at) in bundles {
-            self.submissions[submission as usize].bundle = Some(at);
-            self.read_terms(submission);
+            let view = self.stores[index].log.message(at);
+            let content = view.map(|view| view.content.to_vec());
+            self.take_bundle(submission, at, &content.unwrap_or_default());
         }
     }
 
@@ -378,10 +403,13 @@ impl Shard {
         for (message, recipient, attempts) in restored.unreadable {
             self.hold_unreadable(index, message, recipient, attempts);
         }
-        for (key, added) in (0..).map(DomainKey).zip(restored.ready) {
-            if added > 0 {
-                self.announce_ready(now, key, added);
+        for (key, has_more) in (0..).map(DomainKey).zip(restored.ready) {
+            if has_more {
+                self.announce_ready(now, key);
             }
+        }
+        for entry in restored.over {
+            self.expire(now, entry);
         }
         self.arm_wheel();
     }
@@ -409,7 +437,8 @@ impl Shard {
             return;
         }
         let mut domains = std::mem::take(&mut restored.domains);
-        let Some((kind, received)) = self.domains_of(log, live.at, &mut domains) else {
+        let found = self.domains_of(log, live.at, &mut domains);
+        let Some((kind, received, x_job)) = found else {
             let waiting = live.waiting();
             let all = waiting.map(|waiting| (live.at, waiting.recipient, waiting.attempts));
             restored.unreadable.extend(all);
@@ -418,7 +447,11 @@ impl Shard {
         // Ages and waits are told in steady time: a clock that jumped while we were away neither
         // expires nor sends anything early (P10), and no wait is longer than the longest there is.
         let age = steady.since(received);
-        let expires_after = self.config.retry.expires_after.saturating_sub(age);
+        let part = self.part(submission, x_job);
+        let expires_after = self.patience(now, part, age);
+        let job = self.submissions[part as usize].job;
+        let state = self.jobs.get(job);
+        let personal = state.is_some_and(|job| job.terms.is_personal());
         let common = domains
             .first()
             .copied()
@@ -427,7 +460,7 @@ impl Shard {
             seq: live.at.seq(),
             slot: live.at.slot(),
             store: u16::try_from(index).unwrap_or(u16::MAX),
-            submission,
+            submission: part,
             recipients: live.recipients,
             expires: self.tick_after(now, expires_after),
             domain: common.unwrap_or(DomainKey(u32::MAX)),
@@ -446,15 +479,33 @@ impl Shard {
             restored.recipients += 1;
             let due = WallTime::from_unix_millis(waiting.due_wall_ms);
             let wait = due.since(steady).min(self.config.retry.max);
-            if wait.is_zero() {
-                self.domains.get_mut(domain).ready.push_back(entry);
-                restored.count(domain);
+            let clock = (&mut self.jobs, &*self.gauge);
+            let own = if personal && wait.is_zero() {
+                jobs::due(clock, now, job, log, live.at, recipient)
+            } else {
+                When::Now
+            };
+            if own == When::Over {
+                restored.over.push(entry);
+            } else if let When::NotBefore(at) = own {
+                let wait = at.saturating_sub(now.wall.unix_millis());
+                let tick = self.tick_after(now, Duration::from_millis(wait));
+                self.deferred.insert(tick, entry);
+            } else if wait.is_zero() {
+                let state = self.domains.get_mut(domain);
+                state.ready.push_back(job, entry);
+                if let (Place::Round, Some(site)) = (state.ready.place(job), state.in_round) {
+                    self.sites[site.0 as usize].round.added(job, 1);
+                }
+                restored.note(domain);
             } else {
                 let tick = self.tick_after(now, wait);
                 self.deferred.insert(tick, entry);
             }
         }
-        self.submissions[submission as usize].left += restored.recipients - before;
+        let more = restored.recipients - before;
+        self.submissions[submission as usize].left += more;
+        self.job_gains(part, more);
         // Those of recipients that are final were named, too.
         for &domain in &domains {
             self.forget_domain(domain);
@@ -477,7 +528,6 @@ impl Shard {
 
     /// The acceptance is durable: everything staged is live.
     pub(super) fn activate(&mut self, now: Now, key: u32) {
-        self.read_terms(key);
         let staged = std::mem::take(&mut self.submissions[key as usize].staged);
         let left = self.submissions[key as usize].left;
         gauge::add(&self.gauge.accepted, left);
@@ -544,14 +594,14 @@ impl Shard {
         domain
     }
 
-    /// The domain of each recipient, read from the spool, what the message is and when it was
-    /// received. `None` and no domains when the envelope is unreadable.
-    fn domains_of(
+    /// The domain of each recipient, read from the spool, what the message is, when it was received,
+    /// and its `x-job`. `None` and no domains when the envelope is unreadable.
+    fn domains_of<'a>(
         &mut self,
-        log: &Log,
+        log: &'a Log,
         at: MessageRef,
         domains: &mut Vec<DomainKey>,
-    ) -> Option<(Kind, WallTime)> {
+    ) -> Option<(Kind, WallTime, Option<&'a str>)> {
         domains.clear();
         let envelope = EnvelopeView::parse(log.envelope(at).ok()?)?;
         domains.extend((0..envelope.recipients()).map(|index| {
@@ -559,7 +609,7 @@ impl Shard {
                 .intern(domain_of(envelope.recipient(index).unwrap_or_default()))
         }));
         let received = Steady::received(envelope.received, envelope.ahead);
-        Some((envelope.kind, received))
+        Some((envelope.kind, received, envelope.job))
     }
 
     fn common_domain<'a>(
@@ -578,17 +628,19 @@ impl Shard {
         let Some(key) = self.by_submission.remove(&(self.stores[0].log.id(), id)) else {
             return;
         };
-        let submission = self.submissions.remove(key as usize);
         self.templates.forget(key);
         // Nobody waits for its receipts any more, and its key may soon be another's.
         self.stores[0].forget_receipts(key);
-        for message in submission.staged {
+        for message in std::mem::take(&mut self.submissions[key as usize].staged) {
             let message = self.messages.remove(message.0 as usize);
+            let job = self.submissions[message.submission as usize].job;
+            self.job_loses(job, message.recipients.into());
             if let Some(domain) = message.domain() {
                 self.domains.get_mut(domain).recipients -= message.recipients;
                 self.forget_domain(domain);
             }
         }
+        self.forget_submission(key);
         self.stores[0].log.append_discard(id.0);
     }
 
@@ -601,7 +653,7 @@ impl Shard {
             else {
                 continue;
             };
-            self.submissions.remove(key as usize);
+            self.forget_submission(key);
             self.templates.forget(key);
             // The bundle ends with it: it is in the same record.
             self.stores[index].log.append_close(id.0);
@@ -611,20 +663,40 @@ impl Shard {
 
     pub(super) fn submission(&mut self, store: u16, id: SubmissionId) -> u32 {
         let log = self.stores[usize::from(store)].log.id();
-        *self.by_submission.entry((log, id)).or_insert_with(|| {
-            let key = self.submissions.insert(Submission {
-                id,
-                log,
-                store,
-                acceptance: None,
-                staged: Vec::new(),
-                bundle: None,
-                terms: None,
-                left: 0,
-                tally: Tally::default(),
-            });
-            u32::try_from(key).unwrap_or(u32::MAX)
-        })
+        if let Some(&key) = self.by_submission.get(&(log, id)) {
+            return key;
+        }
+        let key = self.new_submission(id, log, store, None, JobKey::NONE);
+        self.by_submission.insert((log, id), key);
+        key
+    }
+
+    /// A submission, or the part of `home` whose messages belong to `job`.
+    pub(super) fn new_submission(
+        &mut self,
+        id: SubmissionId,
+        log: u16,
+        store: u16,
+        home: Option<u32>,
+        job: JobKey,
+    ) -> u32 {
+        let entry = self.submissions.vacant_entry();
+        let key = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        entry.insert(Submission {
+            id,
+            log,
+            store,
+            acceptance: None,
+            staged: Vec::new(),
+            bundle: None,
+            left: 0,
+            tally: Tally::default(),
+            home: home.unwrap_or(key),
+            job,
+            assigned: home.is_some(),
+            own_job: false,
+        });
+        key
     }
 
     /// One recipient of `submission` has its final state.
@@ -632,10 +704,15 @@ impl Shard {
         if matches!(verdict, Verdict::Deferred { .. }) {
             return;
         }
-        let submission = &mut self.submissions[key as usize];
+        let (home, job) = {
+            let submission = &self.submissions[key as usize];
+            (submission.home, submission.job)
+        };
+        let submission = &mut self.submissions[home as usize];
         submission.count(verdict);
         submission.left -= 1;
-        self.report_if_final(key);
+        self.job_loses(job, 1);
+        self.report_if_final(home);
     }
 
     fn report_if_final(&mut self, key: u32) {

@@ -208,24 +208,21 @@ impl Shard {
         })
     }
 
-    /// What the queues need to know of a submission that is a job. Without a readable bundle its
-    /// recipients are in no queue of their own, and are held one by one.
-    pub(super) fn read_terms(&mut self, submission: u32) {
-        let of = &mut self.submissions[submission as usize];
-        let Some(at) = of.bundle else { return };
-        let view = self.stores[usize::from(of.store)].log.message(at);
-        let bundle = view.ok().and_then(|view| Bundle::decode(view.content));
-        of.terms = bundle.and_then(|bundle| {
+    /// The queues learn what they need to know of a submission that is a job, before any of its rows is
+    /// taken in. Without a readable bundle its recipients wait like any others, and are held one by one.
+    pub(super) fn take_bundle(&mut self, submission: u32, at: MessageRef, content: &[u8]) {
+        self.submissions[submission as usize].bundle = Some(at);
+        let terms = Bundle::decode(content).and_then(|bundle| {
             let job = bundle.job().ok()?;
-            Some(Rc::new(JobTerms::of(
-                &job,
-                bundle.accepted_ms,
-                &bundle.columns,
-            )))
+            Some(JobTerms::of(&job, bundle.accepted_ms, &bundle.columns))
         });
+        if let Some(terms) = terms {
+            self.set_terms(submission, terms);
+        }
     }
 
     fn compiled(&mut self, store: u16, submission: u32) -> Result<Rc<Compiled>, Unmade> {
+        let submission = self.submissions[submission as usize].home;
         let known = match self.templates.find(submission) {
             Some(known) => known,
             None => {

@@ -16,6 +16,7 @@
 //! | `commit.rs` | what happens when a batch is durable |
 //! | `routing.rs` | a domain's lookup ends: site, back-off or bounce |
 //! | `dispatch.rs` | who sends next, on which connection, and when not |
+//! | `jobs.rs` | which jobs may be sent, and how one ends early |
 //! | `conn.rs` | one connection's session, turned into steps for the driver |
 //! | `transaction.rs` | one message on a connection: envelope, bytes, in-doubt slots |
 //! | `job.rs` | a row of a job becomes a message |
@@ -36,6 +37,9 @@ mod doubt;
 mod gauge;
 mod intake;
 mod job;
+mod jobs;
+#[cfg(test)]
+mod jobs_tests;
 pub mod memory;
 mod report;
 mod routing;
@@ -65,6 +69,7 @@ use crate::log::latency::Latency;
 use crate::log::record::LineWriter;
 use crate::mail::id::{ShardId, SubmissionId};
 use crate::queue::domain::{DomainKey, Domains, SiteKey, Waiting};
+use crate::queue::jobs::Jobs;
 use crate::queue::site::Site;
 use crate::queue::wheel::Wheel;
 use crate::throttle::Registry;
@@ -150,6 +155,13 @@ pub struct Shard {
     templates: job::Templates,
     signatures: signing::Signatures,
     by_submission: HashMap<(u16, SubmissionId), u32>,
+    /// Parts of submissions whose messages name several jobs, by job.
+    parts: HashMap<u32, HashMap<Box<str>, u32>>,
+    jobs: Jobs,
+    /// Cancelled before this start, as far as accepted up to that moment.
+    cancelled: HashMap<Box<str>, u64>,
+    /// Control files that wait for jobs to end.
+    ends: Vec<jobs::Ends>,
     domains: Domains,
     sites: Slab<Site<ConnKey>>,
     by_site: HashMap<dispatch::SiteIdentity, SiteKey>,
@@ -213,6 +225,10 @@ impl Shard {
             templates: job::Templates::default(),
             signatures: signing::Signatures::default(),
             by_submission: HashMap::new(),
+            parts: HashMap::new(),
+            jobs: Jobs::default(),
+            cancelled: HashMap::new(),
+            ends: Vec::new(),
             domains: Domains::default(),
             sites: Slab::new(),
             by_site: HashMap::new(),
@@ -271,6 +287,7 @@ impl Shard {
                     }
                 }
                 Timer::Domain(domain) => self.route(now, domain),
+                Timer::Job(job) => self.look_at_job(now, job),
                 Timer::Wheel => self.turn_wheel(now),
                 Timer::Room => {
                     if std::mem::take(&mut self.blocked) {

@@ -67,7 +67,8 @@ impl Shard {
         let acceptance = self
             .submissions
             .get(message.submission as usize)
-            .and_then(|s| s.acceptance.as_deref());
+            .and_then(|part| self.submissions.get(part.home as usize))
+            .and_then(|submission| submission.acceptance.as_deref());
         let recipient = envelope.recipient(entry.recipient).unwrap_or_default();
         let conn = tried
             .conn

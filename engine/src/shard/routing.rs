@@ -9,6 +9,8 @@ use super::{Effect, Now, Shard};
 use crate::dns::{Answer, FailureKind, Hosts, SiteName, TargetHost};
 use crate::outcome::{DnsFailure, Event, Phase};
 use crate::queue::domain::{DomainKey, Routing, SiteKey};
+use crate::queue::jobs::JobKey;
+use crate::queue::ready::Place;
 use crate::queue::site::Site;
 use crate::time::Instant;
 
@@ -25,12 +27,19 @@ impl Shard {
         };
         match domain.routing {
             Routing::Site(site, until) if until > now.mono => {
-                return self.join_round(now, key, site);
+                if self.wants_site(now, key) {
+                    self.join_round(now, key, site);
+                }
+                return;
             }
             Routing::Asking => return,
             Routing::Failed(until) if until > now.mono => return,
             Routing::Site(..) | Routing::Unknown | Routing::Failed(_) => {}
         }
+        if !self.wants_site(now, key) {
+            return;
+        }
+        let domain = self.domains.get(key);
         if let Some(target) = self.config.routes.lookup(&domain.name)
             && let TargetHost::Address(address) = target.host
         {
@@ -90,13 +99,15 @@ impl Shard {
                 self.arm(now.mono.after(wait), Timer::Domain(key));
                 let text = Arc::clone(&failure.text);
                 if failure.is_permanent() && !unsure {
-                    // The domain is forgotten with its last recipient.
-                    while let Some(entry) = self.pop_ready(key) {
-                        self.fail_unsent(now, entry, None, Phase::Dns, event, &text);
+                    // The domain is forgotten with its last recipient. Jobs that are held hear nothing.
+                    while let Some(job) = self.open_lane(now, key) {
+                        while let Some(entry) = self.pop_ready(key, job) {
+                            self.fail_unsent(now, entry, None, Phase::Dns, event, &text);
+                        }
                     }
                     self.forget_domain(key);
-                } else {
-                    self.fail_front(now, key, Phase::Dns, event, &text);
+                } else if let Some(job) = self.open_lane(now, key) {
+                    self.fail_front(now, key, job, Phase::Dns, event, &text);
                 }
             }
         }
@@ -155,20 +166,39 @@ impl Shard {
 
     /// `key` has ready recipients and `site` serves it: have them sent.
     fn join_round(&mut self, now: Now, key: DomainKey, site: SiteKey) {
-        let domain = self.domains.get_mut(key);
+        let domain = self.domains.get(key);
         if let Some(former) = domain.in_round.filter(|former| *former != site) {
             // Another answer than last time: the former site has nothing to do with it any more.
-            domain.in_round = None;
-            let state = &mut self.sites[former.0 as usize];
-            state.ready -= domain.ready.len() as u64;
-            state.round.retain(|domain| *domain != key);
+            let lanes: Vec<_> = domain.ready.lanes().collect();
+            for (job, place, ready) in lanes {
+                if place == Place::Round {
+                    let round = &mut self.sites[former.0 as usize].round;
+                    round.taken(job, ready as u64);
+                    round.leave(job, key);
+                    let ready = &mut self.domains.get_mut(key).ready;
+                    ready.set_place(job, Place::Nowhere);
+                }
+            }
+            self.domains.get_mut(key).in_round = None;
         }
-        let domain = self.domains.get_mut(key);
-        if domain.in_round.is_none() {
-            domain.in_round = Some(site);
-            let state = &mut self.sites[site.0 as usize];
-            state.ready += domain.ready.len() as u64;
-            state.round.push_back(key);
+        let waiting = |(job, place, ready): (JobKey, Place, usize)| {
+            (ready > 0 && place != Place::Round).then_some(job)
+        };
+        let mut lanes = self
+            .domains
+            .get(key)
+            .ready
+            .lanes()
+            .filter_map(waiting)
+            .fuse();
+        let first = lanes.next();
+        // Nothing is allocated for a domain with one job.
+        let others: Vec<JobKey> = lanes.collect();
+        for job in first.into_iter().chain(others) {
+            // Those of a job that is being ended are taken where they are.
+            if self.jobs.get(job).is_none_or(|job| job.ending().is_none()) {
+                self.enter(now, site, key, job);
+            }
         }
         self.pump(now, site);
     }

@@ -242,7 +242,14 @@ impl Shard {
 
     /// Writes what became of a recipient into the spool, and forgets it when that is final. `doubt`: its
     /// line in the log may be lost with the process, so the next start must name it once more.
-    fn mark(&mut self, entry: Waiting, attempts: u16, verdict: Final, code: u16, doubt: bool) {
+    pub(super) fn mark(
+        &mut self,
+        entry: Waiting,
+        attempts: u16,
+        verdict: Final,
+        code: u16,
+        doubt: bool,
+    ) {
         let message = &self.messages[entry.message.0 as usize];
         let (store, at, submission) =
             (usize::from(message.store), message.at(), message.submission);

@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::queue::domain::{DomainKey, SiteKey};
+use crate::queue::jobs::JobKey;
 use crate::shard::ConnKey;
 use crate::time::Instant;
 
@@ -21,6 +22,8 @@ pub(crate) enum Timer {
     Site(SiteKey),
     /// A domain's lookup may be tried again.
     Domain(DomainKey),
+    /// A job's hours may begin or end, or there is more to do for that.
+    Job(JobKey),
     /// The wheel of deferred recipients.
     Wheel,
     /// A command that found no room in the spool may be tried again.

@@ -83,6 +83,9 @@ pub struct Receipt {
     /// Recipients expired.
     #[serde(default)]
     pub expired: u64,
+    /// Recipients held for an operator.
+    #[serde(default)]
+    pub held: u64,
     /// Recipients cancelled by an operator.
     #[serde(default)]
     pub cancelled: u64,
@@ -135,6 +138,7 @@ impl Receipt {
             delivered: 0,
             bounced: 0,
             expired: 0,
+            held: 0,
             cancelled: 0,
             reason: None,
         }

@@ -73,7 +73,7 @@ impl DropDir {
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 match acceptable(name) {
-                    Some((name, _)) => slice.push(Candidate { name: name.into() }),
+                    Some(name) => slice.push(Candidate { name: name.into() }),
                     None if full => scan.left += 1,
                     None => bad.push(name.into()),
                 }

@@ -158,7 +158,7 @@ impl Watch {
                         .file_name()
                         .and_then(|name| super::acceptable(name.to_bytes()))
                         .filter(|_| self.names.len() < NAMES_MAX);
-                    if let Some((name, _)) = named {
+                    if let Some(name) = named {
                         self.names.push(name.into());
                         woken.named = true;
                         continue;

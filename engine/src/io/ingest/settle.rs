@@ -13,7 +13,7 @@ use hikyaku_spool::faults::point;
 
 use super::{CLOSE_GROUP, Ingest, Progress, RETRY, clock, now};
 use crate::handoff::desk::Step;
-use crate::handoff::{Acceptance, Command, Tally};
+use crate::handoff::{Acceptance, Command, Receipt as Answer, Tally};
 use crate::ingest::Summary;
 use crate::io::dropdir::{DropDir, Receipt};
 use crate::mail::id::SubmissionId;
@@ -68,6 +68,16 @@ impl Ingest {
         let mut progress = Progress::None;
         while let Some(receipt) = self.receipts.queue.pop() {
             progress = Progress::Made;
+            if let Answer::Control {
+                control,
+                known,
+                recipients,
+                cancelled,
+            } = receipt
+            {
+                self.on_control(control, known, recipients, cancelled);
+                continue;
+            }
             if let Some(step) = self.desk.on_receipt(&receipt) {
                 self.carry_out(step);
             }
@@ -243,7 +253,8 @@ impl Ingest {
                 delivered: tally.delivered,
                 bounced: tally.bounced,
                 expired: tally.expired,
-                cancelled: tally.held,
+                held: tally.held,
+                cancelled: tally.cancelled,
                 ..receipt.into_final(clock::wall())
             };
         }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::*;
 use crate::handoff::{Doorbell, Receipt, Tally};
 use crate::io::dropdir::DropLimits;
+use crate::io::jobfile::Said;
 
 /// What outlives the process.
 #[derive(Default)]
@@ -22,6 +23,8 @@ struct Spool {
     open: HashMap<SubmissionId, Arc<Acceptance>>,
     /// Everything ever accepted: file, and what it was accepted as.
     imports: Vec<(String, SubmissionId)>,
+    /// Jobs with recipients.
+    jobs: Vec<&'static str>,
 }
 
 impl Spool {
@@ -46,6 +49,16 @@ impl Spool {
                     acceptance,
                 } => self.accept(submission, acceptance, receipts),
                 Command::Discard { .. } => {}
+                Command::Job { control, job, .. } => {
+                    let known = self.jobs.iter().any(|known| **known == *job);
+                    let recipients = if known { 3 } else { 0 };
+                    receipts.queue.push(Receipt::Control {
+                        control,
+                        known,
+                        recipients,
+                        cancelled: recipients,
+                    });
+                }
                 Command::Close { submission } => {
                     self.open.remove(&submission);
                 }
@@ -126,6 +139,7 @@ impl Process {
                 receipts: Arc::clone(&receipts),
                 state: Arc::default(),
                 keys: KeyFile::open(&at.join("spool"), clock::wall()).unwrap(),
+                jobs: JobFile::open(&at.join("spool")).unwrap(),
                 spool: at.join("spool"),
                 secret: Secret::new(&[7; 32]),
             },
@@ -366,4 +380,83 @@ fn what_stays_in_claimed_is_found_without_a_restart() {
         SubmissionId(7),
         "under a submission of its own"
     );
+}
+
+fn said(at: &Path) -> Said {
+    JobFile::open(&at.join("spool")).unwrap().said().clone()
+}
+
+#[test]
+fn control_files_are_carried_out_or_refused() {
+    let tmp = world();
+    let at = tmp.path();
+    let mut spool = Spool {
+        jobs: vec!["spring"],
+        ..Spool::default()
+    };
+    let mut process = Process::start(at, &spool);
+    let new = |name: &str, text: &str| fs::write(at.join("drop/new").join(name), text).unwrap();
+    new("spring.pause", "");
+    new("nobody.pause", "");
+    new("nobody.cancel", "");
+    new("odd.pause", "two\nlines\n");
+    new("long.resume", &"x".repeat(10_000));
+    process.work(&mut spool);
+    let state = |name: &str| {
+        let receipt = receipt(at, name);
+        let code = receipt["reason"]["code"].as_str().map(str::to_owned);
+        (receipt["state"].as_str().unwrap().to_owned(), code)
+    };
+    let refused = ("refused".to_owned(), Some("control".to_owned()));
+    for name in ["nobody.pause", "nobody.cancel", "odd.pause", "long.resume"] {
+        assert_eq!(state(name), refused, "{name}");
+    }
+    assert_eq!(state("spring.pause"), ("final".to_owned(), None));
+    assert_eq!(receipt(at, "spring.pause")["recipients"], 3);
+    assert_eq!(said(at).paused.into_iter().collect::<Vec<_>>(), ["spring"]);
+
+    new("spring.cancel", "wrong price\n");
+    process.work(&mut spool);
+    assert_eq!(receipt(at, "spring.cancel")["cancelled"], 3);
+    assert_eq!(said(at), Said::default());
+    for part in ["new", "claimed"] {
+        let left = fs::read_dir(at.join("drop").join(part)).unwrap().count();
+        assert_eq!(left, 0, "{part}");
+    }
+}
+
+#[test]
+fn a_control_file_whose_process_was_killed_is_carried_out_by_the_next() {
+    for kill in 1.. {
+        let tmp = world();
+        let at = tmp.path();
+        let mut spool = Spool {
+            jobs: vec!["spring"],
+            ..Spool::default()
+        };
+        fs::write(at.join("drop/new/spring.cancel"), "").unwrap();
+        let observer = Rc::new(KillAt {
+            at: kill,
+            calls: Cell::new(0),
+        });
+        faults::install_here(Some(observer));
+        let run = catch_unwind(AssertUnwindSafe(|| {
+            Process::start(at, &spool).work(&mut spool);
+        }));
+        faults::install_here(None);
+        // The next process has it done, whatever the first came to.
+        Process::start(at, &spool).work(&mut spool);
+        assert_eq!(
+            receipt(at, "spring.cancel")["state"],
+            "final",
+            "killed before call {kill}"
+        );
+        assert_eq!(said(at), Said::default(), "killed before call {kill}");
+        let left = fs::read_dir(at.join("drop/claimed")).unwrap().count();
+        assert_eq!(left, 0, "killed before call {kill}");
+        if run.is_ok() {
+            assert!(kill > 5, "only {kill} calls");
+            return;
+        }
+    }
 }
