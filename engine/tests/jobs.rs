@@ -359,7 +359,7 @@ fn rows_that_are_refused_left_out_or_never_made_end_as_documented() {
 fn assert_spool_is_empty(bed: &Bed, why: &str) {
     let seen = inspect::look(&bed.path("spool")).expect("a spool");
     for log in &seen.logs {
-        assert_eq!(log.live_messages().count(), 0, "{why}: log {}", log.id);
+        assert_eq!(log.messages().len(), 0, "{why}: log {}", log.id);
         let left = log.submissions();
         assert!(left.is_empty(), "{why}: log {}: {left:?}", log.id);
     }

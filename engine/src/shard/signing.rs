@@ -96,7 +96,7 @@ impl Shard {
                 tracing::warn!(%error, "message goes out unsigned");
             }
             self.signatures.spare.push(unsigned);
-            self.go_on(now, key);
+            self.resume_content(now, key);
         }
     }
 
@@ -105,7 +105,7 @@ impl Shard {
     }
 
     /// What the content of this connection waited for is there.
-    pub(super) fn go_on(&mut self, now: Now, key: ConnKey) {
+    pub(super) fn resume_content(&mut self, now: Now, key: ConnKey) {
         let Some(conn) = self.conn(key) else { return };
         // While its driver writes, whoever hears of the end of that goes on.
         let wants = conn.session.as_ref().is_some_and(Session::wants_content);

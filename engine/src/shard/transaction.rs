@@ -274,7 +274,7 @@ impl Shard {
 
     /// The batch with this connection's intents is durable: the end of its content may go.
     pub(super) fn on_intent(&mut self, now: Now, key: ConnKey) {
-        self.go_on(now, key);
+        self.resume_content(now, key);
     }
 
     /// One recipient of the oldest transaction has its report.

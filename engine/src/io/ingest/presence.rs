@@ -132,7 +132,9 @@ impl Ingest {
         let room = rustix::fs::statvfs(&self.spool)
             .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         let needed = match claimed.kind {
-            FileKind::Messages(_) | FileKind::Control(_) => claimed.size.saturating_add(claimed.size / 8),
+            FileKind::Messages(_) | FileKind::Control(_) => {
+                claimed.size.saturating_add(claimed.size / 8)
+            }
             // A short row takes more beside itself: its place in a table, its mark.
             FileKind::Job => claimed.size.saturating_mul(4),
         };
