@@ -6,7 +6,7 @@
 
 pub mod report;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -149,6 +149,11 @@ pub fn open_logs(
         summary.damaged += recovered.report.damage.len() as u64;
         logs.push((log, recovered));
     }
+    for (log, recovered) in &logs {
+        let (messages, recipients) = garbage(log, recovered, &accepted);
+        summary.messages -= messages;
+        summary.waiting -= recipients;
+    }
     keep_open(&mut accepted, &ids, |at, id| logs[at].0.is_open(id.0));
     Ok((logs, accepted, summary))
 }
@@ -181,6 +186,25 @@ fn open_each(
             .into_iter()
             .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
         std::iter::once(first).chain(others).collect()
+    })
+}
+
+/// Messages, and their recipients, of submissions that no log has accepted: they are discarded, and nobody waits for
+/// them. Their file is read again, and counted then.
+fn garbage(log: &Log, recovered: &Recovered, accepted: &Accepted) -> (u64, u64) {
+    let open = recovered.submissions.iter().filter(|found| !found.closed);
+    let staged: HashSet<u128> = open
+        .map(|found| found.id)
+        .filter(|id| !accepted.contains_key(&SubmissionId(*id)))
+        .collect();
+    if staged.is_empty() {
+        return (0, 0);
+    }
+    let messages = log
+        .live_messages()
+        .filter(|live| live.recipients > 0 && staged.contains(&live.submission));
+    messages.fold((0, 0), |(messages, recipients), live| {
+        (messages + 1, recipients + live.waiting().count() as u64)
     })
 }
 
@@ -221,6 +245,7 @@ fn note(accepted: &mut Accepted, id: SubmissionId, acceptance: Option<Acceptance
                     recipients: 0,
                     logs: Vec::new(),
                     keyed: None,
+                    job: None,
                 })
             });
         }
@@ -264,6 +289,7 @@ mod tests {
             recipients: 2,
             logs: logs.to_vec(),
             keyed: None,
+            job: None,
         };
         let mut accepted = Accepted::new();
         note(&mut accepted, SubmissionId(1), None);

@@ -4,6 +4,7 @@
 //! that the engine moves or finishes while it is read is looked for again, and is gone if it is finished.
 
 mod export;
+mod rows;
 mod verify;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use super::refuse;
 use crate::cli::{SpoolArgs, SpoolCatArgs, SpoolCommand, SpoolLsArgs};
 use crate::ingest::write_message_file;
-use crate::mail::envelope::{Envelope, EnvelopeView};
+use crate::mail::envelope::{Envelope, EnvelopeView, Kind};
 use crate::mail::id::{MessageId, SubmissionId};
 
 /// How often a message is looked for that an engine moves while it is read.
@@ -235,6 +236,7 @@ fn state(accepted: bool) -> &'static str {
 
 /// What the content says of itself; it is read, so its checksum is checked.
 struct Content {
+    kind: Kind,
     reverse_path: String,
     job: Option<String>,
     bytes: usize,
@@ -254,6 +256,7 @@ fn describe(
     })?;
     let envelope = EnvelopeView::parse(view.envelope).ok_or("its envelope cannot be read")?;
     Ok(Content {
+        kind: envelope.kind,
         reverse_path: envelope.reverse_path.to_owned(),
         job: envelope.job.map(str::to_owned),
         bytes: view.content.len(),
@@ -276,6 +279,14 @@ struct Listed<'a, F> {
 /// Whether a recipient may have the message already, or has it.
 fn is_doubtful(doubt: InDoubtRecipient) -> bool {
     matches!(doubt.state, Doubt::Sent | Doubt::Accepted)
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Message => "message",
+        Kind::Bundle => "bundle",
+        Kind::Rows => "rows",
+    }
 }
 
 fn doubt_name(state: Doubt) -> &'static str {
@@ -320,11 +331,18 @@ impl<F: Fn(u32) -> Option<InDoubtRecipient>> Listed<'_, F> {
             }
         }
         line += &match &self.content {
-            Ok(content) => format!(
-                "  bytes {}  from <{}>",
-                content.bytes,
-                shown(&content.reverse_path)
-            ),
+            Ok(content) => {
+                let (bytes, from) = (content.bytes, shown(&content.reverse_path));
+                let of = match content.kind {
+                    Kind::Message => String::new(),
+                    kind => format!(
+                        "  {} of job {}",
+                        kind_name(kind),
+                        shown(content.job.as_deref().unwrap_or(""))
+                    ),
+                };
+                format!("  bytes {bytes}  from <{from}>{of}")
+            }
             Err(why) => format!("  ({})", shown(why)),
         };
         line + &format!("  submission {}", SubmissionId(self.live.submission))
@@ -358,6 +376,7 @@ impl<F: Fn(u32) -> Option<InDoubtRecipient>> Listed<'_, F> {
         });
         match &self.content {
             Ok(content) => {
+                object["kind"] = json!(kind_name(content.kind));
                 object["reverse_path"] = json!(content.reverse_path);
                 object["job"] = json!(content.job);
                 object["bytes"] = json!(content.bytes);

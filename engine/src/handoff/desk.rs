@@ -253,6 +253,7 @@ mod tests {
             recipients: 2,
             logs: Vec::new(),
             keyed: None,
+            job: None,
         }
     }
 

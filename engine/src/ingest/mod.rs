@@ -19,6 +19,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::job::control::Verb;
 use crate::limits;
 use crate::mail::address::IpLiterals;
 use crate::mail::envelope::Envelope;
@@ -46,6 +47,31 @@ impl Format {
             (stem, "eml") if !stem.is_empty() => Some(Self::Eml),
             (stem, "bsmtp") if !stem.is_empty() => Some(Self::Bsmtp),
             _ => None,
+        }
+    }
+}
+
+/// What a drop file holds, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// Messages as they are sent: a [`Parser`] reads them.
+    Messages(Format),
+    /// A job ([`crate::job`]): a [`JobReader`](crate::job::read::JobReader) reads it.
+    Job,
+    /// What is to be done with a job: a control file.
+    Control(Verb),
+}
+
+impl FileKind {
+    /// By the extension; `None` for all that a drop file cannot have.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        match name.strip_suffix(".job") {
+            Some("") => None,
+            Some(_) => Some(Self::Job),
+            None => Format::of_name(name)
+                .map(Self::Messages)
+                .or_else(|| Verb::of_name(name).map(Self::Control)),
         }
     }
 }

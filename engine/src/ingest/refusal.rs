@@ -52,6 +52,8 @@ pub mod code {
     pub const EIGHT_BIT: &str = "eight-bit";
     /// Nothing in the file.
     pub const EMPTY: &str = "empty";
+    /// A job that cannot be accepted: the detail names the file of it and the line there.
+    pub const JOB: &str = "job";
     /// Envelope lines (`x-sender` and so on) missing, repeated, out of place or with a bad value.
     pub const ENVELOPE: &str = "envelope";
     /// The file is larger than the limit.

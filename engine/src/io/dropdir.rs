@@ -64,6 +64,7 @@ mod watch;
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -72,8 +73,7 @@ use hikyaku_spool::faults::{Call, before, point};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use crate::ingest::{Format, Refusal, code};
-use crate::job::control::Verb;
+use crate::ingest::{FileKind, Refusal, code};
 use crate::mail::id::SubmissionId;
 use crate::shard::Now;
 use crate::time::Instant;
@@ -167,15 +167,15 @@ pub struct Claimed {
     file: File,
     /// As the producer gave it.
     pub name: String,
-    /// The format of its messages, by its name.
-    pub format: Format,
-    /// What it does with a job, if it is a control file: then it has no messages.
-    pub verb: Option<Verb>,
+    /// What it holds, by its name.
+    pub kind: FileKind,
     /// Under which it was claimed.
     pub submission: SubmissionId,
     /// Octets when it was claimed.
     pub size: u64,
+    /// Octets read of it, and up to where: its end, whatever that turns out to be, or a part's.
     read: u64,
+    part_end: Option<u64>,
     ended: bool,
     identity: Identity,
 }
@@ -217,8 +217,20 @@ impl Claimed {
     pub fn unchanged(&self) -> io::Result<bool> {
         Ok(
             Identity::of(&rustix::fs::fstat(&self.file)?) == self.identity
-                && self.read == self.size,
+                && (self.part_end.is_some() || self.read == self.size),
         )
+    }
+
+    /// Has these octets read next, and no more. The file was read to its end before.
+    ///
+    /// # Errors
+    /// The file cannot be sought in.
+    pub fn read_again(&mut self, part: Range<u64>) -> io::Result<()> {
+        rustix::fs::seek(&self.file, SeekFrom::Start(part.start))?;
+        self.read = part.start;
+        self.part_end = Some(part.end);
+        self.ended = part.is_empty();
+        Ok(())
     }
 
     /// Whether somebody has written to the file since it was claimed, who had it open.
@@ -568,11 +580,11 @@ impl DropDir {
                         return Ok(Claimed {
                             file: file.into(),
                             name: name.into(),
-                            format: Format::of_name(name).unwrap_or(Format::Eml),
-                            verb: Verb::of_name(name),
+                            kind: FileKind::of_name(name).ok_or(ClaimError::Gone)?,
                             submission,
                             size: u64::try_from(identity.size).unwrap_or(0),
                             read: 0,
+                            part_end: None,
                             ended: false,
                             identity,
                         });
@@ -640,7 +652,7 @@ fn acceptable(name: &[u8]) -> Option<&str> {
         return None;
     }
     let name = str::from_utf8(name).ok()?;
-    (Format::of_name(name).is_some() || Verb::of_name(name).is_some()).then_some(name)
+    FileKind::of_name(name).is_some().then_some(name)
 }
 
 fn claimed_name(submission: SubmissionId, name: &str) -> String {

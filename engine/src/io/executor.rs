@@ -17,6 +17,7 @@ use super::logfile::LogSender;
 use super::resolver::{Resolver, ResolverConfig};
 use crate::connection::tls::{TlsConfigs, TlsPolicy};
 use crate::handoff::{Command, Doorbell, Ring, Stop};
+use crate::job::token::Secret;
 use crate::log::latency::Latency;
 use crate::mail::id::ShardId;
 use crate::shard::{Gauge, Now, Recovery, Shard, ShardConfig};
@@ -63,6 +64,8 @@ pub struct Shared {
     pub resolvers: Vec<SocketAddr>,
     /// Certificates and protocol versions.
     pub tls: TlsPolicy,
+    /// What the tokens of jobs are made with.
+    pub secret: Secret,
     /// What operators have said of jobs.
     pub said: Arc<Said>,
     /// Whether batches are synced; never `false` for mail that matters.
@@ -202,7 +205,8 @@ async fn serve(
         gauge,
         now,
         seed,
-    );
+    )
+    .with_secret(shared.secret);
     let stores = recoveries.len();
     let cancelled = shared.said.cancelled.iter();
     shard.remember_control(
@@ -235,6 +239,7 @@ async fn serve(
     }
     glommio::spawn_local(Rc::clone(&driver).serve_ring(ring, waker)).detach();
     glommio::spawn_local(Rc::clone(&driver).serve_timer()).detach();
+    glommio::spawn_local(Rc::clone(&driver).serve_signing()).detach();
     point("start.shard-runs");
     std::future::poll_fn(|cx| stop.poll_asked(cx.waker())).await;
     driver.drain().await;

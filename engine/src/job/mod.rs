@@ -19,12 +19,13 @@ pub mod control;
 pub mod dedupe;
 pub mod document;
 pub mod error;
+pub mod mime;
 pub mod read;
 pub mod rows;
 pub mod schedule;
+pub mod template;
 pub mod terms;
-
-pub use terms::JobTerms;
+pub mod token;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ use crate::mail::envelope::OnDoubt;
 use crate::mail::id::SubmissionId;
 
 pub use error::JobError;
+pub use terms::JobTerms;
 
 /// What `job.toml` asks for, checked. Texts that may hold placeholders say so.
 #[derive(Debug, Clone, PartialEq, Eq)]

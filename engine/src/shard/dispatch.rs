@@ -544,9 +544,6 @@ impl Shard {
         domain: DomainKey,
         job: JobKey,
     ) -> Taken {
-        let recipients_max = self.sites[key.0 as usize]
-            .limits
-            .recipients_per_transaction_max as usize;
         let Some(first) = self.pop_ready(domain, job) else {
             return Taken::Not;
         };
@@ -557,7 +554,16 @@ impl Shard {
         if job != JobKey::NONE && !self.admits(now, job, first) {
             return Taken::Not;
         }
-        let store = usize::from(self.messages[first.message.0 as usize].store);
+        let message = &self.messages[first.message.0 as usize];
+        let store = usize::from(message.store);
+        // Every row has a message of its own.
+        let recipients_max = if message.is_rows() {
+            1
+        } else {
+            self.sites[key.0 as usize]
+                .limits
+                .recipients_per_transaction_max as usize
+        };
         let mut transaction = Transaction::new(store, first, now);
         while transaction.recipients.len() < recipients_max
             && self

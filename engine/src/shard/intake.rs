@@ -15,7 +15,7 @@ use crate::handoff::{Acceptance, Command, Receipt, Tally};
 use crate::ingest::NewMessage;
 use crate::job::schedule::When;
 use crate::log::latency::Stage;
-use crate::mail::envelope::{self, EnvelopeView, domain_of};
+use crate::mail::envelope::{self, EnvelopeView, Kind, domain_of};
 use crate::mail::id::SubmissionId;
 use crate::queue::domain::{DomainKey, MessageKey, Waiting};
 use crate::queue::jobs::JobKey;
@@ -37,9 +37,33 @@ pub(super) struct Message {
     pub(super) expires: u32,
     /// The domain of all its recipients, when they share one.
     domain: DomainKey,
-    shared: bool,
+    shape: Shape,
     /// Index of its store.
     pub(super) store: u16,
+}
+
+/// What a message is, in the one byte that is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// All recipients are of its domain.
+    Shared,
+    /// Recipients of several domains.
+    Mixed,
+    /// Rows of a job, all of its domain.
+    RowsShared,
+    /// Rows of a job, of several domains.
+    RowsMixed,
+}
+
+impl Shape {
+    const fn new(kind: Kind, shared: bool) -> Self {
+        match (kind, shared) {
+            (Kind::Rows, true) => Self::RowsShared,
+            (Kind::Rows, false) => Self::RowsMixed,
+            (_, true) => Self::Shared,
+            (_, false) => Self::Mixed,
+        }
+    }
 }
 
 /// What a place in a slab takes.
@@ -62,8 +86,13 @@ impl Message {
         tick >= self.expires
     }
 
+    /// Whether each recipient's message is made from a row.
+    pub(super) const fn is_rows(&self) -> bool {
+        matches!(self.shape, Shape::RowsShared | Shape::RowsMixed)
+    }
+
     fn domain(&self) -> Option<DomainKey> {
-        self.shared.then_some(self.domain)
+        matches!(self.shape, Shape::Shared | Shape::RowsShared).then_some(self.domain)
     }
 }
 
@@ -76,6 +105,8 @@ pub(super) struct Submission {
     pub(super) store: u16,
     pub(super) acceptance: Option<Arc<Acceptance>>,
     staged: Vec<MessageKey>,
+    /// What the messages of its rows are made from, where it is a job.
+    pub(super) bundle: Option<MessageRef>,
     /// Recipients without a final state.
     left: u64,
     tally: Tally,
@@ -237,6 +268,12 @@ impl Shard {
                 return Err(messages);
             };
             point("shard.staged");
+            gauge::add(&self.gauge.staged_bytes, size);
+            if message.envelope.kind == Kind::Bundle {
+                // It has no recipients, so nobody waits for it and nothing counts it.
+                self.take_bundle(key, at, message.content.as_slice());
+                continue;
+            }
             let domain =
                 self.common_domain(message.envelope.recipients.iter().map(|r| domain_of(r)));
             if let Some(domain) = domain {
@@ -246,6 +283,7 @@ impl Shard {
             let part = self.part(key, messages[index].envelope.job.as_deref());
             let expires = self.patience(now, part, Duration::ZERO);
             let expires = self.tick_after(now, expires);
+            let shape = Shape::new(messages[index].envelope.kind, domain.is_some());
             let message = self.messages.insert(Message {
                 seq: at.seq(),
                 slot: at.slot(),
@@ -254,10 +292,9 @@ impl Shard {
                 recipients,
                 expires,
                 domain: domain.unwrap_or(DomainKey(u32::MAX)),
-                shared: domain.is_some(),
+                shape,
             });
             gauge::add(&self.gauge.staged, u64::from(recipients));
-            gauge::add(&self.gauge.staged_bytes, size);
             let submission = &mut self.submissions[key as usize];
             submission.staged.push(message_key(message));
             submission.left += u64::from(recipients);
@@ -308,6 +345,7 @@ impl Shard {
                 }
             }
         }
+        self.restore_bundles(index);
         self.restore_doubts(now, index, &recovered);
         self.restore_waiting(now, index);
         for key in 0..self.submissions.capacity() {
@@ -321,6 +359,26 @@ impl Shard {
             }
         }
         self.commit_soon(index);
+    }
+
+    /// Every job knows its bundle before the first of its recipients waits again.
+    fn restore_bundles(&mut self, index: usize) {
+        let log = &self.stores[index].log;
+        let annexes = log.live_messages().filter(|live| live.recipients == 0);
+        let bundles: Vec<(u32, MessageRef)> = annexes
+            .filter_map(|live| {
+                // Of another kind, or damaged, it is of no use; it ends with its submission all the same.
+                let envelope = EnvelopeView::parse(log.envelope(live.at).ok()?)?;
+                let key = (log.id(), SubmissionId(live.submission));
+                let submission = *self.by_submission.get(&key)?;
+                (envelope.kind == Kind::Bundle).then_some((submission, live.at))
+            })
+            .collect();
+        for (submission, at) in bundles {
+            let view = self.stores[index].log.message(at);
+            let content = view.map(|view| view.content.to_vec());
+            self.take_bundle(submission, at, &content.unwrap_or_default());
+        }
     }
 
     /// Every recipient without a final mark waits again: at once, or when its retry is due. One
@@ -375,9 +433,12 @@ impl Shard {
                 key
             }
         };
+        if live.recipients == 0 {
+            return;
+        }
         let mut domains = std::mem::take(&mut restored.domains);
         let found = self.domains_of(log, live.at, &mut domains);
-        let Some((received, x_job)) = found else {
+        let Some((kind, received, x_job)) = found else {
             let waiting = live.waiting();
             let all = waiting.map(|waiting| (live.at, waiting.recipient, waiting.attempts));
             restored.unreadable.extend(all);
@@ -403,7 +464,7 @@ impl Shard {
             recipients: live.recipients,
             expires: self.tick_after(now, expires_after),
             domain: common.unwrap_or(DomainKey(u32::MAX)),
-            shared: common.is_some(),
+            shape: Shape::new(kind, common.is_some()),
         }));
         let before = restored.recipients;
         for waiting in live.waiting() {
@@ -533,14 +594,14 @@ impl Shard {
         domain
     }
 
-    /// The domain of each recipient, read from the spool, when the message was received, and its `x-job`. `None`
-    /// and no domains when the envelope is unreadable.
+    /// The domain of each recipient, read from the spool, what the message is, when it was received,
+    /// and its `x-job`. `None` and no domains when the envelope is unreadable.
     fn domains_of<'a>(
         &mut self,
         log: &'a Log,
         at: MessageRef,
         domains: &mut Vec<DomainKey>,
-    ) -> Option<(WallTime, Option<&'a str>)> {
+    ) -> Option<(Kind, WallTime, Option<&'a str>)> {
         domains.clear();
         let envelope = EnvelopeView::parse(log.envelope(at).ok()?)?;
         domains.extend((0..envelope.recipients()).map(|index| {
@@ -548,7 +609,7 @@ impl Shard {
                 .intern(domain_of(envelope.recipient(index).unwrap_or_default()))
         }));
         let received = Steady::received(envelope.received, envelope.ahead);
-        Some((received, envelope.job))
+        Some((envelope.kind, received, envelope.job))
     }
 
     fn common_domain<'a>(
@@ -567,6 +628,7 @@ impl Shard {
         let Some(key) = self.by_submission.remove(&(self.stores[0].log.id(), id)) else {
             return;
         };
+        self.templates.forget(key);
         // Nobody waits for its receipts any more, and its key may soon be another's.
         self.stores[0].forget_receipts(key);
         for message in std::mem::take(&mut self.submissions[key as usize].staged) {
@@ -592,6 +654,8 @@ impl Shard {
                 continue;
             };
             self.forget_submission(key);
+            self.templates.forget(key);
+            // The bundle ends with it: it is in the same record.
             self.stores[index].log.append_close(id.0);
             self.commit_soon(index);
         }
@@ -624,6 +688,7 @@ impl Shard {
             store,
             acceptance: None,
             staged: Vec::new(),
+            bundle: None,
             left: 0,
             tally: Tally::default(),
             home: home.unwrap_or(key),
@@ -653,6 +718,7 @@ impl Shard {
     fn report_if_final(&mut self, key: u32) {
         let submission = &self.submissions[key as usize];
         if submission.left == 0 && submission.staged.is_empty() {
+            self.templates.forget(key);
             self.effects.push_back(Effect::Receipt(Receipt::Final {
                 submission: submission.id,
                 log: submission.log,

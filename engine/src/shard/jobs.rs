@@ -70,13 +70,6 @@ impl Shard {
     }
 
     /// The recipients of a submission have these terms. Before any of its messages is taken in.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "for submissions that are jobs, once ingest takes them"
-        )
-    )]
     pub(super) fn set_terms(&mut self, key: u32, terms: JobTerms) {
         let submission = &self.submissions[key as usize];
         if submission.assigned {
@@ -323,6 +316,7 @@ impl Shard {
                 text: "the job was cancelled",
                 class: Class::Cancelled,
                 possible_duplicate: false,
+                row: None,
             },
         );
         let job = self.job_of(entry);

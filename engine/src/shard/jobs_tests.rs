@@ -154,6 +154,7 @@ impl World {
                 Effect::Wake(conn) => self.drive(conn),
                 Effect::Receipt(receipt) => self.receipts.push(receipt),
                 Effect::Resolve { .. } => self.resolves += 1,
+                Effect::Sign => self.shard.sign_waiting(now),
                 Effect::Room => {}
             }
         }
@@ -259,6 +260,7 @@ impl World {
             recipients: recipients.sum(),
             logs: vec![0],
             keyed: None,
+            job: None,
         });
         self.accepted.insert(id, Arc::clone(&acceptance));
         let now = self.now();

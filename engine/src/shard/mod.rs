@@ -19,8 +19,10 @@
 //! | `jobs.rs` | which jobs may be sent, and how one ends early |
 //! | `conn.rs` | one connection's session, turned into steps for the driver |
 //! | `transaction.rs` | one message on a connection: envelope, bytes, in-doubt slots |
+//! | `job.rs` | a row of a job becomes a message |
 //! | `closing.rs` | a connection's end, and who gets its permit |
 //! | `memory.rs` | what all that waits costs |
+//! | `signing.rs` | signatures, several at once where that pays |
 //! | `settle.rs` | a report becomes verdict, mark, next attempt |
 //! | `report.rs` | log lines |
 
@@ -34,6 +36,7 @@ mod dispatch;
 mod doubt;
 mod gauge;
 mod intake;
+mod job;
 mod jobs;
 #[cfg(test)]
 mod jobs_tests;
@@ -41,6 +44,7 @@ pub mod memory;
 mod report;
 mod routing;
 mod settle;
+mod signing;
 mod steady;
 mod timers;
 mod transaction;
@@ -60,6 +64,7 @@ pub use intake::Recovery;
 
 use crate::connection::plan::BadAddresses;
 use crate::handoff::Receipt;
+use crate::job::token::Secret;
 use crate::log::latency::Latency;
 use crate::log::record::LineWriter;
 use crate::mail::id::{ShardId, SubmissionId};
@@ -119,6 +124,8 @@ pub enum Effect {
     Receipt(Receipt),
     /// There is room again for a command that was refused.
     Room,
+    /// When all that is ready now has had its turn: [`Shard::sign_waiting`].
+    Sign,
 }
 
 /// How much a [`Shard`] remembers.
@@ -145,6 +152,8 @@ pub struct Shard {
     stores: Vec<Store>,
     messages: Slab<Message>,
     submissions: Slab<Submission>,
+    templates: job::Templates,
+    signatures: signing::Signatures,
     by_submission: HashMap<(u16, SubmissionId), u32>,
     /// Parts of submissions whose messages name several jobs, by job.
     parts: HashMap<u32, HashMap<Box<str>, u32>>,
@@ -213,6 +222,8 @@ impl Shard {
             stores: Vec::new(),
             messages: Slab::new(),
             submissions: Slab::new(),
+            templates: job::Templates::default(),
+            signatures: signing::Signatures::default(),
             by_submission: HashMap::new(),
             parts: HashMap::new(),
             jobs: Jobs::default(),
@@ -242,6 +253,13 @@ impl Shard {
             local_until: Instant::default(),
             local_failures: 0,
         }
+    }
+
+    /// What the tokens of jobs are made with; without it no message of a job can be made.
+    #[must_use]
+    pub fn with_secret(mut self, secret: Secret) -> Self {
+        self.templates.secret = Some(secret);
+        self
     }
 
     /// The next thing to do, in order.

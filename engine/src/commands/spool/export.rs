@@ -11,11 +11,12 @@ use std::path::Path;
 use hikyaku_spool::inspect::LogView;
 use hikyaku_spool::{Doubt, LiveMessage, MessageRef, SpoolError};
 
+use super::rows::Jobs;
 use super::{Failure, LOOKS_MAX, Seen, envelope, id_of, with_cause};
 use crate::cli::SpoolExportArgs;
 use crate::ingest::{EnvelopeLines, write_message_file};
 use crate::mail::address::IpLiterals;
-use crate::mail::envelope::EnvelopeView;
+use crate::mail::envelope::{EnvelopeView, Kind};
 use crate::mail::id::MessageId;
 
 #[derive(Default)]
@@ -145,6 +146,8 @@ enum Problem {
 struct Work {
     record: Vec<u8>,
     file: Vec<u8>,
+    content: Vec<u8>,
+    jobs: Jobs,
 }
 
 fn one(
@@ -182,6 +185,30 @@ fn one(
             SpoolError::Moved { .. } => Problem::Moved,
             error => Problem::Message(with_cause(&error)),
         })?;
+    if EnvelopeView::parse(view.envelope).is_some_and(|stored| stored.kind == Kind::Rows) {
+        for recipient in left {
+            // Each has a message of its own.
+            let name = format!(
+                "{}{id}-{recipient}.eml",
+                if accepted { "" } else { "staged-" }
+            );
+            if args.to.join(&name).symlink_metadata().is_ok() {
+                counts.kept += 1;
+                continue;
+            }
+            let envelope = work
+                .jobs
+                .make(&args.spool, log, &live, &view, recipient, &mut work.content)
+                .map_err(Problem::Message)?;
+            work.file.clear();
+            write_message_file(&mut work.file, &envelope, &work.content);
+            put(args, &name, &work.file, counts)?;
+            counts.recipients += 1;
+            counts.staged += u64::from(!accepted);
+            counts.in_doubt += u64::from(doubt(recipient) == Some(Doubt::Sent));
+        }
+        return Ok(());
+    }
     let envelope = EnvelopeView::parse(view.envelope)
         .and_then(|stored| envelope(&stored, left.iter().copied()))
         .ok_or_else(|| Problem::Message("its envelope cannot be read".to_owned()))?;
@@ -210,6 +237,23 @@ fn one(
     counts.staged += u64::from(!accepted);
     let in_doubt = left.iter().filter(|r| doubt(**r) == Some(Doubt::Sent));
     counts.in_doubt += in_doubt.count() as u64;
+    Ok(())
+}
+
+fn put(
+    args: &SpoolExportArgs,
+    name: &str,
+    file: &[u8],
+    counts: &mut Counts,
+) -> Result<(), Problem> {
+    match write_file(&args.to, name, file) {
+        Ok(()) => counts.written += 1,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => counts.kept += 1,
+        Err(error) => {
+            let path = args.to.join(name);
+            return Err(Problem::Fatal(failed("write", &path)(error)));
+        }
+    }
     Ok(())
 }
 

@@ -141,6 +141,7 @@ impl Process {
                 keys: KeyFile::open(&at.join("spool"), clock::wall()).unwrap(),
                 jobs: JobFile::open(&at.join("spool")).unwrap(),
                 spool: at.join("spool"),
+                secret: Secret::new(&[7; 32]),
             },
             &recovered,
         );
