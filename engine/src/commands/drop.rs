@@ -239,6 +239,7 @@ fn describe(receipt: Option<&Receipt>, wait: WaitFor, timeout: &str, dir: &Path)
         for (count, what) in [
             (receipt.bounced, "bounced"),
             (receipt.expired, "expired"),
+            (receipt.held, "held"),
             (receipt.cancelled, "cancelled"),
             (receipt.suppressed, "suppressed"),
             (receipt.repeated, "repeated"),
@@ -268,7 +269,11 @@ fn judge(receipt: Option<&Receipt>, wait: WaitFor) -> End {
     match receipt {
         Some(receipt) if receipt.state == ReceiptState::Refused => End::Refused,
         _ if is_late(receipt, wait) => End::NotAll,
-        Some(receipt) if receipt.bounced + receipt.expired + receipt.cancelled > 0 => End::NotAll,
+        Some(receipt)
+            if receipt.bounced + receipt.expired + receipt.held + receipt.cancelled > 0 =>
+        {
+            End::NotAll
+        }
         _ => End::Done,
     }
 }
@@ -291,6 +296,25 @@ mod tests {
             "bounced": bounced, "reason": (state == ReceiptState::Refused).then(|| json!({
                 "code": "no-recipient", "line": 4, "offset": 90, "detail": "nobody to send to" })) });
         serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn who_is_held_or_cancelled_was_not_served() {
+        let whole = receipt(ReceiptState::Final, 1, 0);
+        assert_eq!(judge(Some(&whole), WaitFor::Final), End::Done);
+        let held = Receipt {
+            held: 1,
+            ..whole.clone()
+        };
+        let cancelled = Receipt {
+            cancelled: 1,
+            ..whole
+        };
+        for (receipt, said) in [(held, "held 1"), (cancelled, "cancelled 1")] {
+            assert_eq!(judge(Some(&receipt), WaitFor::Final), End::NotAll);
+            let text = describe(Some(&receipt), WaitFor::Final, "1s", Path::new("d"));
+            assert_eq!(text, format!("delivered 1  {said}"));
+        }
     }
 
     #[test]
