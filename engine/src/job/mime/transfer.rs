@@ -266,7 +266,8 @@ mod tests {
             (&format!("{short}\r{short}"), SevenBit),
             (&format!("{long}\n"), QuotedPrintable),
             (&format!("{short}\n{long}"), QuotedPrintable),
-            ("café\n", QuotedPrintable),
+            ("un café crème, s'il vous plaît\n", QuotedPrintable),
+            ("é", Base64),
             ("a\0b, and so on", QuotedPrintable),
             ("特別なお知らせ\n", Base64),
         ];
