@@ -166,6 +166,7 @@ impl Template {
     }
 
     fn make(&self, row: RowView<'_>, out: &mut Vec<u8>) -> Result<(), RenderError> {
+        let begin = out.len();
         let scratch = &mut *self.scratch.borrow_mut();
         let variant = self.variant_of(row);
         let unsubscribe = self
@@ -295,7 +296,7 @@ impl Template {
                 }
             }
         }
-        if out.len() > MESSAGE_SIZE_DEFAULT {
+        if out.len() - begin > MESSAGE_SIZE_DEFAULT {
             return Err(self.failed(row, "the message is larger than any message may be"));
         }
         Ok(())

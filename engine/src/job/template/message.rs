@@ -343,7 +343,9 @@ impl<'a> File<'a> {
             let long = raw
                 .split(|byte| *byte == b'\n')
                 .any(|line| line.len() > LINE_MAX);
-            if !raw.is_ascii() || long {
+            // A bare CR would become a line end, and what follows it a field.
+            let bare_cr = memchr::memchr_iter(b'\r', raw).any(|at| raw.get(at + 1) != Some(&b'\n'));
+            if !raw.is_ascii() || raw.contains(&0) || long || bare_cr {
                 return Err(self.error(line, format_args!("{name}: must be ASCII in lines of at most {LINE_MAX} octets (RFC 2231 for file names)")));
             }
             transfer::canonical(raw.trim_ascii_end(), &mut fields);

@@ -570,7 +570,11 @@ fn whole_messages() {
             }
         }
     }
-    let refused: [(&str, &str); 6] = [
+    let refused: [(&str, &str); 7] = [
+        (
+            "X: y\nContent-Type: multipart/mixed; boundary=b\n\n--b\nContent-ID: a\rX: b\n\nx\n--b--\n",
+            "m.eml line 5: Content-ID: must be ASCII",
+        ),
         (
             "Subject: {{ x }}\n\nx\n",
             "m.eml line 1: there is no field `x`",
