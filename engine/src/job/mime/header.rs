@@ -158,7 +158,12 @@ impl<'a> Line<'a> {
     /// Appends one unbreakable word after `blanks`, on a line of its own if it has no room here.
     fn word(&mut self, blanks: &str, pieces: &[&str]) {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
-        if !self.fresh && !blanks.is_empty() && self.column + blanks.len() + length > LINE_ADVISED {
+        // Several blanks where a line is folded become one in some readers.
+        let advised = match blanks.len() {
+            0 | 1 => LINE_ADVISED,
+            _ => LINE_MAX,
+        };
+        if !self.fresh && !blanks.is_empty() && self.column + blanks.len() + length > advised {
             self.out.extend_from_slice(b"\r\n");
             self.column = 0;
         }
@@ -416,6 +421,14 @@ mod tests {
             assert_eq!(field(value, Charset::Utf8).as_deref(), Ok(*expected));
         }
         assert_eq!(cases[10].0, cases[10].1);
+    }
+
+    #[test]
+    fn blanks_are_kept_where_a_line_would_be_folded() {
+        let value = format!("{}  b", "a".repeat(75));
+        let out = field(&value, Charset::Utf8).expect("allowed");
+        assert_eq!(out, format!("Subject: {value}\r\n"));
+        assert_eq!(read(&out), value);
     }
 
     #[test]
