@@ -90,10 +90,7 @@ impl Library {
                 (name.to_owned(), handle)
             }
         };
-        let load_error = |source| BatchError::Load {
-            library: name.clone(),
-            source,
-        };
+        let load_error = |source| BatchError::Load { source };
         let handle = handle.map_err(load_error)?;
         // SAFETY: `get` asks that the symbol is of the given type. The types above are those of the
         // library's headers (crypto_mb/rsa.h, crypto_mb/cpu_features.h), the same in every release

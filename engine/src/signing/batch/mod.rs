@@ -70,9 +70,11 @@ impl Batching {
 pub(super) enum BatchError {
     #[error("no key is RSA with 2048 bits, and there are batches of no other")]
     Keys,
-    #[error("{library} cannot be loaded: {}", reason(source))]
+    #[error(
+        "the library cannot be loaded: {}: install libcrypto_mb, or name its file as batch_library in [signing]",
+        reason(source)
+    )]
     Load {
-        library: String,
         #[source]
         source: libloading::Error,
     },
