@@ -192,7 +192,7 @@ impl Signer {
         unsigned: &mut Unsigned,
     ) -> Result<usize, SigningError> {
         let body = unsigned.scan(content);
-        let from = unsigned.from_field()?;
+        let from = unsigned.only_from()?;
         let Some(domain) = fields::address_domain(&content[from]) else {
             return Ok(0);
         };
