@@ -452,3 +452,6 @@ impl ByteOrderMark {
         &Self::MARK[..held]
     }
 }
+
+#[cfg(test)]
+mod tests;
