@@ -18,8 +18,11 @@ pub mod chunk;
 pub mod dedupe;
 pub mod document;
 pub mod error;
+pub mod mime;
 pub mod read;
 pub mod rows;
+pub mod template;
+pub mod token;
 
 use std::sync::Arc;
 
