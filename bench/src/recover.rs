@@ -197,6 +197,7 @@ fn build(args: &RecoverArgs, dir: &Path) -> Result<Built, Box<dyn Error>> {
                 recipients: 0,
                 logs: vec![id],
                 keyed: None,
+                job: None,
             };
             while waiting > 0 && acceptance.messages < args.per_submission {
                 let recipients = waiting.min(args.per_message.into());

@@ -199,6 +199,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", help_heading = "Retries")]
     pub crashes_max: Option<u8>,
 
+    /// Make RSA-2048 signatures eight at a time with Intel's libcrypto_mb where it is installed and the
+    /// CPU has AVX-512 IFMA [default: off]
+    #[arg(long, value_enum, help_heading = "Signing")]
+    pub dkim_batch: Option<BatchChoice>,
+    /// The file of that library [default: where the system's loader finds it]
+    #[arg(long, value_name = "FILE", help_heading = "Signing")]
+    pub dkim_batch_library: Option<PathBuf>,
+
     /// Show no progress, even on a terminal
     #[arg(long, help_heading = "Output")]
     pub no_progress: bool,
@@ -245,6 +253,15 @@ pub enum PipelineChoice {
     /// Also the next messages, behind content whose reply is due; a lost connection then leaves
     /// several messages in doubt
     Stream,
+}
+
+/// Whether DKIM signatures are made in batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BatchChoice {
+    /// Where library and CPU allow it; else one at a time, and a line in the log says why
+    Auto,
+    /// One at a time; no library is loaded
+    Off,
 }
 
 /// When a session is encrypted.

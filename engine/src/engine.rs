@@ -36,6 +36,7 @@ use crate::io::ingest::{Ingest, IngestState, Outlet, Parts};
 use crate::io::keys::KeyFile;
 use crate::io::logfile::{LogError, LogFile, LogSender};
 use crate::io::resolver::{ResolverConfig, servers_from_resolv_conf};
+use crate::io::secret::{self, SecretError};
 use crate::io::statefile::{Sources, StateFile};
 use crate::io::tls::load_roots;
 use crate::io::{clock, random};
@@ -79,6 +80,8 @@ pub enum StartError {
     DropDir(#[from] DropDirError),
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -183,6 +186,7 @@ impl Engine {
             summary: recovered,
             stop,
         } = open_spool(settings)?;
+        let secret = secret::load(&settings.engine.spool)?;
         let log = LogFile::with_memory(
             &settings.engine.log,
             LOG_ROTATE,
@@ -212,6 +216,7 @@ impl Engine {
             resolver,
             resolvers,
             tls,
+            secret,
             sync: settings.engine.sync,
         };
         let accepted = Arc::new(accepted);
@@ -272,6 +277,7 @@ impl Engine {
             state: Arc::clone(&state),
             keys: open_keys(settings)?,
             spool: settings.engine.spool.clone(),
+            secret: shared.secret.clone(),
         };
         let mut ingest = Ingest::new(parts, &accepted)
             .map_err(watch_error)?
@@ -658,7 +664,11 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
     let signer = if settings.dkim.is_empty() {
         None
     } else {
-        Some(Signer::load(&settings.dkim)?.with_lifetime(settings.signature_lifetime))
+        Some(
+            Signer::load(&settings.dkim)?
+                .with_lifetime(settings.signature_lifetime)
+                .with_batching(&settings.batching),
+        )
     };
     Ok(ShardConfig {
         sources: settings

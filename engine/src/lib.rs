@@ -8,7 +8,7 @@
 //! Modules stand in flow order. A stage knows the types of the stages before it and never of those
 //! after; all of them know the nouns in [`mail`]; [`shard`] alone sees every stage and wires them.
 //! Everything but [`io`] is pure: bytes, values and `now` go in, actions come out.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod budget;
 pub mod limits;

@@ -221,6 +221,7 @@ fn note(accepted: &mut Accepted, id: SubmissionId, acceptance: Option<Acceptance
                     recipients: 0,
                     logs: Vec::new(),
                     keyed: None,
+                    job: None,
                 })
             });
         }
@@ -264,6 +265,7 @@ mod tests {
             recipients: 2,
             logs: logs.to_vec(),
             keyed: None,
+            job: None,
         };
         let mut accepted = Accepted::new();
         note(&mut accepted, SubmissionId(1), None);

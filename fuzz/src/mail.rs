@@ -70,6 +70,7 @@ pub fn envelope(data: &[u8]) {
         return;
     }
     let envelope = Envelope {
+        kind: view.kind,
         reverse_path: view.reverse_path.into(),
         recipients: recipients.iter().map(|text| (*text).into()).collect(),
         needs: view.needs,

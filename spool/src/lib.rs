@@ -12,7 +12,8 @@
 //!
 //! A drop file goes only once its ACCEPT is durable, and a later batch too. So a crash may repeat a delivery, between the
 //! peer's reply and the durable mark, and never loses a message. Which deliveries it may repeat is named by the in-doubt
-//! slots. Messages of a submission without ACCEPT are staged: they are never sent, and are discarded.
+//! slots. Messages of a submission without ACCEPT are staged: they are never sent, and are discarded. A message without
+//! recipients, an annex, ends with its submission: the record that closes or discards the one ends the other.
 //!
 //! # Layout
 //!

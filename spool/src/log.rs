@@ -215,7 +215,10 @@ impl Log {
         self.id
     }
 
-    /// Stages a message: it exists once its submission is accepted. `recipients` is not 0. The content is copied once.
+    /// Stages a message: it exists once its submission is accepted. The content is copied once.
+    ///
+    /// A message without recipients is an *annex*: what the other messages of its submission need beside their own
+    /// content. It is alive until the submission is closed or discarded.
     pub fn append_message(
         &mut self,
         submission: u128,
@@ -223,10 +226,6 @@ impl Log {
         envelope: &[u8],
         content: &[&[u8]],
     ) -> Result<MessageRef, Full> {
-        assert!(
-            recipients > 0,
-            "a message without recipients would never be done"
-        );
         let bytes = envelope.len() + content.iter().map(|part| part.len()).sum::<usize>();
         if bytes as u64 > self.options.message_bytes_max {
             return Err(Full::TooLarge);
@@ -304,10 +303,13 @@ impl Log {
         Ok(())
     }
 
-    /// The submission's final receipt is written: forget it. All its recipients in this log are final.
+    /// The submission's final receipt is written: forget it, and its annexes. All its recipients in this log are final.
     pub fn append_close(&mut self, submission: u128) {
         if let Some(of) = self.table.find_submission(submission) {
             self.put_always(Head::new(Kind::Close), &submission.to_le_bytes(), None);
+            if self.table.submission(of).live > 0 {
+                self.kill_all(of, Kill::Annexes);
+            }
             self.table.close(of);
         }
     }
@@ -318,6 +320,11 @@ impl Log {
             return;
         };
         self.put_always(Head::new(Kind::Discard), &submission.to_le_bytes(), None);
+        self.kill_all(of, Kill::Everything);
+        self.table.forget(of);
+    }
+
+    fn kill_all(&mut self, of: u32, which: Kill) {
         let from = self.table.submission(of).first_segment;
         for segment in self
             .segments
@@ -325,10 +332,9 @@ impl Log {
             .filter(|segment| segment.id >= from)
         {
             let live = segment.account.live_bytes;
-            discard_in(&mut self.table, of, segment.id, &mut segment.account);
+            kill_in(&mut self.table, of, segment.id, &mut segment.account, which);
             self.dead_bytes += live - segment.account.live_bytes;
         }
-        self.table.forget(of);
     }
 
     /// Notes what became of a recipient. Never fails. True when this was the message's last recipient: its reference is
@@ -855,13 +861,30 @@ impl Drop for ReadAhead<'_> {
     }
 }
 
+/// Which messages of a submission end with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kill {
+    /// It was refused.
+    Everything,
+    /// It is closed: no recipient of it is left who would need them.
+    Annexes,
+}
+
 /// Kills the submission's messages that lie in one segment.
-pub(crate) fn discard_in(table: &mut Table, of: u32, segment: u32, account: &mut Account) {
+pub(crate) fn kill_in(
+    table: &mut Table,
+    of: u32,
+    segment: u32,
+    account: &mut Account,
+    which: Kill,
+) {
     for index in 0..account.slots.len() {
         let found = table.in_slot(account.slots[index]);
-        let Some((at, _)) =
-            found.filter(|(_, entry)| entry.submission == of && entry.spot.segment == segment)
-        else {
+        let Some((at, _)) = found.filter(|(_, entry)| {
+            entry.submission == of
+                && entry.spot.segment == segment
+                && (which == Kill::Everything || entry.recipients == 0)
+        }) else {
             continue;
         };
         if let Some(spot) = table.kill(at) {

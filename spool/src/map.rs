@@ -1,4 +1,4 @@
-//! Memory maps: the only unsafe of the workspace.
+//! Memory maps: the only unsafe of this crate.
 //!
 //! `ReadMap` shows a segment that is written by `pwrite`; `WordMap` is the small writable map of in-doubt slots, the one
 //! place where a store must survive `kill -9` without a system call; `open_environment` is the suppression list's database.

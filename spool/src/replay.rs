@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::SpoolError;
 use crate::indoubt::{Doubt, Found, InDoubtRecipient};
-use crate::log::discard_in;
+use crate::log::{Kill, kill_in};
 use crate::mark::{Deferral, FinalMark, Intent};
 use crate::reclaim::decode_accept;
 use crate::record::{
@@ -166,14 +166,15 @@ impl Replay {
             }
             Kind::Close => {
                 if let Some(of) = self.table.find_submission(u128_at(record.payload, 0)) {
+                    if self.table.submission(of).live > 0 {
+                        self.kill_all(of, Kill::Annexes);
+                    }
                     self.table.close(of);
                 }
             }
             Kind::Discard => {
                 if let Some(of) = self.table.find_submission(u128_at(record.payload, 0)) {
-                    for (segment, account) in self.accounts.iter_mut().enumerate() {
-                        discard_in(&mut self.table, of, segment as u32, account);
-                    }
+                    self.kill_all(of, Kill::Everything);
                     self.table.forget(of);
                 }
             }
@@ -204,14 +205,17 @@ impl Replay {
         }
     }
 
+    fn kill_all(&mut self, of: u32, which: Kill) {
+        for (segment, account) in self.accounts.iter_mut().enumerate() {
+            kill_in(&mut self.table, of, segment as u32, account, which);
+        }
+    }
+
     fn message(&mut self, record: &Record<'_>, spot: Spot) {
         let Some(head) = MessageHead::decode_head(record.payload) else {
             return;
         };
         let recipients = record.extra;
-        if recipients == 0 {
-            return;
-        }
         self.next_message_seq = self.next_message_seq.max(head.seq.saturating_add(1));
         let known = self.index.find(head.seq);
         let at = match known.filter(|at| {

@@ -170,6 +170,8 @@ pub(crate) struct Table {
     intents: BTreeMap<(u32, u32), u16>,
     /// Recipients that are not final, of all messages.
     pub(crate) recipients_left: u64,
+    /// Messages without recipients.
+    annexes: u64,
 }
 
 impl Table {
@@ -216,7 +218,7 @@ impl Table {
         self.entries.len() as u32 // `insert` keeps it below u32::MAX
     }
 
-    /// A new message. `recipients` is not 0.
+    /// A new message; an annex when `recipients` is 0.
     pub(crate) fn insert(
         &mut self,
         seq: u64,
@@ -257,6 +259,7 @@ impl Table {
             );
         }
         self.recipients_left += u64::from(recipients);
+        self.annexes += u64::from(recipients == 0);
         let of = &mut self.submissions[submission as usize];
         of.first_segment = if of.live == 0 {
             spot.segment
@@ -317,6 +320,7 @@ impl Table {
         let packed = &mut self.entries[slot as usize];
         let submission = packed.submission;
         if packed.what() == SEVERAL {
+            self.annexes -= u64::from(packed.entry().recipients == 0);
             self.several.remove(&slot);
         }
         packed.seq &= !WHAT;
@@ -442,9 +446,9 @@ impl Table {
         Some(out)
     }
 
-    /// How many messages are alive.
+    /// How many messages are alive, annexes not counted.
     pub(crate) fn messages(&self) -> u64 {
-        (self.entries.len() - self.entries_free.len()) as u64
+        (self.entries.len() - self.entries_free.len()) as u64 - self.annexes
     }
 
     /// The submission's slot, made if need be.
@@ -591,6 +595,21 @@ mod tests {
         );
         assert_eq!(table.kill(at), Some(SPOT));
         assert_eq!((table.submissions().count(), table.recipients_left), (0, 0));
+    }
+
+    #[test]
+    fn an_annex_has_nobody_to_wait_for() {
+        let mut table = Table::default();
+        let submission = table.submission_slot(7);
+        let at = table.insert(1, submission, 0, SPOT);
+        assert_eq!((table.messages(), table.recipients_left), (0, 0));
+        assert_eq!(table.finish(at, 0), Finished::Nothing);
+        assert!(!table.defer(at, 0, Deferred::new(1, 1)) && !table.intend(at, 0, 1));
+        assert_eq!(table.waiting(at).count(), 0);
+        assert!(table.encode_state(at).is_none() && table.entry(at).is_some());
+        assert_eq!(table.kill(at), Some(SPOT));
+        let message = table.insert(2, submission, 1, SPOT);
+        assert_eq!((message.slot(), table.messages()), (at.slot(), 1));
     }
 
     #[test]

@@ -35,7 +35,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        8 => (0u8..6, prop_oneof![Just(1u8), 1u8..130], 0u16..40_000)
+        8 => (0u8..6, prop_oneof![2 => Just(1u8), 2 => 1u8..130, 1 => Just(0)], 0u16..40_000)
             .prop_map(|(submission, recipients, bytes)| Op::Message { submission, recipients, bytes }),
         2 => (0u8..6).prop_map(Op::Accept),
         1 => (0u8..6).prop_map(Op::Close),
@@ -147,6 +147,8 @@ impl World<'_> {
         assert!(found == self.now.messages, "live messages differ");
         let left: usize = found.values().map(|message| message.waiting.len()).sum();
         assert_eq!(log!(self).recipients_left(), left as u64);
+        let waiting = found.values().filter(|message| message.recipients > 0);
+        assert_eq!(log!(self).messages_left(), waiting.count() as u64);
     }
 
     fn finish(&mut self, seq: u64, recipient: u32, verdict: Verdict) {
@@ -227,13 +229,11 @@ impl World<'_> {
             }
             Op::Close(id) => {
                 let id = u128::from(id);
-                if self
-                    .now
-                    .messages
-                    .values()
-                    .all(|message| message.submission != id)
-                {
+                let of_it = |message: &Message| message.submission == id;
+                let mut left = self.now.messages.values().filter(|one| of_it(one));
+                if left.all(|message| message.recipients == 0) {
                     log!(self).append_close(id);
+                    self.now.messages.retain(|_, message| !of_it(message));
                     self.now.submissions.remove(&id);
                 }
             }
@@ -262,6 +262,9 @@ impl World<'_> {
                 else {
                     return;
                 };
+                if self.now.messages[&seq].recipients == 0 {
+                    return;
+                }
                 let verdict = match verdict {
                     0 => Verdict::Delivered,
                     1 => Verdict::Bounced,

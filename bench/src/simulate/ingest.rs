@@ -247,6 +247,7 @@ impl World {
             recipients: summary.recipients,
             logs: Vec::new(),
             keyed: None,
+            job: None,
         };
         let mut parcels: Vec<(usize, Vec<NewMessage>)> = std::mem::take(&mut reading.parcels)
             .into_iter()

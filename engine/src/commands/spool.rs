@@ -465,6 +465,7 @@ fn cat(args: &SpoolCatArgs, out: &mut dyn Write) -> Result<(), Failure> {
 /// The envelope with some of its recipients. None when the stored one is damaged.
 fn envelope(stored: &EnvelopeView<'_>, recipients: impl Iterator<Item = u32>) -> Option<Envelope> {
     Some(Envelope {
+        kind: stored.kind,
         reverse_path: stored.reverse_path.into(),
         recipients: recipients
             .map(|index| stored.recipient(index).map(Into::into))

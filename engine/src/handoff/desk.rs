@@ -251,6 +251,7 @@ mod tests {
             recipients: 2,
             logs: Vec::new(),
             keyed: None,
+            job: None,
         }
     }
 

@@ -133,6 +133,7 @@ mod tests {
             recipients: 1,
             logs: vec![0],
             keyed: Some(keyed),
+            job: None,
         };
         assert_eq!(Acceptance::decode(&acceptance.encode()), Some(acceptance));
         let old = br#"{"file":"a.eml","accepted_ms":1,"messages":1,"recipients":1,"logs":[0]}"#;

@@ -17,7 +17,7 @@ mod sync;
 
 pub use desk::Desk;
 pub use keyed::Keyed;
-pub use parcel::{Acceptance, Command};
+pub use parcel::{Acceptance, Command, JobRows};
 pub use receipt::{Receipt, Tally};
 pub use ring::{Doorbell, Ring};
 pub use stop::Stop;

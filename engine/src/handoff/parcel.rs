@@ -82,6 +82,26 @@ pub struct Acceptance {
     /// The file's idempotency key, if it had one: the acceptance and its key become durable together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyed: Option<Keyed>,
+    /// What it held, where it was a job: [`Self::messages`] and [`Self::recipients`] are the rows that
+    /// get a message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobRows>,
+}
+
+/// The rows of a job's file.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct JobRows {
+    /// The job's name.
+    pub name: String,
+    /// All of them.
+    pub rows: u64,
+    /// Left out: the address stands in an earlier row.
+    pub duplicates: u64,
+    /// Left out: they cannot be used.
+    pub skipped: u64,
+    /// What is wrong with the first of these, with its line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_skipped: Option<String>,
 }
 
 impl Acceptance {

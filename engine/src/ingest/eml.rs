@@ -221,6 +221,7 @@ impl EnvelopeLines {
             envid: lines.envid,
             source: lines.source,
             on_doubt: lines.on_doubt,
+            ..Envelope::default()
         })
     }
 }

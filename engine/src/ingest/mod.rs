@@ -50,6 +50,27 @@ impl Format {
     }
 }
 
+/// What a drop file holds, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// Messages as they are sent: a [`Parser`] reads them.
+    Messages(Format),
+    /// A job ([`crate::job`]): a [`JobReader`](crate::job::read::JobReader) reads it.
+    Job,
+}
+
+impl FileKind {
+    /// By the extension; `None` for all that a drop file cannot have.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        match name.strip_suffix(".job") {
+            Some("") => None,
+            Some(_) => Some(Self::Job),
+            None => Format::of_name(name).map(Self::Messages),
+        }
+    }
+}
+
 /// What one drop file may have. Bytes and counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -44,12 +44,16 @@ pub mod code {
     pub const CHANGED: &str = "changed";
     /// A BSMTP command out of order, or one that a file cannot have.
     pub const COMMAND: &str = "command";
+    /// A control file that says more than why, or speaks of a job that nobody knows.
+    pub const CONTROL: &str = "control";
     /// A line that begins with a dot and could be end of data to one reader and text to another.
     pub const DOT_AMBIGUOUS: &str = "dot-ambiguous";
     /// Octets above 127 although BODY=7BIT was declared.
     pub const EIGHT_BIT: &str = "eight-bit";
     /// Nothing in the file.
     pub const EMPTY: &str = "empty";
+    /// A job that cannot be accepted: the detail names the file of it and the line there.
+    pub const JOB: &str = "job";
     /// Envelope lines (`x-sender` and so on) missing, repeated, out of place or with a bad value.
     pub const ENVELOPE: &str = "envelope";
     /// The file is larger than the limit.

@@ -61,6 +61,7 @@ mod watch;
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,7 +70,7 @@ use hikyaku_spool::faults::{Call, before, point};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use crate::ingest::{Format, Refusal, code};
+use crate::ingest::{FileKind, Refusal, code};
 use crate::mail::id::SubmissionId;
 use crate::shard::Now;
 use crate::time::Instant;
@@ -163,13 +164,15 @@ pub struct Claimed {
     file: File,
     /// As the producer gave it.
     pub name: String,
-    /// Its format, by its name.
-    pub format: Format,
+    /// What it holds, by its name.
+    pub kind: FileKind,
     /// Under which it was claimed.
     pub submission: SubmissionId,
     /// Octets when it was claimed.
     pub size: u64,
+    /// Octets read of it, and up to where: its end, whatever that turns out to be, or a part's.
     read: u64,
+    part_end: Option<u64>,
     ended: bool,
     identity: Identity,
 }
@@ -211,8 +214,20 @@ impl Claimed {
     pub fn unchanged(&self) -> io::Result<bool> {
         Ok(
             Identity::of(&rustix::fs::fstat(&self.file)?) == self.identity
-                && self.read == self.size,
+                && (self.part_end.is_some() || self.read == self.size),
         )
+    }
+
+    /// Has these octets read next, and no more. The file was read to its end before.
+    ///
+    /// # Errors
+    /// The file cannot be sought in.
+    pub fn read_again(&mut self, part: Range<u64>) -> io::Result<()> {
+        rustix::fs::seek(&self.file, SeekFrom::Start(part.start))?;
+        self.read = part.start;
+        self.part_end = Some(part.end);
+        self.ended = part.is_empty();
+        Ok(())
     }
 
     /// Whether somebody has written to the file since it was claimed, who had it open.
@@ -562,10 +577,11 @@ impl DropDir {
                         return Ok(Claimed {
                             file: file.into(),
                             name: name.into(),
-                            format: Format::of_name(name).ok_or(ClaimError::Gone)?,
+                            kind: FileKind::of_name(name).ok_or(ClaimError::Gone)?,
                             submission,
                             size: u64::try_from(identity.size).unwrap_or(0),
                             read: 0,
+                            part_end: None,
                             ended: false,
                             identity,
                         });
@@ -626,14 +642,14 @@ impl DropDir {
     }
 }
 
-/// A name that a drop file may have, and its format.
-fn acceptable(name: &[u8]) -> Option<(&str, Format)> {
+/// A name that a drop file may have, and what it holds.
+fn acceptable(name: &[u8]) -> Option<(&str, FileKind)> {
     let good = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
     if !(1..=NAME_MAX).contains(&name.len()) || name[0] == b'.' || !name.iter().all(good) {
         return None;
     }
     let name = str::from_utf8(name).ok()?;
-    Some((name, Format::of_name(name)?))
+    Some((name, FileKind::of_name(name)?))
 }
 
 fn claimed_name(submission: SubmissionId, name: &str) -> String {

@@ -16,6 +16,7 @@ use super::logfile::LogSender;
 use super::resolver::{Resolver, ResolverConfig};
 use crate::connection::tls::{TlsConfigs, TlsPolicy};
 use crate::handoff::{Command, Doorbell, Ring, Stop};
+use crate::job::token::Secret;
 use crate::log::latency::Latency;
 use crate::mail::id::ShardId;
 use crate::shard::{Gauge, Now, Recovery, Shard, ShardConfig};
@@ -62,6 +63,8 @@ pub struct Shared {
     pub resolvers: Vec<SocketAddr>,
     /// Certificates and protocol versions.
     pub tls: TlsPolicy,
+    /// What the tokens of jobs are made with.
+    pub secret: Secret,
     /// Whether batches are synced; never `false` for mail that matters.
     pub sync: bool,
 }
@@ -199,7 +202,8 @@ async fn serve(
         gauge,
         now,
         seed,
-    );
+    )
+    .with_secret(shared.secret);
     let stores = recoveries.len();
     for recovery in recoveries {
         shard.restore(now, recovery);

@@ -13,10 +13,12 @@
 //! |---|---|
 //! | `ingest.rs` | the loop; claims, reading, parcels |
 //! | `ingest/settle.rs` | acceptance, removal, receipts, closing |
+//! | `ingest/job.rs` | jobs: read twice, then rows for the shards |
 //! | `ingest/keyed.rs` | files with an idempotency key |
 //! | `ingest/syncer.rs` | the flush that closing waits for |
 //! | `ingest/presence.rs` | what is looked after now and then: the directory itself, `tmp/`, room |
 
+mod job;
 mod keyed;
 mod presence;
 mod settle;
@@ -45,8 +47,9 @@ use super::random;
 use crate::handoff::desk::Desk;
 use crate::handoff::keyed::{Hasher, Keyed, fingerprint};
 use crate::handoff::route::shard_for;
-use crate::handoff::{Acceptance, Command, Ring};
-use crate::ingest::{FileKey, Limits, NewMessage, Parser, Refusal, Summary};
+use crate::handoff::{Acceptance, Command, JobRows, Ring};
+use crate::ingest::{FileKey, FileKind, Format, Limits, NewMessage, Parser, Refusal, Summary};
+use crate::job::token::Secret;
 use crate::mail::envelope::domain_of;
 use crate::mail::id::SubmissionId;
 use crate::shard::Now;
@@ -102,6 +105,8 @@ pub struct Parts {
     pub keys: KeyFile,
     /// The spool, for the room on its disk.
     pub spool: PathBuf,
+    /// What the tokens of jobs are made with.
+    pub secret: Secret,
 }
 
 /// The ingestion loop's state.
@@ -114,6 +119,7 @@ pub struct Ingest {
     receipts: Arc<Receipts>,
     state: Arc<IngestState>,
     spool: PathBuf,
+    secret: Secret,
     desk: Desk,
     reader: ChunkReader,
     keys: KeyFile,
@@ -160,14 +166,23 @@ pub struct Ingest {
 /// The file that is being read.
 struct Reading {
     claimed: Claimed,
-    parser: Parser,
-    /// Of all octets read, as long as the file may have a key.
-    hasher: Option<Hasher>,
+    body: Body,
     /// Messages per outlet that were not given away yet, with their size.
     parcels: Vec<(Vec<NewMessage>, usize)>,
     /// Whether any parcel was given away.
     staged: bool,
     received: WallTime,
+}
+
+/// What a file is read with.
+enum Body {
+    Messages {
+        format: Format,
+        parser: Box<Parser>,
+        /// Of all octets read, as long as the file may have a key.
+        hasher: Option<Hasher>,
+    },
+    Job(job::Stage),
 }
 
 /// How a step of the loop ended.
@@ -196,6 +211,7 @@ impl Ingest {
             state,
             mut keys,
             spool,
+            secret,
         } = parts;
         let now = now();
         let mut desk = Desk::default();
@@ -239,6 +255,7 @@ impl Ingest {
             receipts,
             state,
             spool,
+            secret,
             desk,
             reader: ChunkReader::default(),
             keys,
@@ -423,15 +440,22 @@ impl Ingest {
             let Some(claimed) = self.with_room(claimed) else {
                 return Progress::Made;
             };
-            let parser = Parser::new(claimed.format, self.limits.clone());
+            let received = clock::wall();
+            let body = match claimed.kind {
+                FileKind::Messages(format) => Body::Messages {
+                    format,
+                    parser: Box::new(Parser::new(format, self.limits.clone())),
+                    hasher: None,
+                },
+                FileKind::Job => Body::Job(job::Stage::new(claimed.submission, received)),
+            };
             let parcels = self.outlets.iter().map(|_| (Vec::new(), 0)).collect();
             self.reading = Some(Reading {
                 claimed,
-                parser,
-                hasher: None,
+                body,
                 parcels,
                 staged: false,
-                received: clock::wall(),
+                received,
             });
             return Progress::Made;
         }
@@ -573,22 +597,27 @@ impl Ingest {
             }
         };
         let mut messages = Vec::new();
+        let (format, parser, hasher) = match &mut reading.body {
+            Body::Messages {
+                format,
+                parser,
+                hasher,
+            } => (*format, parser, hasher),
+            Body::Job(_) => return self.read_job(reading, chunk.as_deref().map(Vec::as_slice)),
+        };
         let outcome = match &chunk {
             Some(chunk) => {
-                let fed = reading.parser.feed(chunk, &mut messages);
-                if reading.parser.file_key() == FileKey::Absent {
-                    reading.hasher = None;
+                let fed = parser.feed(chunk, &mut messages);
+                if parser.file_key() == FileKey::Absent {
+                    *hasher = None;
                 } else {
-                    reading.hasher.get_or_insert_default().update(chunk);
+                    hasher.get_or_insert_default().update(chunk);
                 }
                 fed.map(|()| None)
             }
-            None => std::mem::replace(
-                &mut reading.parser,
-                Parser::new(reading.claimed.format, self.limits.clone()),
-            )
-            .finish_keyed(&mut messages)
-            .map(Some),
+            None => std::mem::replace(&mut **parser, Parser::new(format, self.limits.clone()))
+                .finish_keyed(&mut messages)
+                .map(Some),
         };
         let outcome = outcome.and_then(|summary| match summary {
             Some(read) if reading.claimed.unchanged().unwrap_or(false) => Ok(Some(read)),
@@ -608,7 +637,7 @@ impl Ingest {
                 }
                 match summary {
                     None => self.reading = Some(reading),
-                    Some((summary, None)) => self.finish(reading, &summary, None),
+                    Some((summary, None)) => self.finish(reading, &summary, None, None),
                     Some((summary, Some(key))) => self.finish_keyed(reading, &summary, &key),
                 }
             }
@@ -671,7 +700,13 @@ impl Ingest {
     }
 
     /// The file was read to its end: give away what is left, and ask for its acceptance.
-    fn finish(&mut self, mut reading: Reading, summary: &Summary, keyed: Option<Keyed>) {
+    fn finish(
+        &mut self,
+        mut reading: Reading,
+        summary: &Summary,
+        keyed: Option<Keyed>,
+        job: Option<JobRows>,
+    ) {
         point("ingest.read");
         let submission = reading.claimed.submission;
         let acceptance = Acceptance {
@@ -681,6 +716,7 @@ impl Ingest {
             recipients: summary.recipients,
             logs: Vec::new(),
             keyed,
+            job,
         };
         let mut parcels: Vec<(usize, Vec<NewMessage>)> = std::mem::take(&mut reading.parcels)
             .into_iter()

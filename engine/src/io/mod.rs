@@ -9,6 +9,7 @@
 //! | `admission.rs` | whether ingest may take more |
 //! | `statefile.rs` | what is so now, in a file |
 //! | `ingest.rs` | the ingestion core: drop files to commands, receipts to files |
+//! | `secret.rs` | what tokens of jobs are made with |
 //! | `keys.rs` | idempotency keys that outlive their submissions |
 //! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
 //! | `resolver.rs` | DNS over UDP and TCP |
@@ -29,6 +30,7 @@ pub mod keys;
 pub mod logfile;
 pub mod random;
 pub mod resolver;
+pub mod secret;
 pub mod signal;
 pub mod socket;
 pub mod statefile;

@@ -15,13 +15,16 @@
 pub mod archive;
 pub mod bundle;
 pub mod chunk;
+pub mod control;
 pub mod dedupe;
 pub mod document;
 pub mod error;
 pub mod mime;
 pub mod read;
 pub mod rows;
+pub mod schedule;
 pub mod template;
+pub mod terms;
 pub mod token;
 
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use crate::mail::envelope::OnDoubt;
 use crate::mail::id::SubmissionId;
 
 pub use error::JobError;
+pub use terms::JobTerms;
 
 /// What `job.toml` asks for, checked. Texts that may hold placeholders say so.
 #[derive(Debug, Clone, PartialEq, Eq)]

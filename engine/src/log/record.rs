@@ -11,7 +11,8 @@
 //! | `time` | when it was decided; RFC 3339, milliseconds, UTC (as every time) |
 //! | `message`, `recipient_index` | the message in the spool and the recipient's place in its envelope: together they name a recipient for good |
 //! | `submission`, `file` | the accepted drop file: its id, and its name when it was found |
-//! | `job`, `envid` | as the submission gave them (`x-job`, `x-envid`) |
+//! | `job`, `envid` | as the submission gave them (`x-job`, `x-envid`; the name in a `job.toml`) |
+//! | `variant`, `row` | of a job's message: which variant it is, and the row that it was made from, counted from 0 |
 //! | `reverse_path`, `recipient` | without `<>`; an empty reverse-path is the null one |
 //! | `domain`, `site` | the recipient's domain, and the site whose limits applied |
 //! | `mx`, `address` | host and `ip:port` of the peer |
@@ -23,7 +24,7 @@
 //! | `attempt` | 1 for the first |
 //! | `next_attempt` | for a deferral: not before |
 //! | `possible_duplicate` | true, where the peer may have the message although we must send it again |
-//! | `size_bytes` | content as sent, without dot-stuffing |
+//! | `size_bytes` | content as sent, without dot-stuffing; 0 for a job's message that was not made |
 //! | `accepted_at` | when the message was durable in the spool |
 //! | `timings_ms` | `queued` (due until begun), `dns`, `connect`, `tls`, `transaction` (MAIL to the last reply) |
 //! | `shard` | which one |
@@ -89,6 +90,8 @@ pub struct AttemptRecord<'a> {
     pub submission: Option<SubmissionId>,
     pub file: Option<&'a [u8]>,
     pub job: Option<&'a [u8]>,
+    pub variant: Option<&'a str>,
+    pub row: Option<u64>,
     pub envid: Option<&'a [u8]>,
     pub reverse_path: &'a [u8],
     pub recipient: &'a [u8],
@@ -268,6 +271,10 @@ impl LineWriter {
         }
         line.text_if("file", record.file);
         line.text_if("job", record.job);
+        line.text_if("variant", record.variant.map(str::as_bytes));
+        if let Some(row) = record.row {
+            line.number("row", row);
+        }
         line.text_if("envid", record.envid);
         line.text("reverse_path", record.reverse_path);
         line.text("recipient", record.recipient);

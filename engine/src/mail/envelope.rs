@@ -1,4 +1,4 @@
-//! Who a message is from, who it is for, and what its content needs of the peer.
+//! Who a message is from, who it is for, what its content is and what that needs of the peer.
 
 use crate::time::WallTime;
 
@@ -10,7 +10,9 @@ use crate::time::WallTime;
 pub struct Envelope {
     /// Reverse-path without `<>`; empty for the null reverse-path.
     pub reverse_path: Box<str>,
-    /// Recipients, without `<>`. Never empty.
+    /// What the content is.
+    pub kind: Kind,
+    /// Recipients, without `<>`. Empty for a bundle, and for nothing else.
     pub recipients: Vec<Box<str>>,
     /// Which extensions the content needs.
     pub needs: ContentNeeds,
@@ -22,6 +24,18 @@ pub struct Envelope {
     pub source: Option<Box<str>>,
     /// `x-on-doubt`: what to do with a recipient that may have been served; the run's default when absent.
     pub on_doubt: Option<OnDoubt>,
+}
+
+/// What the content of a stored message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// Header and body, as they are sent.
+    #[default]
+    Message,
+    /// What all messages of a job are made from ([`Bundle`](crate::job::Bundle)); sent to nobody.
+    Bundle,
+    /// Rows of a job ([`crate::job`]): row `i` is what recipient `i`'s message is made from.
+    Rows,
 }
 
 /// What to do with a recipient when nobody can say whether its peer took the message: the process
@@ -69,8 +83,10 @@ pub struct ContentNeeds {
     pub dot_lines: bool,
 }
 
-/// Layout version of [`encode`].
+/// Layout version of [`encode`] for a message that is sent as it is stored.
 const VERSION: u8 = 1;
+/// For everything else, so that no release that knows only the first sends a row as it lies here.
+const VERSION_JOB: u8 = 2;
 /// Version, needs, four lengths of optional texts, reverse-path length, recipient count, time.
 const HEAD: usize = 24;
 /// Length that stands for "absent".
@@ -79,11 +95,11 @@ const ABSENT: u16 = u16::MAX;
 /// Appends the envelope as the spool keeps it; [`EnvelopeView`] reads it in place.
 ///
 /// ```text
-/// version u8 | needs and on-doubt u8 | reverse-path u16 | job u16 | envid u16 | source u16 | ahead i16 |
+/// version u8 | needs, on-doubt and kind u8 | reverse-path u16 | job u16 | envid u16 | source u16 | ahead i16 |
 /// recipients u32 | received u64 | end of each recipient u32 … | texts in the same order
 /// ```
 /// Integers are little-endian. Bits 3 and 4 of the second byte are 0 where nothing was said of doubt,
-/// as in every envelope of before there was anything to say.
+/// as in every envelope of before there was anything to say; bits 5 and 6 are the kind, in version 2.
 /// The table of ends makes any recipient reachable in one step,
 /// whether the message has one or 64 Ki of them.
 pub fn encode(envelope: &Envelope, received: WallTime, out: &mut Vec<u8>) {
@@ -96,8 +112,13 @@ pub fn encode_ahead(envelope: &Envelope, received: WallTime, ahead: i16, out: &m
     let needs = u8::from(envelope.needs.eight_bit)
         | u8::from(envelope.needs.smtputf8) << 1
         | u8::from(envelope.needs.dot_lines) << 2
-        | envelope.on_doubt.map_or(0, |on_doubt| 1 + on_doubt as u8) << 3;
-    out.extend_from_slice(&[VERSION, needs]);
+        | envelope.on_doubt.map_or(0, |on_doubt| 1 + on_doubt as u8) << 3
+        | (envelope.kind as u8) << 5;
+    let version = match envelope.kind {
+        Kind::Message => VERSION,
+        Kind::Bundle | Kind::Rows => VERSION_JOB,
+    };
+    out.extend_from_slice(&[version, needs]);
     out.extend_from_slice(&length(Some(&envelope.reverse_path)).to_le_bytes());
     for text in [&envelope.job, &envelope.envid, &envelope.source] {
         out.extend_from_slice(&length(text.as_deref()).to_le_bytes());
@@ -138,6 +159,8 @@ fn length(text: Option<&str>) -> u16 {
 /// An encoded envelope, read where it lies.
 #[derive(Debug, Clone, Copy)]
 pub struct EnvelopeView<'a> {
+    /// What the content is.
+    pub kind: Kind,
     /// What the content needs of the peer.
     pub needs: ContentNeeds,
     /// When ingest read the message.
@@ -165,9 +188,12 @@ impl<'a> EnvelopeView<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(HEAD)?;
         let u16_at = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
-        if head[0] != VERSION {
-            return None;
-        }
+        let kind = match (head[0], head[1] >> 5 & 3) {
+            (VERSION, _) => Kind::Message,
+            (VERSION_JOB, 1) => Kind::Bundle,
+            (VERSION_JOB, 2) => Kind::Rows,
+            _ => return None,
+        };
         let count = u32::from_le_bytes(head.get(12..16)?.try_into().ok()?) as usize;
         let received = u64::from_le_bytes(head.get(16..24)?.try_into().ok()?);
         let (ends, mut rest) = rest.split_at_checked(count.checked_mul(4)?)?;
@@ -196,6 +222,7 @@ impl<'a> EnvelopeView<'a> {
         };
         let received = WallTime::from_unix_millis(received);
         Some(Self {
+            kind,
             needs,
             received,
             ahead,
@@ -240,6 +267,43 @@ mod tests {
 
     use super::*;
 
+    /// Byte for byte what releases before jobs wrote, and read.
+    #[test]
+    fn a_message_lies_as_it_always_did() {
+        let envelope = Envelope {
+            reverse_path: "a@b.test".into(),
+            recipients: vec!["c@d.test".into()],
+            on_doubt: Some(OnDoubt::Hold),
+            ..Envelope::default()
+        };
+        let mut bytes = Vec::new();
+        encode(&envelope, WallTime::from_unix_millis(5), &mut bytes);
+        let absent = [0xff; 6];
+        let expected = [
+            &[1, 0x10, 8, 0][..],
+            &absent,
+            &[0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0],
+            b"a@b.testc@d.test",
+        ];
+        assert_eq!(bytes, expected.concat());
+        // Nobody has ever set these bits; a message stays one.
+        bytes[1] |= 0x60;
+        let view = EnvelopeView::parse(&bytes).expect("readable");
+        assert_eq!(view.kind, Kind::Message);
+        // An earlier release reads version 1 only: it holds what it would otherwise send raw.
+        bytes.clear();
+        let rows = Envelope {
+            kind: Kind::Rows,
+            ..envelope
+        };
+        encode(&rows, WallTime::from_unix_millis(5), &mut bytes);
+        assert_eq!(bytes[..2], [2, 0x50]);
+        for byte in [0x10, 0x70] {
+            bytes[1] = byte;
+            assert!(EnvelopeView::parse(&bytes).is_none());
+        }
+    }
+
     proptest! {
         #[test]
         fn what_was_encoded_is_read_back(
@@ -251,11 +315,13 @@ mod tests {
             bits in 0_u8..8,
             on_doubt in proptest::option::of(any::<bool>()),
             received in any::<u64>(),
+            kind in prop_oneof![Just(Kind::Message), Just(Kind::Bundle), Just(Kind::Rows)],
         ) {
             let needs = ContentNeeds { eight_bit: bits & 1 != 0, smtputf8: bits & 2 != 0, dot_lines: bits & 4 != 0 };
             let on_doubt = on_doubt.map(|hold| if hold { OnDoubt::Hold } else { OnDoubt::Retry });
             let envelope = Envelope {
                 reverse_path: reverse_path.into(),
+                kind,
                 recipients: recipients.iter().map(|r| r.as_str().into()).collect(),
                 needs,
                 job: job.map(Into::into),
@@ -266,7 +332,7 @@ mod tests {
             let mut bytes = Vec::new();
             encode(&envelope, WallTime::from_unix_millis(received), &mut bytes);
             let view = EnvelopeView::parse(&bytes).expect("readable");
-            prop_assert_eq!(view.needs, needs);
+            prop_assert_eq!((view.needs, view.kind), (needs, kind));
             prop_assert_eq!(view.on_doubt, on_doubt);
             prop_assert_eq!(view.received.unix_millis(), received);
             prop_assert_eq!(view.reverse_path, &*envelope.reverse_path);

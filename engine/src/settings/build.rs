@@ -7,9 +7,10 @@ use super::network;
 use super::units::format_duration;
 use super::value::{Layers, boolean, integer, number, size_in, switch, text, time_in};
 use super::{Deadlines, Delivery, Drop, Durability, Engine, Host, Retry, Settings, Tls};
-use crate::cli::{PipelineChoice, RunArgs, TlsChoice};
+use crate::cli::{BatchChoice, PipelineChoice, RunArgs, TlsChoice};
 use crate::connection::tls::TlsMode;
 use crate::limits::{MESSAGE_SIZE_DEFAULT, STREAM_DEPTH};
+use crate::signing::Batching;
 use crate::smtp::StreamDepth;
 use hikyaku_tuning::Pipeline;
 use std::net::SocketAddr;
@@ -45,7 +46,7 @@ pub(super) fn resolve(
     let sources = lists::sources(&mut document, args, host)?;
     let limits = lists::limits(&mut document, args)?;
     let dkim = lists::dkim(&mut document, directory)?;
-    let signature_lifetime = signature_lifetime(&mut document, &mut layers)?;
+    let (signature_lifetime, batching) = signing(&mut document, &mut layers, args)?;
     let deadlines = deadlines(&mut document, &mut layers)?;
     document.finish()?;
     let origins = layers.origins;
@@ -62,6 +63,7 @@ pub(super) fn resolve(
         limits,
         dkim,
         signature_lifetime,
+        batching,
         deadlines,
         origins,
     };
@@ -386,10 +388,11 @@ fn resolvers(
     Ok(resolvers.unwrap_or_default())
 }
 
-fn signature_lifetime(
+fn signing(
     document: &mut Document<'_>,
     layers: &mut Layers<'_>,
-) -> Result<Option<Duration>, SettingsError> {
+    args: &RunArgs,
+) -> Result<(Option<Duration>, Batching), SettingsError> {
     let mut section = document.section("signing")?;
     let lifetime = layers.optional(
         &mut section,
@@ -397,8 +400,28 @@ fn signature_lifetime(
         None,
         &time_in(HOUR..=365 * DAY),
     )?;
+    let batch = args.dkim_batch.map(|choice| {
+        let word = match choice {
+            BatchChoice::Auto => "auto",
+            BatchChoice::Off => "off",
+        };
+        ("--dkim-batch", Raw::Text(word.into()))
+    });
+    let auto = layers.optional(&mut section, "signing.batch", batch, &|raw| match raw {
+        Raw::Text(text) if text == "auto" => Ok(true),
+        Raw::Text(text) if text == "off" => Ok(false),
+        _ => Err("is no way to sign: write \"auto\" or \"off\"".into()),
+    })?;
+    let library = args.dkim_batch_library.as_ref();
+    let library = library.map(|path| ("--dkim-batch-library", path));
+    let library = layers.path(&mut section, "signing.batch_library", library)?;
     section.finish()?;
-    Ok(lifetime)
+    let batching = if auto.unwrap_or(false) {
+        Batching::Auto { library }
+    } else {
+        Batching::Off
+    };
+    Ok((lifetime, batching))
 }
 
 fn deadlines(

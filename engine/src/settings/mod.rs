@@ -25,7 +25,7 @@ pub(crate) use render::toml_string;
 use crate::cli::RunArgs;
 use crate::connection::tls::TlsMode;
 use crate::mail::envelope::OnDoubt;
-use crate::signing::DkimKey;
+use crate::signing::{Batching, DkimKey};
 use hikyaku_tuning::Pipeline;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -69,6 +69,8 @@ pub struct Settings {
     pub dkim: Vec<DkimKey>,
     /// `[signing] lifetime`: `x=` after `t=`; `None`: signatures do not expire.
     pub signature_lifetime: Option<Duration>,
+    /// `[signing] batch` and `batch_library`.
+    pub batching: Batching,
     /// `[deadlines]`: only those that the operator set.
     pub deadlines: Deadlines,
     /// Where the values came from that are not defaults, by key (`retry.first`).

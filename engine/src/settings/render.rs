@@ -5,6 +5,7 @@
 use super::network::{Ehlo, RouteHost};
 use super::units::{format_duration, format_size};
 use super::{Durability, Origin, Settings};
+use crate::signing::Batching;
 use hikyaku_tuning::Pipeline;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -132,9 +133,17 @@ pub(super) fn render(settings: &Settings) -> String {
             .collect();
         page.key("dns.resolvers", &format!("[{}]", resolvers.join(", ")));
     }
-    if let Some(lifetime) = settings.signature_lifetime {
+    if settings.signature_lifetime.is_some() || settings.batching != Batching::Off {
         page.table("[signing]");
+    }
+    if let Some(lifetime) = settings.signature_lifetime {
         page.time("signing.lifetime", lifetime);
+    }
+    if let Batching::Auto { library } = &settings.batching {
+        page.key("signing.batch", &toml_string("auto"));
+        if let Some(library) = library {
+            page.path("signing.batch_library", library);
+        }
     }
     page.deadlines();
     for route in &settings.routes {

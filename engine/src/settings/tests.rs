@@ -2,7 +2,7 @@
 //! sentence is what an operator gets to see.
 
 use super::*;
-use crate::cli::{PipelineChoice, TlsChoice};
+use crate::cli::{BatchChoice, PipelineChoice, TlsChoice};
 use crate::mail::envelope::OnDoubt;
 use std::net::IpAddr;
 
@@ -105,6 +105,8 @@ resolvers = ["127.0.0.1", "[::1]:5353", "192.0.2.1:54"]
 
 [signing]
 lifetime = "10d"
+batch = "auto"
+batch_library = "lib/libcrypto_mb.so"
 
 [deadlines]
 connect = "30s"
@@ -169,6 +171,8 @@ fn every_key_is_read() {
         settings.signature_lifetime,
         Some(Duration::from_secs(864_000))
     );
+    let library = Some("/etc/lib/libcrypto_mb.so".into());
+    assert_eq!(settings.batching, Batching::Auto { library });
     assert_eq!(settings.deadlines.quit, Some(Duration::from_millis(500)));
     assert_eq!(settings.deadlines.greeting, None);
     assert_eq!(
@@ -215,6 +219,8 @@ fn flags_win() {
         expire: Some("3d".into()),
         on_doubt: Some("hold".into()),
         crashes_max: Some(0),
+        dkim_batch: Some(BatchChoice::Auto),
+        dkim_batch_library: Some("l.so".into()),
         resolver: strings(&["192.0.2.53"]),
         route: strings(&["*.corp.example=127.0.0.1:2525", "*=127.0.0.1:2526"]),
         source: strings(&["192.0.2.9", "192.0.2.8,mx8.example.com"]),
@@ -255,6 +261,14 @@ fn flags_win() {
         [("*.corp.example".to_owned(), 2525), ("*".to_owned(), 2526)]
     );
     assert_eq!(settings.sources.len(), 2);
+    let library = Some("l.so".into());
+    assert_eq!(settings.batching, Batching::Auto { library });
+    let off = RunArgs {
+        dkim_batch: Some(BatchChoice::Off),
+        ..RunArgs::default()
+    };
+    let settings_off = with(FULL, &off).expect("settings");
+    assert_eq!(settings_off.batching, Batching::Off);
     assert_eq!(
         settings.sources[0].ehlo,
         Ehlo::Name("mx1.example.com".into())
@@ -521,6 +535,10 @@ fn wrong_files_are_refused_in_one_sentence() {
             "2:12: signing.lifetime: signatures would end after 3d while a message may wait for 4d: make it longer than retry.expire, because every attempt repeats the signature",
         ),
         (
+            "[signing]\nbatch = true\n",
+            "2:9: signing.batch: true is no way to sign: write \"auto\" or \"off\"",
+        ),
+        (
             "[deadlines]\ndot = '2h'\n",
             "2:7: deadlines.dot: \"2h\" is out of bounds: write 1s to 1h",
         ),
@@ -728,8 +746,13 @@ fn printed_settings_can_be_run_again() {
         };
         assert_eq!(plain(&again.to_toml_redacted()), plain(&printed));
         assert_eq!(
-            (again.retry, &again.tls, &again.dkim),
-            (settings.retry, &settings.tls, &settings.dkim)
+            (again.retry, &again.tls, &again.dkim, &again.batching),
+            (
+                settings.retry,
+                &settings.tls,
+                &settings.dkim,
+                &settings.batching
+            )
         );
         assert_eq!(
             (&again.resolvers, &again.sources),

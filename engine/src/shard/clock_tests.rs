@@ -71,6 +71,7 @@ fn start(dir: &Path, now: Now) -> Shard {
         recipients: 1,
         logs: vec![0],
         keyed: None,
+        job: None,
     });
     let recovery = Recovery {
         log,
@@ -107,6 +108,7 @@ fn accept(shard: &mut Shard, now: Now) {
         recipients: 1,
         logs: vec![0],
         keyed: None,
+        job: None,
     };
     let envelope = Envelope {
         recipients: vec!["a@x.test".into()],

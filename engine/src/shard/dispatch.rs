@@ -491,9 +491,6 @@ impl Shard {
 
     /// The next recipient of `domain`, with those behind it that have the same message.
     fn take_transaction(&mut self, now: Now, key: SiteKey, domain: DomainKey) -> Taken {
-        let recipients_max = self.sites[key.0 as usize]
-            .limits
-            .recipients_per_transaction_max as usize;
         let Some(first) = self.pop_ready(domain) else {
             return Taken::Expired;
         };
@@ -501,7 +498,16 @@ impl Shard {
             self.expire(now, first);
             return Taken::Expired;
         }
-        let store = usize::from(self.messages[first.message.0 as usize].store);
+        let message = &self.messages[first.message.0 as usize];
+        let store = usize::from(message.store);
+        // Every row has a message of its own.
+        let recipients_max = if message.is_rows() {
+            1
+        } else {
+            self.sites[key.0 as usize]
+                .limits
+                .recipients_per_transaction_max as usize
+        };
         let mut transaction = Transaction::new(store, first, now);
         while transaction.recipients.len() < recipients_max
             && self

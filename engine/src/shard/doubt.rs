@@ -273,6 +273,7 @@ impl Shard {
                 text: &reason.to_string(),
                 class: Class::Held,
                 possible_duplicate: reason == HoldReason::InDoubt,
+                row: None,
             },
         );
     }

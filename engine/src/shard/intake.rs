@@ -1,6 +1,7 @@
 //! Commands from ingest, and what a restart finds, become waiting recipients.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use super::timers::Timer;
 use super::{Effect, Now, Shard, gauge};
 use crate::handoff::{Acceptance, Command, Receipt, Tally};
 use crate::ingest::NewMessage;
+use crate::job::terms::JobTerms;
 use crate::log::latency::Stage;
-use crate::mail::envelope::{self, EnvelopeView, domain_of};
+use crate::mail::envelope::{self, EnvelopeView, Kind, domain_of};
 use crate::mail::id::SubmissionId;
 use crate::queue::domain::{DomainKey, MessageKey, Waiting};
 use crate::time::WallTime;
@@ -34,9 +36,33 @@ pub(super) struct Message {
     pub(super) expires: u32,
     /// The domain of all its recipients, when they share one.
     domain: DomainKey,
-    shared: bool,
+    shape: Shape,
     /// Index of its store.
     pub(super) store: u16,
+}
+
+/// What a message is, in the one byte that is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// All recipients are of its domain.
+    Shared,
+    /// Recipients of several domains.
+    Mixed,
+    /// Rows of a job, all of its domain.
+    RowsShared,
+    /// Rows of a job, of several domains.
+    RowsMixed,
+}
+
+impl Shape {
+    const fn new(kind: Kind, shared: bool) -> Self {
+        match (kind, shared) {
+            (Kind::Rows, true) => Self::RowsShared,
+            (Kind::Rows, false) => Self::RowsMixed,
+            (_, true) => Self::Shared,
+            (_, false) => Self::Mixed,
+        }
+    }
 }
 
 /// What a place in a slab takes.
@@ -59,8 +85,13 @@ impl Message {
         tick >= self.expires
     }
 
+    /// Whether each recipient's message is made from a row.
+    pub(super) const fn is_rows(&self) -> bool {
+        matches!(self.shape, Shape::RowsShared | Shape::RowsMixed)
+    }
+
     fn domain(&self) -> Option<DomainKey> {
-        self.shared.then_some(self.domain)
+        matches!(self.shape, Shape::Shared | Shape::RowsShared).then_some(self.domain)
     }
 }
 
@@ -70,9 +101,13 @@ pub(super) struct Submission {
     pub(super) id: SubmissionId,
     /// The log (not the store's index).
     pub(super) log: u16,
-    store: u16,
+    pub(super) store: u16,
     pub(super) acceptance: Option<Arc<Acceptance>>,
     staged: Vec<MessageKey>,
+    /// What the messages of its rows are made from, where it is a job.
+    pub(super) bundle: Option<MessageRef>,
+    /// What its queues need to know of it; read from the bundle when the submission is live.
+    pub(super) terms: Option<Rc<JobTerms>>,
     /// Recipients without a final state.
     left: u64,
     tally: Tally,
@@ -214,6 +249,12 @@ impl Shard {
                 return Err(messages);
             };
             point("shard.staged");
+            gauge::add(&self.gauge.staged_bytes, size);
+            if message.envelope.kind == Kind::Bundle {
+                // It has no recipients, so nobody waits for it and nothing counts it.
+                self.submissions[key as usize].bundle = Some(at);
+                continue;
+            }
             let domain =
                 self.common_domain(message.envelope.recipients.iter().map(|r| domain_of(r)));
             if let Some(domain) = domain {
@@ -221,6 +262,7 @@ impl Shard {
                 self.domains.get_mut(domain).recipients += recipients;
             }
             let expires = self.tick_after(now, self.config.retry.expires_after);
+            let shape = Shape::new(message.envelope.kind, domain.is_some());
             let message = self.messages.insert(Message {
                 seq: at.seq(),
                 slot: at.slot(),
@@ -229,10 +271,9 @@ impl Shard {
                 recipients,
                 expires,
                 domain: domain.unwrap_or(DomainKey(u32::MAX)),
-                shared: domain.is_some(),
+                shape,
             });
             gauge::add(&self.gauge.staged, u64::from(recipients));
-            gauge::add(&self.gauge.staged_bytes, size);
             let submission = &mut self.submissions[key as usize];
             submission.staged.push(message_key(message));
             submission.left += u64::from(recipients);
@@ -281,6 +322,7 @@ impl Shard {
                 }
             }
         }
+        self.restore_bundles(index);
         self.restore_doubts(now, index, &recovered);
         self.restore_waiting(now, index);
         for key in 0..self.submissions.capacity() {
@@ -293,6 +335,25 @@ impl Shard {
             }
         }
         self.commit_soon(index);
+    }
+
+    /// Every job knows its bundle before the first of its recipients waits again.
+    fn restore_bundles(&mut self, index: usize) {
+        let log = &self.stores[index].log;
+        let annexes = log.live_messages().filter(|live| live.recipients == 0);
+        let bundles: Vec<(u32, MessageRef)> = annexes
+            .filter_map(|live| {
+                // Of another kind, or damaged, it is of no use; it ends with its submission all the same.
+                let envelope = EnvelopeView::parse(log.envelope(live.at).ok()?)?;
+                let key = (log.id(), SubmissionId(live.submission));
+                let submission = *self.by_submission.get(&key)?;
+                (envelope.kind == Kind::Bundle).then_some((submission, live.at))
+            })
+            .collect();
+        for (submission, at) in bundles {
+            self.submissions[submission as usize].bundle = Some(at);
+            self.read_terms(submission);
+        }
     }
 
     /// Every recipient without a final mark waits again: at once, or when its retry is due. One
@@ -344,8 +405,11 @@ impl Shard {
                 key
             }
         };
+        if live.recipients == 0 {
+            return;
+        }
         let mut domains = std::mem::take(&mut restored.domains);
-        let Some(received) = self.domains_of(log, live.at, &mut domains) else {
+        let Some((kind, received)) = self.domains_of(log, live.at, &mut domains) else {
             let waiting = live.waiting();
             let all = waiting.map(|waiting| (live.at, waiting.recipient, waiting.attempts));
             restored.unreadable.extend(all);
@@ -367,7 +431,7 @@ impl Shard {
             recipients: live.recipients,
             expires: self.tick_after(now, expires_after),
             domain: common.unwrap_or(DomainKey(u32::MAX)),
-            shared: common.is_some(),
+            shape: Shape::new(kind, common.is_some()),
         }));
         let before = restored.recipients;
         for waiting in live.waiting() {
@@ -413,6 +477,7 @@ impl Shard {
 
     /// The acceptance is durable: everything staged is live.
     pub(super) fn activate(&mut self, now: Now, key: u32) {
+        self.read_terms(key);
         let staged = std::mem::take(&mut self.submissions[key as usize].staged);
         let left = self.submissions[key as usize].left;
         gauge::add(&self.gauge.accepted, left);
@@ -479,21 +544,22 @@ impl Shard {
         domain
     }
 
-    /// The domain of each recipient, read from the spool, and when the message was received. `None`
-    /// and no domains when the envelope is unreadable.
+    /// The domain of each recipient, read from the spool, what the message is and when it was
+    /// received. `None` and no domains when the envelope is unreadable.
     fn domains_of(
         &mut self,
         log: &Log,
         at: MessageRef,
         domains: &mut Vec<DomainKey>,
-    ) -> Option<WallTime> {
+    ) -> Option<(Kind, WallTime)> {
         domains.clear();
         let envelope = EnvelopeView::parse(log.envelope(at).ok()?)?;
         domains.extend((0..envelope.recipients()).map(|index| {
             self.domains
                 .intern(domain_of(envelope.recipient(index).unwrap_or_default()))
         }));
-        Some(Steady::received(envelope.received, envelope.ahead))
+        let received = Steady::received(envelope.received, envelope.ahead);
+        Some((envelope.kind, received))
     }
 
     fn common_domain<'a>(
@@ -513,6 +579,7 @@ impl Shard {
             return;
         };
         let submission = self.submissions.remove(key as usize);
+        self.templates.forget(key);
         // Nobody waits for its receipts any more, and its key may soon be another's.
         self.stores[0].forget_receipts(key);
         for message in submission.staged {
@@ -535,6 +602,8 @@ impl Shard {
                 continue;
             };
             self.submissions.remove(key as usize);
+            self.templates.forget(key);
+            // The bundle ends with it: it is in the same record.
             self.stores[index].log.append_close(id.0);
             self.commit_soon(index);
         }
@@ -549,6 +618,8 @@ impl Shard {
                 store,
                 acceptance: None,
                 staged: Vec::new(),
+                bundle: None,
+                terms: None,
                 left: 0,
                 tally: Tally::default(),
             });
@@ -570,6 +641,7 @@ impl Shard {
     fn report_if_final(&mut self, key: u32) {
         let submission = &self.submissions[key as usize];
         if submission.left == 0 && submission.staged.is_empty() {
+            self.templates.forget(key);
             self.effects.push_back(Effect::Receipt(Receipt::Final {
                 submission: submission.id,
                 log: submission.log,

@@ -18,6 +18,7 @@
 //! | `dispatch.rs` | who sends next, on which connection, and when not |
 //! | `conn.rs` | one connection's session, turned into steps for the driver |
 //! | `transaction.rs` | one message on a connection: envelope, bytes, in-doubt slots |
+//! | `job.rs` | a row of a job becomes a message |
 //! | `closing.rs` | a connection's end, and who gets its permit |
 //! | `memory.rs` | what all that waits costs |
 //! | `settle.rs` | a report becomes verdict, mark, next attempt |
@@ -33,6 +34,7 @@ mod dispatch;
 mod doubt;
 mod gauge;
 mod intake;
+mod job;
 pub mod memory;
 mod report;
 mod routing;
@@ -56,6 +58,7 @@ pub use intake::Recovery;
 
 use crate::connection::plan::BadAddresses;
 use crate::handoff::Receipt;
+use crate::job::token::Secret;
 use crate::log::latency::Latency;
 use crate::log::record::LineWriter;
 use crate::mail::id::{ShardId, SubmissionId};
@@ -140,6 +143,7 @@ pub struct Shard {
     stores: Vec<Store>,
     messages: Slab<Message>,
     submissions: Slab<Submission>,
+    templates: job::Templates,
     by_submission: HashMap<(u16, SubmissionId), u32>,
     domains: Domains,
     sites: Slab<Site<ConnKey>>,
@@ -201,6 +205,7 @@ impl Shard {
             stores: Vec::new(),
             messages: Slab::new(),
             submissions: Slab::new(),
+            templates: job::Templates::default(),
             by_submission: HashMap::new(),
             domains: Domains::default(),
             sites: Slab::new(),
@@ -226,6 +231,13 @@ impl Shard {
             local_until: Instant::default(),
             local_failures: 0,
         }
+    }
+
+    /// What the tokens of jobs are made with; without it no message of a job can be made.
+    #[must_use]
+    pub fn with_secret(mut self, secret: Secret) -> Self {
+        self.templates.secret = Some(secret);
+        self
     }
 
     /// The next thing to do, in order.

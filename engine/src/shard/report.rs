@@ -7,12 +7,13 @@ use hikyaku_spool::InDoubtRecipient;
 use slab::Slab;
 
 use super::conn::Conn;
+use super::job::{self, Row};
 use super::transaction::Begun;
 use super::{ConnKey, Now, Shard, gauge};
 use crate::dns::FailureKind;
 use crate::log::latency::Stage;
 use crate::log::record::{AttemptKind, AttemptRecord, SessionTls, SiteEvent, SiteRecord, Timings};
-use crate::mail::envelope::{EnvelopeView, domain_of};
+use crate::mail::envelope::{EnvelopeView, Kind, domain_of};
 use crate::mail::id::{MessageId, RecipientId};
 use crate::mail::reply::EnhancedCode;
 use crate::outcome::{Class, DnsFailure, Event, Outcome, Phase, Verdict};
@@ -28,6 +29,8 @@ pub(super) struct Attempt<'a> {
     pub(super) conn: Option<ConnKey>,
     /// The transaction, where one was begun.
     pub(super) begun: Option<Begun>,
+    /// The row that its message was made from.
+    pub(super) row: Option<&'a Row>,
     pub(super) phase: Phase,
     pub(super) event: Event<'a>,
     /// What to say where the event says nothing.
@@ -101,8 +104,14 @@ impl Shard {
                 self.latencies.record(Stage::Transaction, took);
             }
         }
+        // What is stored of a row is not what was sent.
+        let size = match (envelope.kind, tried.begun) {
+            (Kind::Message, _) => view.content.len() as u64,
+            (_, Some(begun)) => begun.size,
+            (_, None) => 0,
+        };
         if outcome.verdict == Verdict::Delivered {
-            gauge::add(&self.gauge.delivered_bytes, view.content.len() as u64);
+            gauge::add(&self.gauge.delivered_bytes, size);
             self.latencies
                 .record(Stage::DropToDelivered, now.wall.since(envelope.received));
         }
@@ -132,7 +141,12 @@ impl Shard {
             file: acceptance.map(|acceptance| acceptance.file.as_bytes()),
             job: envelope.job.map(str::as_bytes),
             envid: envelope.envid.map(str::as_bytes),
-            reverse_path: envelope.reverse_path.as_bytes(),
+            variant: tried.row.and_then(|row| row.variant.as_deref()),
+            row: tried.row.map(|row| row.number),
+            reverse_path: tried
+                .row
+                .map_or(envelope.reverse_path, |row| &row.reverse_path)
+                .as_bytes(),
             recipient: recipient.as_bytes(),
             domain: domain_of(recipient).as_bytes(),
             site: site_name(&self.sites, &self.domains, entry, conn),
@@ -161,7 +175,7 @@ impl Shard {
             attempt: u32::from(entry.attempts) + 1,
             next_attempt: ended.next,
             possible_duplicate: outcome.possible_duplicate,
-            size_bytes: view.content.len() as u64,
+            size_bytes: size,
             accepted_at: envelope.received,
             timings,
             shard: self.id,
@@ -180,6 +194,11 @@ impl Shard {
             return;
         };
         let recipient = envelope.recipient(of.recipient).unwrap_or_default();
+        let (number, size) = match (envelope.kind, of.row) {
+            (Kind::Message, _) => (None, view.content.len() as u64),
+            (_, Some(row)) => (Some(row.number), 0),
+            (_, None) => (job::number_of(view.content, of.recipient), 0),
+        };
         let record = AttemptRecord {
             kind,
             time: now.wall,
@@ -194,7 +213,12 @@ impl Shard {
             file: None,
             job: envelope.job.map(str::as_bytes),
             envid: envelope.envid.map(str::as_bytes),
-            reverse_path: envelope.reverse_path.as_bytes(),
+            variant: of.row.and_then(|row| row.variant.as_deref()),
+            row: number,
+            reverse_path: of
+                .row
+                .map_or(envelope.reverse_path, |row| &row.reverse_path)
+                .as_bytes(),
             recipient: recipient.as_bytes(),
             domain: domain_of(recipient).as_bytes(),
             site: "",
@@ -212,7 +236,7 @@ impl Shard {
             attempt: u32::from(of.attempts),
             next_attempt: None,
             possible_duplicate: of.possible_duplicate,
-            size_bytes: view.content.len() as u64,
+            size_bytes: size,
             accepted_at: envelope.received,
             timings: Timings::default(),
             shard: self.id,
@@ -235,6 +259,7 @@ impl Shard {
                 text: "the process ended after the final dot and before the reply",
                 class: Class::Network,
                 possible_duplicate: true,
+                row: None,
             },
         );
     }
@@ -354,4 +379,6 @@ pub(super) struct Unattempted<'a> {
     pub(super) text: &'a str,
     pub(super) class: Class,
     pub(super) possible_duplicate: bool,
+    /// The row that its message would have been made from; its number is told without, too.
+    pub(super) row: Option<&'a Row>,
 }

@@ -4,6 +4,7 @@
 use hikyaku_spool::faults::point;
 use hikyaku_spool::{Mark, Slot, SpoolError, Verdict as Final};
 
+use super::job::Row;
 use super::report::{Attempt, Ended, Unattempted, site_name};
 use super::transaction::Begun;
 use super::{ConnKey, Now, Shard, gauge};
@@ -52,7 +53,7 @@ impl Shard {
         now: Now,
         key: ConnKey,
         entry: Waiting,
-        begun: Begun,
+        (begun, row): (Begun, Option<Row>),
         slot: Option<Slot>,
         report: &smtp::Report,
     ) {
@@ -73,6 +74,7 @@ impl Shard {
             entry,
             conn: Some(key),
             begun: Some(begun),
+            row: row.as_ref(),
             phase,
             event,
             text: "",
@@ -107,10 +109,12 @@ impl Shard {
                 return self.hold(entry, &error);
             }
         }
+        let row = self.row_of(entry);
         let attempt = Attempt {
             entry,
             conn: key,
             begun: None,
+            row: row.as_ref(),
             phase,
             event,
             text,
@@ -128,7 +132,7 @@ impl Shard {
             ..
         } = *tried;
         let attempt = entry.attempts.saturating_add(1);
-        let outcome = self.classify(entry, key, phase, event);
+        let outcome = self.classify(entry, tried.row, key, phase, event);
         let code = if let Event::Reply(reply) = event {
             reply.code
         } else {
@@ -193,6 +197,7 @@ impl Shard {
     fn classify(
         &self,
         entry: Waiting,
+        row: Option<&Row>,
         key: Option<ConnKey>,
         phase: Phase,
         event: Event<'_>,
@@ -216,9 +221,11 @@ impl Shard {
             site: site_name(&self.sites, &self.domains, entry, conn),
             source: source.map(|source| source.address),
             ehlo: source.map_or("", |source| &source.ehlo),
-            reverse_path: envelope
-                .as_ref()
-                .map_or("", |envelope| envelope.reverse_path),
+            reverse_path: match (row, &envelope) {
+                (Some(row), _) => &row.reverse_path,
+                (None, Some(envelope)) => envelope.reverse_path,
+                (None, None) => "",
+            },
             recipient: envelope
                 .as_ref()
                 .and_then(|envelope| envelope.recipient(entry.recipient))
@@ -281,6 +288,7 @@ impl Shard {
 
     /// Gives a recipient up.
     pub(super) fn expire(&mut self, now: Now, entry: Waiting) {
+        let row = self.row_of(entry);
         let message = &self.messages[entry.message.0 as usize];
         let (store, at) = (usize::from(message.store), message.at());
         self.log_without_attempt(
@@ -295,6 +303,7 @@ impl Shard {
                 text: "given up: too old, or tried too often",
                 class: Class::Expired,
                 possible_duplicate: false,
+                row: row.as_ref(),
             },
         );
         self.mark(entry, entry.attempts, Final::Expired, 0, false);
@@ -311,6 +320,11 @@ impl Shard {
             seq: message.at().seq(),
         };
         tracing::error!(message = %id, recipient = entry.recipient, %error, "held: the message cannot be read");
+        self.end_held(entry);
+    }
+
+    /// The recipient is kept for an operator; whoever calls has said why.
+    pub(super) fn end_held(&mut self, entry: Waiting) {
         self.mark(entry, entry.attempts, Final::Held, 0, false);
         gauge::add(&self.gauge.held, 1);
     }

@@ -8,11 +8,12 @@
 
 use std::collections::VecDeque;
 
-use hikyaku_spool::{MessageRef, Slot};
+use hikyaku_spool::{Log, MessageRef, Slot};
 use hikyaku_tuning::Pipeline;
 
 use super::commit::{OnDurable, Store};
 use super::dispatch::SiteIdentity;
+use super::job::Made;
 use super::{ConnKey, Effect, Now, Shard};
 use crate::mail::envelope::EnvelopeView;
 use crate::outcome::{Event, Phase, Unsupported};
@@ -29,8 +30,11 @@ pub(super) struct Transaction {
     started: Instant,
     /// Content size on the wire, as far as it can be told beforehand.
     size: u64,
-    /// Header fields that go in front of the stored content: its signatures.
+    /// Header fields that go in front of the content: its signatures.
     prefix: Vec<u8>,
+    /// The message of a row, in whose place nothing that is stored is sent. Its content is gone once the
+    /// session has it.
+    made: Option<Made>,
     /// How much of prefix and content was given to the session.
     sent: usize,
     /// Content was asked for: it is signed, and its intents are in the log where there are any.
@@ -61,6 +65,7 @@ impl Transaction {
             started: now.mono,
             size: 0,
             prefix: Vec::new(),
+            made: None,
             sent: 0,
             opened: false,
             intent: None,
@@ -89,21 +94,40 @@ pub(super) struct Begun {
     pub(super) at: Instant,
     /// The first of its connection: what the connection cost is told with it.
     pub(super) first: bool,
+    /// Octets of its content with its signatures; an estimate as long as it was not asked for.
+    pub(super) size: u64,
 }
 
 impl Shard {
     /// Starts `transaction` on `key`. `false`: it was settled without being sent.
     pub(super) fn begin(&mut self, now: Now, key: ConnKey, mut transaction: Transaction) -> bool {
-        let at = self.messages[transaction.recipients[0].entry.message.0 as usize].at();
+        let entry = transaction.recipients[0].entry;
+        let message = &self.messages[entry.message.0 as usize];
+        let (at, is_rows) = (message.at(), message.is_rows());
         let store = transaction.store;
-        let conn = &mut self.conns[key.index as usize];
-        let Some(session) = &mut conn.session else {
+        if self.conns[key.index as usize].session.is_none() {
             return false;
-        };
+        }
         // From here on bytes of others are at work, and an unreadable sector may answer with SIGBUS:
         // should that end the process, it is known what it was about.
         self.stores[store].claim_slots(at, &mut transaction);
-        let view = match self.stores[store].log.message(at) {
+        if is_rows {
+            match self.make_row(entry) {
+                Ok(made) => transaction.made = Some(made),
+                Err(why) => {
+                    self.stores[store].unclaim_slots(&mut transaction);
+                    self.hold_unmade(now, entry, &why);
+                    return false;
+                }
+            }
+        }
+        let read = if is_rows {
+            // It was read a moment ago.
+            Log::message_again
+        } else {
+            Log::message
+        };
+        let view = match read(&self.stores[store].log, at) {
             Ok(view) => view,
             Err(error) => {
                 self.stores[store].unclaim_slots(&mut transaction);
@@ -118,7 +142,12 @@ impl Shard {
         } else {
             0
         };
-        transaction.size = view.content.len() as u64 + signatures;
+        let content = transaction.made.as_ref().map(|made| made.content.len());
+        transaction.size = content.unwrap_or(view.content.len()) as u64 + signatures;
+        let conn = &mut self.conns[key.index as usize];
+        let Some(session) = &mut conn.session else {
+            return false;
+        };
         match offer(session, now, view.envelope, &transaction) {
             Ok(()) => {
                 conn.messages += 1;
@@ -147,7 +176,7 @@ impl Shard {
         let message = &self.messages[transaction.recipients[0].entry.message.0 as usize];
         let (index, at) = (usize::from(message.store), message.at());
         let store = &mut self.stores[index];
-        let Ok(mut view) = store.log.message_again(at) else {
+        let Ok(view) = store.log.message_again(at) else {
             // It was readable when the transaction began. Breaking off is the only honest end: the
             // peer discards what came so far, and the recipients are deferred.
             session.handle_closed(now.mono);
@@ -155,14 +184,25 @@ impl Shard {
         };
         let opens = !std::mem::replace(&mut transaction.opened, true);
         if opens && let Some(signer) = &self.config.signer {
-            let received = EnvelopeView::parse(view.envelope)
-                .map_or(0, |envelope| envelope.received.unix_seconds());
-            if let Err(error) = signer.sign(view.content, received, &mut transaction.prefix) {
+            let (content, signed_at) = match &transaction.made {
+                Some(made) => (&*made.content, made.signed_at),
+                None => {
+                    let envelope = EnvelopeView::parse(view.envelope);
+                    let received = envelope.map_or(0, |envelope| envelope.received.unix_seconds());
+                    (view.content, received)
+                }
+            };
+            if let Err(error) = signer.sign(content, signed_at, &mut transaction.prefix) {
                 tracing::warn!(%error, "message goes out unsigned");
                 transaction.prefix.clear();
             }
         }
-        let total = transaction.prefix.len() + view.content.len();
+        let length = match &transaction.made {
+            Some(made) => made.content.len(),
+            None => view.content.len(),
+        };
+        let total = transaction.prefix.len() + length;
+        transaction.size = total as u64;
         let last = total - transaction.sent <= CHUNK;
         let mut intended = false;
         if self.config.strict && (opens || last) {
@@ -173,11 +213,18 @@ impl Shard {
                 }
                 return;
             }
-            match store.log.message_again(at) {
-                Ok(again) => view = again,
-                Err(_) => return session.handle_closed(now.mono),
-            }
         }
+        let stored;
+        let content = match &transaction.made {
+            Some(made) => &*made.content,
+            None => match store.log.message_again(at) {
+                Ok(view) => {
+                    stored = view;
+                    stored.content
+                }
+                Err(_) => return session.handle_closed(now.mono),
+            },
+        };
         let mut room = CHUNK;
         if transaction.sent < transaction.prefix.len() {
             session.push_body(&transaction.prefix[transaction.sent..], false);
@@ -185,11 +232,14 @@ impl Shard {
             transaction.sent = transaction.prefix.len();
         }
         let from = transaction.sent - transaction.prefix.len();
-        let to = view.content.len().min(from + room);
+        let to = content.len().min(from + room);
         transaction.sent = transaction.prefix.len() + to;
         let last = transaction.sent == total;
-        session.push_body(&view.content[from..to], last);
+        session.push_body(&content[from..to], last);
         if last {
+            if let Some(made) = &mut transaction.made {
+                self.templates.give_back(std::mem::take(&mut made.content));
+            }
             // From here on the peer may accept the message without our hearing of it. Each
             // recipient it may accept for has a slot that says so, before a byte of the end moves.
             for recipient in transaction
@@ -242,8 +292,11 @@ impl Shard {
             let begun = Begun {
                 at: transaction.started,
                 first: transaction.first,
+                size: transaction.size,
             };
-            self.settle_attempt(now, key, entry, begun, slot, report);
+            // A row is alone in its transaction.
+            let row = transaction.made.take().map(|made| made.row);
+            self.settle_attempt(now, key, entry, (begun, row), slot, report);
         }
         let conn = &mut self.conns[key.index as usize];
         if let Some(ended) = conn.transactions.pop_front_if(|front| front.open == 0) {
@@ -348,6 +401,12 @@ fn offer(
         let what = "unreadable envelope";
         (Event::Protocol(what), what.to_owned())
     })?;
+    let made = transaction.made.as_ref();
+    let mut needs = envelope.needs;
+    if let (Some(made), [recipient]) = (made, &*transaction.recipients) {
+        let address = envelope.recipient(recipient.entry.recipient);
+        needs = made.needs(address.unwrap_or_default());
+    }
     let recipients = (0..)
         .zip(&transaction.recipients)
         .map(|(index, recipient)| {
@@ -357,10 +416,10 @@ fn offer(
     let begun = session.begin(
         now.mono,
         smtp::Transaction {
-            reverse_path: envelope.reverse_path,
+            reverse_path: made.map_or(envelope.reverse_path, |made| &made.row.reverse_path),
             recipients,
             size: transaction.size,
-            needs: envelope.needs,
+            needs,
         },
     );
     begun.map_err(|error| {

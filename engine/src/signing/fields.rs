@@ -48,6 +48,7 @@ pub(crate) const SIGNED: [(&str, bool); 34] = [
 ];
 
 /// One field that a signature covers.
+#[derive(Debug)]
 pub(crate) struct Field {
     /// Which one: an index into [`SIGNED`].
     pub(crate) kind: usize,

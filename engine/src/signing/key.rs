@@ -117,6 +117,24 @@ impl PrivateKey {
         }
     }
 
+    /// Signs what has this SHA-256 digest. The same digest gives the same bytes.
+    pub(super) fn sign_digest(&self, digest: &digest::Digest) -> mail_auth::Result<Vec<u8>> {
+        match self {
+            Self::Rsa(key) => {
+                let mut signature = vec![0; key.public_modulus_len()];
+                key.sign_digest(&RSA_PKCS1_SHA256, digest, &mut signature)
+                    .map_err(|_| {
+                        mail_auth::Error::Crypto(CryptoError::Library(
+                            "RSA signing failed".to_owned(),
+                        ))
+                    })?;
+                Ok(signature)
+            }
+            // RFC 8463 §3: PureEdDSA over the SHA-256 hash of the input.
+            Self::Ed25519(key) => Ok(key.sign(digest.as_ref()).as_ref().to_vec()),
+        }
+    }
+
     /// The TXT record that receivers look up under `selector._domainkey.domain`.
     #[must_use]
     pub fn dns_record(&self) -> String {
@@ -147,21 +165,7 @@ impl SigningKey for PrivateKey {
     fn sign(&self, input: impl Writable) -> mail_auth::Result<Vec<u8>> {
         let mut context = digest::Context::new(&digest::SHA256);
         input.write(&mut context);
-        let digest = context.finish();
-        match self {
-            Self::Rsa(key) => {
-                let mut signature = vec![0; key.public_modulus_len()];
-                key.sign_digest(&RSA_PKCS1_SHA256, &digest, &mut signature)
-                    .map_err(|_| {
-                        mail_auth::Error::Crypto(CryptoError::Library(
-                            "RSA signing failed".to_owned(),
-                        ))
-                    })?;
-                Ok(signature)
-            }
-            // RFC 8463 §3: PureEdDSA over the SHA-256 hash of the input.
-            Self::Ed25519(key) => Ok(key.sign(digest.as_ref()).as_ref().to_vec()),
-        }
+        self.sign_digest(&context.finish())
     }
 
     fn algorithm(&self) -> Algorithm {

@@ -115,6 +115,8 @@ pub(super) struct Content {
     /// `X-Due`: nanoseconds of UNIX time.
     pub(super) due_ns: Option<u64>,
     hash: Option<Box<Xxh3>>,
+    /// All of it without stuffed dots, where somebody asks for it.
+    pub(super) kept: Option<Vec<u8>>,
 }
 
 /// A header longer than this is taken as it is: its fields so far decide.
@@ -142,25 +144,31 @@ impl Content {
             has_seq: false,
             due_ns: None,
             hash: hashing.then(Box::default),
+            kept: None,
         }
     }
 
     /// Forgets the last message; keeps its memory.
     pub(super) fn restart(&mut self) {
-        let (mut header, mut token, mut hash) = (
+        let (mut header, mut token, mut hash, mut kept) = (
             std::mem::take(&mut self.header),
             std::mem::take(&mut self.token),
             self.hash.take(),
+            self.kept.take(),
         );
         header.clear();
         token.clear();
         if let Some(hash) = &mut hash {
             hash.reset();
         }
+        if let Some(kept) = &mut kept {
+            kept.clear();
+        }
         *self = Self {
             header,
             token,
             hash,
+            kept,
             ..Self::new(false)
         };
     }
@@ -188,6 +196,13 @@ impl Content {
                 without_stuffing(self.last, piece, |part| hash.update(part));
             } else {
                 hash.update(piece);
+            }
+        }
+        if let Some(kept) = &mut self.kept {
+            if stuffed {
+                without_stuffing(self.last, piece, |part| kept.extend_from_slice(part));
+            } else {
+                kept.extend_from_slice(piece);
             }
         }
         self.last = [byte_before(self.last, piece, piece.len() - 1), last];

@@ -34,6 +34,7 @@ pub mod workload;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use script::{BehindDot, CloseAt, Script, ScriptError, Share, Stage};
 pub use server::{Sink, SinkHandle};
@@ -57,6 +58,8 @@ pub struct SinkConfig {
     pub certificate_names: Vec<String>,
     /// File to which one line per accepted recipient is appended before the 250.
     pub ledger: Option<PathBuf>,
+    /// Sees every accepted message before its 250.
+    pub inspector: Option<Inspector>,
     /// Messages expected: sizes the table that finds duplicates, so that it need not grow meanwhile.
     pub messages_expected: usize,
 }
@@ -71,8 +74,43 @@ impl Default for SinkConfig {
             certificate: None,
             certificate_names: vec!["sink.test".to_owned(), "localhost".to_owned()],
             ledger: None,
+            inspector: None,
             messages_expected: 0,
         }
+    }
+}
+
+/// One accepted recipient with its message.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival<'a> {
+    /// As it stood in MAIL, without `<>`.
+    pub reverse_path: &'a [u8],
+    /// As it stood in RCPT, without `<>`.
+    pub recipient: &'a [u8],
+    /// Header and body without stuffed dots.
+    pub content: &'a [u8],
+}
+
+/// What looks at messages as they are accepted. It runs on the sink's thread, which answers nobody
+/// meanwhile.
+#[derive(Clone)]
+pub struct Inspector(Arc<dyn Fn(&Arrival<'_>) + Send + Sync>);
+
+impl Inspector {
+    /// Calls `look` for every accepted recipient.
+    #[must_use]
+    pub fn new(look: impl Fn(&Arrival<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+
+    fn look(&self, arrival: &Arrival<'_>) {
+        (self.0)(arrival);
+    }
+}
+
+impl std::fmt::Debug for Inspector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inspector(..)")
     }
 }
 

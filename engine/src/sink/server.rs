@@ -85,13 +85,14 @@ impl Sink {
                     })?,
             ),
         };
-        let world = World::new(
+        let mut world = World::new(
             config.features,
             config.hostname.clone(),
             config.script.clone(),
             ledger.is_some(),
             config.messages_expected,
         );
+        world.inspector.clone_from(&config.inspector);
         let looper = Loop {
             epoll,
             listeners,

@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::content::{Content, DotScanner, EndFinder};
 use super::script::{BehindDot, Fate, Script, Stage};
 use super::tally::Tally;
-use super::{Features, ledger};
+use super::{Arrival, Features, Inspector, ledger};
 
 /// What all connections of a sink share.
 pub(super) struct World {
@@ -29,6 +29,7 @@ pub(super) struct World {
     pub(super) now_unix_ns: u64,
     /// Ledger lines to be written before any reply of this burst; none are made without a ledger.
     pub(super) ledger: Option<Vec<u8>>,
+    pub(super) inspector: Option<Inspector>,
     finder: EndFinder,
     /// Hashes of (message, recipient) accepted.
     seen: KeySet,
@@ -52,6 +53,7 @@ impl World {
             now_ns: 0,
             now_unix_ns: 0,
             ledger: with_ledger.then(Vec::new),
+            inspector: None,
             finder: EndFinder::new(),
             seen: KeySet::with_capacity_and_hasher(
                 messages_expected,
@@ -110,6 +112,8 @@ pub(super) struct Session {
     /// Bytes of an incomplete command line.
     line: Vec<u8>,
     mail: Option<Mail>,
+    /// Of the last MAIL, where somebody asks for it.
+    reverse_path: Vec<u8>,
     /// Recipients accepted in this transaction: hash, and the end of their address in `addresses`.
     recipients: Vec<(u64, usize)>,
     addresses: Vec<u8>,
@@ -146,6 +150,8 @@ impl Session {
     /// A new connection, its banner (or refusal) in `out`.
     pub(super) fn new(world: &mut World) -> Self {
         let number = world.tally.counters.connections;
+        let mut content = Content::new(world.ledger.is_some());
+        content.kept = world.inspector.is_some().then(Vec::new);
         let mut session = Self {
             out: Vec::with_capacity(512),
             closing: false,
@@ -165,7 +171,8 @@ impl Session {
             recipients: Vec::new(),
             addresses: Vec::new(),
             at_dot: Fate::Accept,
-            content: Content::new(world.ledger.is_some()),
+            content,
+            reverse_path: Vec::new(),
             messages: 0,
             close_stage: world.script.close_stage(number),
         };
@@ -422,7 +429,7 @@ impl Session {
             self.say(world, "421", "4.7.0", "enough messages on this connection");
             return self.hang_up(world);
         }
-        let Some((_, parameters)) = path(line, b"MAIL FROM:") else {
+        let Some((reverse_path, parameters)) = path(line, b"MAIL FROM:") else {
             return self.bad_syntax(world, "MAIL FROM:<reverse-path>");
         };
         let features = world.features;
@@ -458,6 +465,10 @@ impl Session {
                 world.tally.counters.protocol_errors += 1;
                 return self.say(world, "555", "5.5.4", "parameter not understood");
             }
+        }
+        if world.inspector.is_some() {
+            self.reverse_path.clear();
+            self.reverse_path.extend_from_slice(reverse_path);
         }
         self.mail = Some(Mail { declared_eight_bit });
         self.say(world, "250", "2.1.0", "ok");
@@ -686,6 +697,17 @@ impl Session {
         }
         if let Some(due_ns) = self.content.due_ns {
             world.tally.record_latency(due_ns, world.now_unix_ns);
+        }
+        if let (Some(inspector), Some(content)) = (&world.inspector, &self.content.kept) {
+            let mut from = 0;
+            for &(_, to) in &self.recipients {
+                inspector.look(&Arrival {
+                    reverse_path: &self.reverse_path,
+                    recipient: &self.addresses[from..to],
+                    content,
+                });
+                from = to;
+            }
         }
         if let Some(lines) = &mut world.ledger {
             let hash = self.content.hash();

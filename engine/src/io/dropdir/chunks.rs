@@ -51,9 +51,13 @@ impl ChunkReader {
         if claimed.ended {
             return Ok(None);
         }
-        let rest = usize::try_from(claimed.size.saturating_sub(claimed.read)).unwrap_or(usize::MAX);
+        let end = claimed.part_end.unwrap_or(claimed.size);
+        let rest = usize::try_from(end.saturating_sub(claimed.read)).unwrap_or(usize::MAX);
         // One octet more than there should be shows a file that has grown.
-        let wanted = rest.saturating_add(1).min(self.chunk_bytes);
+        let wanted = match claimed.part_end {
+            None => rest.saturating_add(1).min(self.chunk_bytes),
+            Some(_) => rest.min(self.chunk_bytes),
+        };
         let slot = if wanted == self.chunk_bytes {
             self.free_slot()
         } else {
@@ -77,7 +81,8 @@ impl ChunkReader {
                 Ok(count) => {
                     claimed.read += count as u64;
                     // A short read at the size that the file has is its end, without asking again.
-                    if claimed.read == claimed.size && buffer.len() < wanted {
+                    let at_end = claimed.part_end == Some(claimed.read);
+                    if at_end || (claimed.read == claimed.size && buffer.len() < wanted) {
                         claimed.ended = true;
                         break;
                     }

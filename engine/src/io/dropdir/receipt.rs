@@ -59,6 +59,21 @@ pub struct Receipt {
     /// Recipients left out because they were named before in the same message.
     #[serde(default)]
     pub repeated: u64,
+    /// Of a job: its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Of a job: rows of its file. Those that get a message are `recipients`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Of a job: rows left out because their address stands in an earlier one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicates: Option<u64>,
+    /// Of a job: rows left out because they cannot be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<u64>,
+    /// Of a job: what is wrong with the first row that was skipped, with its line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_skipped: Option<String>,
     /// Recipients delivered.
     #[serde(default)]
     pub delivered: u64,
@@ -112,6 +127,11 @@ impl Receipt {
             recipients: 0,
             suppressed: 0,
             repeated: 0,
+            job: None,
+            rows: None,
+            duplicates: None,
+            skipped: None,
+            first_skipped: None,
             delivered: 0,
             bounced: 0,
             expired: 0,

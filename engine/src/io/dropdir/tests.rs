@@ -130,8 +130,8 @@ fn claim_read_done() {
     let mut claimed = drop_dir.claim("one.eml", SubmissionId(0xabc), NOW).unwrap();
     drop_dir.sync_claimed().unwrap();
     assert_eq!(
-        (claimed.size, claimed.format),
-        (text.len() as u64, Format::Eml)
+        (claimed.size, claimed.kind),
+        (text.len() as u64, FileKind::Messages(Format::Eml))
     );
     assert_eq!(
         names(tmp.path(), "claimed"),
@@ -147,7 +147,7 @@ fn claim_read_done() {
         Err(ClaimError::Gone)
     ));
 
-    let mut parser = Parser::new(claimed.format, Limits::default());
+    let mut parser = Parser::new(Format::of_name(&claimed.name).unwrap(), Limits::default());
     let mut messages = Vec::new();
     let mut reader = ChunkReader::default();
     while let Some(chunk) = reader.read(&mut claimed).unwrap() {

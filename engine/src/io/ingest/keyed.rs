@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Ingest, Reading, clock, fingerprint};
+use super::{Body, Hasher, Ingest, Reading, clock, fingerprint};
 use crate::handoff::{Acceptance, Keyed};
 use crate::ingest::{Refusal, Summary, code};
 use crate::io::dropdir::{Claimed, Receipt, ReceiptState};
@@ -46,7 +46,10 @@ impl Ingest {
     pub(super) fn finish_keyed(&mut self, mut reading: Reading, summary: &Summary, key: &str) {
         let keyed = Keyed {
             key: fingerprint(key),
-            content: reading.hasher.take().unwrap_or_default().finish(),
+            content: match &mut reading.body {
+                Body::Messages { hasher, .. } => hasher.take().unwrap_or_default().finish(),
+                Body::Job(_) => Hasher::default().finish(),
+            },
         };
         if let Some(&first) = self.in_flight.get(&keyed.key) {
             self.discard(reading.claimed.submission);
@@ -57,7 +60,7 @@ impl Ingest {
         match self.keys.find(&keyed.key, clock::wall()) {
             Ok(None) => {
                 self.in_flight.insert(keyed.key, reading.claimed.submission);
-                self.finish(reading, summary, Some(keyed));
+                self.finish(reading, summary, Some(keyed), None);
             }
             Ok(Some(known)) => {
                 self.discard(reading.claimed.submission);

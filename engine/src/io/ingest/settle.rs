@@ -41,7 +41,18 @@ fn accepted_receipt(submission: SubmissionId, acceptance: &Acceptance) -> Receip
         bytes: 0,
     };
     let at = WallTime::from_unix_millis(acceptance.accepted_ms);
-    Receipt::accepted(&acceptance.file, submission, summary, at)
+    let receipt = Receipt::accepted(&acceptance.file, submission, summary, at);
+    match &acceptance.job {
+        None => receipt,
+        Some(job) => Receipt {
+            job: Some(job.name.clone()),
+            rows: Some(job.rows),
+            duplicates: Some(job.duplicates),
+            skipped: Some(job.skipped),
+            first_skipped: job.first_skipped.clone(),
+            ..receipt
+        },
+    }
 }
 
 /// The receipt that an earlier run did not come to write.

@@ -127,6 +127,7 @@ impl Process {
                 state: Arc::default(),
                 keys: KeyFile::open(&at.join("spool"), clock::wall()).unwrap(),
                 spool: at.join("spool"),
+                secret: Secret::new(&[7; 32]),
             },
             &recovered,
         );

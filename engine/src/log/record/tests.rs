@@ -17,6 +17,8 @@ fn delivered() -> AttemptRecord<'static> {
         submission: Some(SubmissionId(0xab)),
         file: Some(b"campaign.eml"),
         job: Some(b"spring"),
+        variant: None,
+        row: None,
         envid: Some(b"e-1"),
         reverse_path: b"b+7@news.test",
         recipient: b"ann@mx.test",
@@ -65,6 +67,18 @@ fn golden(line: &str, want: &str) {
 }
 
 #[test]
+fn a_row_of_a_job() {
+    let record = AttemptRecord {
+        variant: Some("b"),
+        row: Some(4_000_000_000),
+        ..delivered()
+    };
+    let line = lines(|writer, out| writer.attempt(&record, out));
+    let part = r#""job":"spring","variant":"b","row":4000000000,"envid":"e-1""#;
+    assert!(line.contains(part), "{line}");
+}
+
+#[test]
 fn a_delivery() {
     golden(
         &lines(|writer, out| writer.attempt(&delivered(), out)),
@@ -94,6 +108,8 @@ fn a_deferral_in_doubt() {
         submission: None,
         file: None,
         job: None,
+        variant: None,
+        row: None,
         envid: None,
         timings: Timings::default(),
         ..delivered()
@@ -147,6 +163,8 @@ fn an_expiration() {
         submission: None,
         file: None,
         job: None,
+        variant: None,
+        row: None,
         envid: None,
         mx: None,
         address: None,

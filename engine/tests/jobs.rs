@@ -1,0 +1,343 @@
+//! Jobs through the real binary: a file with rows becomes personal messages at a sink, each checked by
+//! its bytes.
+#![allow(missing_docs, unreachable_pub, reason = "tests")]
+
+mod support;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::sync::{Arc, Mutex};
+
+use hikyaku::io::secret;
+use hikyaku::job::archive::{write_end, write_header, write_padding};
+use hikyaku::job::token::{Purpose, Secret, Token};
+use hikyaku::sink::{Inspector, SinkConfig, SinkHandle};
+use support::{Bed, all_to, until};
+
+/// What arrived, by recipient.
+type Arrived = Arc<Mutex<BTreeMap<String, Vec<Copy>>>>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Copy {
+    reverse_path: String,
+    content: Vec<u8>,
+}
+
+fn sink(bed: &Bed, script: &str) -> (SinkHandle, Arrived) {
+    let arrived = Arrived::default();
+    let inspector = Inspector::new({
+        let arrived = Arc::clone(&arrived);
+        move |arrival| {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+            let copy = Copy {
+                reverse_path: text(arrival.reverse_path),
+                content: arrival.content.to_vec(),
+            };
+            let mut arrived = arrived.lock().expect("arrived");
+            arrived
+                .entry(text(arrival.recipient))
+                .or_default()
+                .push(copy);
+        }
+    });
+    let sink = bed.sink_with(SinkConfig {
+        script: script.parse().expect("script"),
+        inspector: Some(inspector),
+        ..SinkConfig::default()
+    });
+    (sink, arrived)
+}
+
+/// The archive of a job with these files, in this order.
+fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, content) in files {
+        write_header(&mut out, name, content.len() as u64);
+        out.extend_from_slice(content.as_bytes());
+        write_padding(&mut out, content.len() as u64);
+    }
+    write_end(&mut out);
+    out
+}
+
+const DOCUMENT: &str = r#"name = "spring"
+from = "News <news@sender.test>"
+reverse_path = "bounce+{token}@bounces.sender.test"
+subject = "For {{ name }}: {{ number }}"
+
+[recipients]
+file = "rows.csv"
+
+[content]
+text = "body.txt"
+html = "body.html"
+
+[list]
+id = "spring.sender.test"
+unsubscribe = "https://sender.test/u/{token}"
+"#;
+
+const TEXT: &str = "Hello {{ name }}, number {{ number }}.\n{{ unsubscribe_url }}\n";
+const HTML: &str = "<html><body><p>Hello {{ name }}, number {{ number }}.</p><a href=\"{{ unsubscribe_url }}\">Leave</a></body></html>\n";
+
+fn rows(count: u32, domains: u32) -> String {
+    let mut rows = "email,name,number\n".to_owned();
+    for row in 0..count {
+        let _ = writeln!(rows, "u{row}@d{}.test,Name {row},n{row}x", row % domains);
+    }
+    rows
+}
+
+fn job(count: u32, domains: u32) -> Vec<u8> {
+    let rows = rows(count, domains);
+    archive(&[
+        ("job.toml", DOCUMENT),
+        ("body.txt", TEXT),
+        ("body.html", HTML),
+        ("rows.csv", &rows),
+    ])
+}
+
+fn spool_secret(bed: &Bed) -> Secret {
+    secret::load(&bed.path("spool")).expect("the spool's secret")
+}
+
+/// The value of a header field, unfolded.
+fn field<'a>(message: &'a str, name: &str) -> String {
+    let header: &'a str = message.split("\r\n\r\n").next().unwrap_or_default();
+    let unfolded = header.replace("\r\n ", " ").replace("\r\n\t", " ");
+    let prefix = format!("{name}: ");
+    let mut found = unfolded
+        .lines()
+        .filter_map(|line| line.strip_prefix(&prefix).map(str::to_owned));
+    let value = found
+        .next()
+        .unwrap_or_else(|| panic!("no {name}: {header}"));
+    assert!(found.next().is_none(), "{name} twice: {header}");
+    value
+}
+
+/// Every row's message says what its row says, under tokens of its own.
+fn check_all(bed: &Bed, arrived: &Arrived, count: u32, domains: u32) {
+    let secret = spool_secret(bed);
+    let arrived = arrived.lock().expect("arrived");
+    assert_eq!(arrived.len(), count as usize);
+    let mut tokens = HashSet::new();
+    let mut ids = HashSet::new();
+    let mut job = None;
+    for row in 0..count {
+        let recipient = format!("u{row}@d{}.test", row % domains);
+        let copies = &arrived[&recipient];
+        assert!(copies.iter().all(|copy| *copy == copies[0]), "{recipient}");
+        let Copy {
+            reverse_path,
+            content,
+        } = &copies[0];
+        let message = str::from_utf8(content).expect("seven bits");
+        assert!(message.is_ascii());
+        assert!(field(message, "To").contains(&recipient), "{message}");
+        assert_eq!(
+            field(message, "Subject"),
+            format!("For Name {row}: n{row}x")
+        );
+        let said = format!("Hello Name {row}, number n{row}x.");
+        assert_eq!(message.matches(&said).count(), 2, "{message}");
+        let (local, domain) = reverse_path.split_once('@').expect("an address");
+        assert_eq!(domain, "bounces.sender.test");
+        let token = local.strip_prefix("bounce+").expect("a prefix");
+        let (named, number) = Token::verify(&secret, Purpose::Bounce, token).expect("genuine");
+        assert_eq!(number, u64::from(row));
+        assert_eq!(*job.get_or_insert(named), named);
+        assert!(tokens.insert(token.to_owned()));
+        let list = field(message, "List-Unsubscribe");
+        let at = list.find("https://sender.test/u/").expect("the address") + 22;
+        let token = list[at..].split('>').next().expect("a token");
+        let found = Token::verify(&secret, Purpose::Unsubscribe, token);
+        assert_eq!(found, Some((named, u64::from(row))), "{list}");
+        assert!(tokens.insert(token.to_owned()));
+        assert!(ids.insert(field(message, "Message-ID")));
+    }
+}
+
+#[test]
+fn every_row_becomes_a_message_of_its_own() {
+    const ROWS: u32 = 2000;
+    let bed = Bed::new();
+    let (sink, arrived) = sink(&bed, "");
+    bed.drop_file("spring.job", job(ROWS, 12));
+    let ended = bed.once(&format!("{} --shards 2", all_to(&sink)));
+    assert_eq!(
+        (
+            ended.code,
+            ended.count("accepted"),
+            ended.count("delivered")
+        ),
+        (Some(0), u64::from(ROWS), u64::from(ROWS)),
+        "{ended:?}"
+    );
+    check_all(&bed, &arrived, ROWS, 12);
+    let receipt = bed.receipt("spring.job");
+    for (name, wanted) in [
+        ("recipients", ROWS),
+        ("rows", ROWS),
+        ("delivered", ROWS),
+        ("duplicates", 0),
+        ("skipped", 0),
+    ] {
+        assert_eq!(receipt[name], wanted, "{name} in {receipt}");
+    }
+    assert_eq!(receipt["state"], "final");
+    assert_eq!(receipt["job"], "spring");
+    let mut numbers: Vec<u64> = Vec::new();
+    for line in bed.log_of("delivered") {
+        assert_eq!(line["job"], "spring");
+        let number = line["row"].as_u64().expect("a number");
+        let recipient = line["recipient"].as_str().expect("text").to_owned();
+        assert!(recipient.starts_with(&format!("u{number}@")), "{line}");
+        let copy = &arrived.lock().expect("arrived")[&recipient][0];
+        assert_eq!(line["reverse_path"], *copy.reverse_path);
+        assert_eq!(line["size_bytes"], copy.content.len());
+        numbers.push(number);
+    }
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..u64::from(ROWS)));
+    assert_eq!(sink.stop().expect("report").counters.protocol_errors, 0);
+    // Nothing of it is left: a second run has nothing to do, and says so.
+    let ended = bed.once("");
+    assert_eq!((ended.code, ended.count("accepted")), (Some(0), 0));
+}
+
+#[test]
+fn copies_after_a_kill_are_the_same_to_the_byte() {
+    const ROWS: u32 = 600;
+    let bed = Bed::new();
+    // Some are deferred first, so that they are tried by both processes.
+    let (sink, arrived) = sink(&bed, "defer=30%");
+    bed.drop_file("spring.job", job(ROWS, 5));
+    let route = all_to(&sink);
+    let soon = "--retry-first 1s --retry-max 1s";
+    for wanted in [100, 300] {
+        let engine = bed.start(&format!("{route} {soon}"));
+        until("some have arrived", || {
+            arrived.lock().expect("arrived").len() >= wanted
+        });
+        engine.kill();
+    }
+    let ended = bed.once(&format!("{route} {soon}"));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    check_all(&bed, &arrived, ROWS, 5);
+    let copies: usize = arrived
+        .lock()
+        .expect("arrived")
+        .values()
+        .map(Vec::len)
+        .sum();
+    let named = bed
+        .log()
+        .iter()
+        .filter(|line| line["possible_duplicate"] == true)
+        .count();
+    assert!(
+        copies - ROWS as usize <= named,
+        "{copies} copies, {named} named"
+    );
+    let receipt = bed.receipt("spring.job");
+    assert_eq!(receipt["delivered"], ROWS, "{receipt}");
+}
+
+#[test]
+fn rows_that_are_refused_left_out_or_never_made_end_as_documented() {
+    let bed = Bed::new();
+    let (sink, arrived) = sink(&bed, "");
+    let skip = DOCUMENT.replace("\n[content]", "on_bad_row = \"skip\"\n\n[content]");
+    let rows = "email,name,number\n\
+        one@a.test,One,1\n\
+        no address,Two,2\n\
+        one@A.test,Again,3\n\
+        four@b.test,\"{{ 7 * 6 }} {% if %}\",4\n\
+        five@b.test,=1+1,5\n";
+    bed.drop_file(
+        "skip.job",
+        archive(&[
+            ("job.toml", &skip),
+            ("body.txt", TEXT),
+            ("body.html", HTML),
+            ("rows.csv", rows),
+        ]),
+    );
+    bed.drop_file(
+        "refused.job",
+        archive(&[
+            ("job.toml", DOCUMENT),
+            ("body.txt", TEXT),
+            ("body.html", HTML),
+            ("rows.csv", rows),
+        ]),
+    );
+    bed.drop_file("cut.job", &job(10, 1)[..3000]);
+    let broken = "Hello {{ name";
+    bed.drop_file(
+        "broken.job",
+        archive(&[
+            ("job.toml", DOCUMENT),
+            ("body.txt", broken),
+            ("body.html", HTML),
+            ("rows.csv", &self::rows(3, 1)),
+        ]),
+    );
+    let unknown = "Hello {{ nobody }}";
+    bed.drop_file(
+        "unknown.job",
+        archive(&[
+            ("job.toml", DOCUMENT),
+            ("body.txt", unknown),
+            ("body.html", HTML),
+            ("rows.csv", &self::rows(3, 1)),
+        ]),
+    );
+    bed.drop_file(
+        "empty.job",
+        archive(&[
+            ("job.toml", DOCUMENT),
+            ("body.txt", TEXT),
+            ("body.html", HTML),
+            ("rows.csv", "email,name,number\n"),
+        ]),
+    );
+    let ended = bed.once(&all_to(&sink));
+    assert_eq!(ended.count("delivered"), 3, "{ended:?}");
+    let receipt = bed.receipt("skip.job");
+    for (name, wanted) in [
+        ("rows", 5),
+        ("duplicates", 1),
+        ("skipped", 1),
+        ("recipients", 3),
+        ("delivered", 3),
+    ] {
+        assert_eq!(receipt[name], wanted, "{name} in {receipt}");
+    }
+    let first = receipt["first_skipped"].as_str().expect("a reason");
+    assert!(first.starts_with("rows.csv line 3: "), "{first}");
+    let arrived = arrived.lock().expect("arrived");
+    let message = str::from_utf8(&arrived["four@b.test"][0].content).expect("text");
+    assert!(
+        message.contains("{{ 7 * 6 }} {% if %}"),
+        "data is no template: {message}"
+    );
+    for (name, wanted) in [
+        ("refused.job", "rows.csv line 3: "),
+        ("cut.job", ""),
+        ("broken.job", "body.txt line 1: "),
+        ("unknown.job", "body.txt line 1: "),
+        ("empty.job", "rows.csv"),
+    ] {
+        let receipt = bed.receipt(name);
+        assert_eq!(receipt["state"], "refused", "{name}: {receipt}");
+        assert_eq!(receipt["reason"]["code"], "job", "{name}: {receipt}");
+        let detail = receipt["reason"]["detail"].as_str().expect("a reason");
+        assert!(detail.starts_with(wanted), "{name}: {detail}");
+    }
+    assert_eq!(bed.names("new").len() + bed.names("claimed").len(), 0);
+    fs::remove_dir_all(bed.path("spool")).expect("the spool is closed");
+}
