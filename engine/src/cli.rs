@@ -32,7 +32,7 @@ pub enum Command {
     /// Deliver what lies in the drop directory
     Run(Box<RunArgs>),
     /// Put messages into a drop directory so that the engine never sees half a file
-    Drop(DropArgs),
+    Drop(Box<DropArgs>),
     /// Check the settings and the host without delivering anything
     Check(CheckArgs),
     /// Show what an engine is doing: what waits, rates, and what is short
@@ -280,11 +280,11 @@ pub enum TlsChoice {
 #[command(after_help = DROP_EXAMPLES)]
 pub struct DropArgs {
     /// Drop directory of the engine; it must exist
-    #[arg(long, value_name = "DIR")]
-    pub drop: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["preview", "job_example"])]
+    pub drop: Option<PathBuf>,
     /// What to put there: a message, an mbox file, a Maildir, batch SMTP (*.bsmtp), or `-` for a
     /// message or an mbox file on standard input
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required_unless_present_any = ["job", "job_example"])]
     pub files: Vec<PathBuf>,
     /// Take every FILE for a Maildir, whatever it looks like
     #[arg(long, conflicts_with = "mbox", help_heading = "Input")]
@@ -306,9 +306,9 @@ pub struct DropArgs {
     /// reverse-path from From
     #[arg(long, help_heading = "Envelope")]
     pub to_header: bool,
-    /// Job that all messages belong to
+    /// Job id of all messages, for the log
     #[arg(long, value_name = "NAME", help_heading = "Envelope")]
-    pub job: Option<String>,
+    pub job_id: Option<String>,
     /// Envelope identifier of all messages (RFC 3461)
     #[arg(long, value_name = "ID", help_heading = "Envelope")]
     pub envid: Option<String>,
@@ -320,6 +320,43 @@ pub struct DropArgs {
     /// another file under it is refused, for 7 days
     #[arg(long, value_name = "KEY", help_heading = "Envelope")]
     pub key: Option<String>,
+
+    /// Drop the job in DIR: job.toml, the files that it names, and the recipients. Everything is checked
+    /// first, and every message made once
+    #[arg(long, value_name = "DIR", help_heading = "Jobs", conflicts_with_all = [
+        "files", "maildir", "mbox", "message_size_max", "from", "to", "to_header", "job_id", "envid", "egress",
+        "key", "batch",
+    ])]
+    pub job: Option<PathBuf>,
+    /// Show the message of row N (from 1) as it would be sent, and drop nothing
+    #[arg(long, value_name = "N", requires = "job", conflicts_with = "wait", help_heading = "Jobs",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub preview: Option<u64>,
+    /// Show its octets, undecoded
+    #[arg(
+        long,
+        requires = "preview",
+        conflicts_with = "json",
+        help_heading = "Jobs"
+    )]
+    pub raw: bool,
+    /// Also write it to FILE, which must not exist
+    #[arg(long, value_name = "FILE", requires = "preview", help_heading = "Jobs")]
+    pub write: Option<PathBuf>,
+    /// Spool of the engine, whose secret tokens are made with [default: a secret for previews]
+    #[arg(long, value_name = "DIR", requires = "preview", help_heading = "Jobs")]
+    pub spool: Option<PathBuf>,
+    /// Check templates, but do not make every message
+    #[arg(
+        long,
+        requires = "job",
+        conflicts_with = "preview",
+        help_heading = "Jobs"
+    )]
+    pub no_render: bool,
+    /// Write a job that works and explains every key of job.toml to DIR, and drop nothing
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["job", "files", "drop", "wait"], help_heading = "Jobs")]
+    pub job_example: Option<PathBuf>,
 
     /// Messages to one drop file, which is then batch SMTP [default: each message a file of its own]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -342,6 +379,9 @@ Examples:
   hikyaku drop --drop drop --from news@example.com --to a@example.net --to b@example.org - < news.eml
   hikyaku drop --drop drop --to-header ~/Maildir --batch 1000
   hikyaku drop --drop drop --mbox archive --wait=final --timeout 10m
+  hikyaku drop --job-example spring
+  hikyaku drop --job spring --preview 2
+  hikyaku drop --job spring --drop drop
 
 Either every message is dropped or, if one of them would be refused, none.
 Status: 0 done, 1 refused or failed, 2 wrong usage, 3 not all delivered, or --timeout passed.";

@@ -12,6 +12,7 @@
 //! | `secret.rs` | what tokens of jobs are made with |
 //! | `keys.rs` | idempotency keys that outlive their submissions |
 //! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
+//! | `jobdir.rs` | a job as a directory, seen by a producer |
 //! | `resolver.rs` | DNS over UDP and TCP |
 //! | `faults.rs` | faults on demand, for harnesses |
 //! | `logfile.rs` | log lines: batched append, rotation |
@@ -26,6 +27,7 @@ pub mod dropper;
 pub mod executor;
 pub mod faults;
 pub mod ingest;
+pub mod jobdir;
 pub mod keys;
 pub mod logfile;
 pub mod random;

@@ -98,6 +98,23 @@ pub fn load(dir: &Path) -> Result<Secret, SecretError> {
     read(file.map_err(failed)?, &path)
 }
 
+/// Reads the secret of the spool in `dir` and makes none: for those who only look.
+///
+/// # Errors
+/// It is not there, or cannot be used.
+pub fn existing(dir: &Path) -> Result<Secret, SecretError> {
+    let path = dir.join(NAME);
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(&path)
+        .map_err(|source| SecretError::File {
+            path: path.clone(),
+            source,
+        })?;
+    read(file, &path)
+}
+
 fn read(file: File, path: &Path) -> Result<Secret, SecretError> {
     let failed = |source| SecretError::File {
         path: path.into(),
