@@ -56,6 +56,8 @@ pub enum Command {
     Fulldisk(FulldiskArgs),
     /// Fill a drop directory with traps, kill the engine meanwhile, and see that each valid file is imported once
     Hostile(crate::hostile::HostileArgs),
+    /// A job of many rows from template to sink: every message looked at, killed in the middle if asked
+    Job(crate::job::JobArgs),
 }
 
 /// `hikyaku-bench sink`.

@@ -15,6 +15,7 @@
 //! hikyaku-bench durable   the same load with fdatasync and without, in turns
 //! hikyaku-bench failcalls every call on a file or socket fails once, with every error: nothing lost
 //! hikyaku-bench fulldisk  a file system filled to the last byte under a running engine (root)
+//! hikyaku-bench job       a job of many rows: every message looked at, copies the same to the byte
 //! hikyaku-bench hostile   a drop directory full of traps: valid files once, all others in quarantine
 //! ```
 //!
@@ -32,6 +33,7 @@ pub mod failcalls;
 pub mod flip;
 pub mod fulldisk;
 pub mod hostile;
+pub mod job;
 pub mod load;
 pub mod powercut;
 pub mod process;

@@ -4,15 +4,28 @@
 
 mod support;
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::hash::Hash;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use hikyaku::io::secret;
 use hikyaku::job::archive::{write_end, write_header, write_padding};
 use hikyaku::job::token::{Purpose, Secret, Token};
+use hikyaku::signing::PrivateKey;
 use hikyaku::sink::{Inspector, SinkConfig, SinkHandle};
+use hikyaku_spool::inspect;
+use mail_auth::common::cache::NoCache;
+use mail_auth::common::parse::TxtRecordParser as _;
+use mail_auth::common::verify::DomainKey;
+use mail_auth::hickory_resolver::config::{ResolverConfig, ResolverOpts};
+use mail_auth::{
+    AuthenticatedMessage, DkimResult, MessageAuthenticator, Parameters, ResolverCache, Txt,
+};
 use support::{Bed, all_to, until};
 
 /// What arrived, by recipient.
@@ -340,4 +353,199 @@ fn rows_that_are_refused_left_out_or_never_made_end_as_documented() {
     }
     assert_eq!(bed.names("new").len() + bed.names("claimed").len(), 0);
     fs::remove_dir_all(bed.path("spool")).expect("the spool is closed");
+}
+
+/// Nothing of any submission is alive in the spool.
+fn assert_spool_is_empty(bed: &Bed, why: &str) {
+    let seen = inspect::look(&bed.path("spool")).expect("a spool");
+    for log in &seen.logs {
+        assert_eq!(log.live_messages().count(), 0, "{why}: log {}", log.id);
+        let left = log.submissions();
+        assert!(left.is_empty(), "{why}: log {}: {left:?}", log.id);
+    }
+}
+
+/// At whatever point the process dies: rows are delivered, and nothing of the job stays in the spool.
+#[test]
+fn a_kill_at_a_point_loses_no_row_and_leaves_no_bundle() {
+    const ROWS: u32 = 40;
+    for spec in [
+        "kill=ingest.staged:1",
+        "kill=shard.staged:1",
+        "kill=shard.staged:2",
+        "kill=ingest.read:1",
+        "kill=shard.accept-appended:1",
+        "kill=shard.accept-appended:2",
+        "kill=commit.synced:2",
+        "kill=ingest.accepted:1",
+        "kill=conn.after-dot:20",
+        "kill=shard.marked:39",
+        "kill=shard.marked:40",
+        "kill=ingest.receipt-written:1",
+        "kill=ingest.removals-synced:1",
+        "kill=ingest.closed:1",
+        "kill=drain.begun:1",
+        "kill=drain.ended:1",
+    ] {
+        let bed = Bed::new();
+        let (sink, arrived) = sink(&bed, "");
+        bed.drop_file("spring.job", job(ROWS, 4));
+        let run = format!("{} --shards 2", all_to(&sink));
+        let ended = bed.once(&format!("{run} --faults {spec}"));
+        assert_eq!(ended.code, None, "{spec} is not reached: {ended:?}");
+        let ended = bed.once(&run);
+        assert_eq!(ended.code, Some(0), "{spec}: {ended:?}");
+        check_all(&bed, &arrived, ROWS, 4);
+        let receipt = bed.receipt("spring.job");
+        assert_eq!(receipt["state"], "final", "{spec}: {receipt}");
+        assert_eq!(receipt["delivered"], ROWS, "{spec}: {receipt}");
+        assert_spool_is_empty(&bed, spec);
+        drop(sink);
+    }
+}
+
+/// The name server of the sender's domain.
+struct Zone(Txt);
+
+impl ResolverCache<Box<str>, Txt> for Zone {
+    fn get<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> Option<Txt>
+    where
+        Box<str>: Borrow<Q>,
+    {
+        let known: Box<str> = "s1._domainkey.sender.test.".into();
+        (known.borrow() == name).then(|| self.0.clone())
+    }
+
+    fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
+    where
+        Box<str>: Borrow<Q>,
+    {
+        None
+    }
+
+    fn insert(&self, _: Box<str>, _: Txt, _: std::time::Instant) {}
+}
+
+#[test]
+fn every_message_is_signed_and_the_same_after_a_kill() {
+    const ROWS: u32 = 120;
+    for (key, streams) in [("rsa2048-pkcs8.pem", true), ("ed25519.pem", false)] {
+        let bed = Bed::new();
+        let path = bed.path("key.pem");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dkim-keys");
+        fs::copy(data.join(key), &path).expect("key");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("mode");
+        let record = PrivateKey::read(&path).expect("key").dns_record();
+        let zone = Zone(DomainKey::parse(record.as_bytes()).expect("record").into());
+        let settings = bed.path("settings.toml");
+        let text = "[[dkim]]\ndomain = \"sender.test\"\nselector = \"s1\"\nkey = \"key.pem\"\n";
+        fs::write(&settings, text).expect("settings");
+
+        let (sink, arrived) = sink(&bed, "delay=2ms");
+        bed.drop_file("spring.job", job(ROWS, 3));
+        let stream = if streams { "--pipeline stream" } else { "" };
+        let run = format!("{} {stream} --config {}", all_to(&sink), settings.display());
+        let engine = bed.start(&run);
+        until("some have arrived", || {
+            arrived.lock().expect("arrived").len() >= 30
+        });
+        engine.kill();
+        let ended = bed.once(&run);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        check_all(&bed, &arrived, ROWS, 3);
+        let resolver =
+            MessageAuthenticator::new(ResolverConfig::default(), ResolverOpts::default())
+                .expect("resolver");
+        for (recipient, copies) in &*arrived.lock().expect("arrived") {
+            let message = AuthenticatedMessage::parse(&copies[0].content).expect("a message");
+            let results = futures_lite::future::block_on(resolver.verify_dkim(Parameters {
+                params: &message,
+                cache_txt: Some(&zone),
+                cache_mx: None::<&NoCache<_, _>>,
+                cache_ptr: None::<&NoCache<_, _>>,
+                cache_ipv4: None::<&NoCache<_, _>>,
+                cache_ipv6: None::<&NoCache<_, _>>,
+            }));
+            let [one] = results.as_slice() else {
+                panic!("{recipient}: {} signatures", results.len())
+            };
+            assert_eq!(*one.result(), DkimResult::Pass, "{recipient}");
+        }
+        assert_spool_is_empty(&bed, key);
+    }
+}
+
+#[test]
+fn a_message_that_the_peer_has_no_room_for_is_not_sent_and_others_are() {
+    let bed = Bed::new();
+    let sink = bed.sink_with(SinkConfig {
+        features: hikyaku::sink::Features {
+            size_max: 4000,
+            ..hikyaku::sink::Features::default()
+        },
+        ..SinkConfig::default()
+    });
+    let long = "x".repeat(6000);
+    let rows =
+        format!("email,name,number\nsmall@a.test,S,1\nlarge@a.test,{long},2\nlast@a.test,L,3\n");
+    let document = DOCUMENT.replace("For {{ name }}: ", "");
+    bed.drop_file(
+        "sizes.job",
+        archive(&[
+            ("job.toml", &document),
+            ("body.txt", TEXT),
+            ("body.html", HTML),
+            ("rows.csv", &rows),
+        ]),
+    );
+    let ended = bed.once(&all_to(&sink));
+    assert_eq!(
+        (ended.count("delivered"), ended.count("bounced")),
+        (2, 1),
+        "{ended:?}"
+    );
+    assert_eq!(bed.arrived(), ["last@a.test", "small@a.test"]);
+    let bounce = &bed.log_of("bounce")[0];
+    assert_eq!(
+        (&bounce["row"], &bounce["recipient"]),
+        (&1.into(), &"large@a.test".into())
+    );
+}
+
+/// A row that its template cannot make a message of is held, which blames nobody's address, with the
+/// reason; the others go on.
+#[test]
+fn a_row_that_cannot_be_rendered_is_held_and_the_others_go_on() {
+    let bed = Bed::new();
+    let (sink, arrived) = sink(&bed, "");
+    let document = DOCUMENT.replace("subject =", "charset = \"iso-2022-jp\"\nsubject =");
+    let rows = "email,name,number\none@a.test,山田,1\ntwo@a.test,🦀,2\nthree@a.test,Three,3\n";
+    bed.drop_file(
+        "held.job",
+        archive(&[
+            ("job.toml", &document),
+            ("body.txt", TEXT),
+            ("body.html", HTML),
+            ("rows.csv", rows),
+        ]),
+    );
+    let ended = bed.once(&all_to(&sink));
+    assert_eq!(
+        (ended.count("delivered"), ended.count("held")),
+        (2, 1),
+        "{ended:?}"
+    );
+    let arrived: Vec<String> = arrived.lock().expect("arrived").keys().cloned().collect();
+    assert_eq!(arrived, ["one@a.test", "three@a.test"]);
+    let held = &bed.log_of("held")[0];
+    let reason = held["reply"].as_str().expect("a reason");
+    assert!(
+        reason.starts_with("no message can be made from row 1 of job spring: "),
+        "{reason}"
+    );
+    assert_eq!(
+        (&held["row"], &held["recipient"]),
+        (&1.into(), &"two@a.test".into())
+    );
+    assert_spool_is_empty(&bed, "held");
 }

@@ -47,6 +47,7 @@ pub(super) enum Event {
     /// What a driver does now and then, whatever happens.
     Tick,
     Commit(usize, usize),
+    Sign(usize),
     Store(usize, usize),
     Ring(usize),
     Ingest,
@@ -371,6 +372,7 @@ impl World {
                 Ok(())
             }
             Event::Commit(shard, store) => self.take_batch(shard, store),
+            Event::Sign(shard) => self.turn(shard, Shard::sign_waiting).map(drop),
             Event::Store(shard, store) => self.on_store(shard, store),
             Event::Ring(shard) => self.serve_ring(shard),
             Event::Ingest => self.ingest_turn(),
@@ -490,6 +492,7 @@ impl World {
                 self.at(self.now + 1, Event::DnsPoll(flight));
             }
             Effect::Commit(store) => self.at(self.now + 1, Event::Commit(shard, store)),
+            Effect::Sign => self.at(self.now + 1, Event::Sign(shard)),
             Effect::Receipt(receipt) => {
                 let at = self.soon(300_000);
                 self.at(at, Event::Receipt(Box::new(receipt)));

@@ -53,6 +53,7 @@ pub(crate) struct Driver {
     connections: RefCell<HashMap<ConnKey, Rc<Signal>>>,
     commits: Vec<Signal>,
     room: Signal,
+    sign: Signal,
     timer: Signal,
     timer_at: Cell<Instant>,
     drained: Signal,
@@ -79,6 +80,7 @@ impl Driver {
             connections: RefCell::default(),
             commits: (0..stores).map(|_| Signal::default()).collect(),
             room: Signal::default(),
+            sign: Signal::default(),
             timer: Signal::default(),
             timer_at: Cell::new(Instant::FAR_FUTURE),
             drained: Signal::default(),
@@ -160,6 +162,7 @@ impl Driver {
                     told_ingest = true;
                 }
                 Some(Effect::Room) => self.room.set(),
+                Some(Effect::Sign) => self.sign.set(),
             }
         }
         if told_ingest {
@@ -291,6 +294,16 @@ impl Driver {
             } else {
                 self.room.wait().or(filled).await;
             }
+        }
+    }
+
+    /// Has contents signed that wait for it, behind all that was ready before: what comes in meanwhile
+    /// joins the batch.
+    pub(crate) async fn serve_signing(self: Rc<Self>) {
+        loop {
+            self.sign.wait().await;
+            glommio::executor().yield_task_queue_now().await;
+            self.turn(Shard::sign_waiting);
         }
     }
 

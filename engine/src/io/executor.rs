@@ -231,6 +231,7 @@ async fn serve(
     }
     glommio::spawn_local(Rc::clone(&driver).serve_ring(ring, waker)).detach();
     glommio::spawn_local(Rc::clone(&driver).serve_timer()).detach();
+    glommio::spawn_local(Rc::clone(&driver).serve_signing()).detach();
     point("start.shard-runs");
     std::future::poll_fn(|cx| stop.poll_asked(cx.waker())).await;
     driver.drain().await;

@@ -18,8 +18,6 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use hikyaku_spool::faults::point;
-
 use super::random;
 use crate::job::token::Secret;
 
@@ -174,7 +172,6 @@ fn make(dir: &Path, path: &Path) -> io::Result<()> {
         .open(&made)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    point("start.secret-written");
     let linked = match fs::hard_link(&made, path) {
         // Another start was faster: its secret it is.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -21,6 +21,7 @@
 //! | `job.rs` | a row of a job becomes a message |
 //! | `closing.rs` | a connection's end, and who gets its permit |
 //! | `memory.rs` | what all that waits costs |
+//! | `signing.rs` | signatures, several at once where that pays |
 //! | `settle.rs` | a report becomes verdict, mark, next attempt |
 //! | `report.rs` | log lines |
 
@@ -39,6 +40,7 @@ pub mod memory;
 mod report;
 mod routing;
 mod settle;
+mod signing;
 mod steady;
 mod timers;
 mod transaction;
@@ -117,6 +119,8 @@ pub enum Effect {
     Receipt(Receipt),
     /// There is room again for a command that was refused.
     Room,
+    /// When all that is ready now has had its turn: [`Shard::sign_waiting`].
+    Sign,
 }
 
 /// How much a [`Shard`] remembers.
@@ -144,6 +148,7 @@ pub struct Shard {
     messages: Slab<Message>,
     submissions: Slab<Submission>,
     templates: job::Templates,
+    signatures: signing::Signatures,
     by_submission: HashMap<(u16, SubmissionId), u32>,
     domains: Domains,
     sites: Slab<Site<ConnKey>>,
@@ -206,6 +211,7 @@ impl Shard {
             messages: Slab::new(),
             submissions: Slab::new(),
             templates: job::Templates::default(),
+            signatures: signing::Signatures::default(),
             by_submission: HashMap::new(),
             domains: Domains::default(),
             sites: Slab::new(),

@@ -14,10 +14,12 @@ use hikyaku_tuning::Pipeline;
 use super::commit::{OnDurable, Store};
 use super::dispatch::SiteIdentity;
 use super::job::Made;
+use super::signing::Signed;
 use super::{ConnKey, Effect, Now, Shard};
 use crate::mail::envelope::EnvelopeView;
 use crate::outcome::{Event, Phase, Unsupported};
 use crate::queue::domain::{SiteKey, Waiting};
+use crate::signing::Unsigned;
 use crate::smtp::{self, Session, StreamDepth, Unsendable};
 use crate::time::Instant;
 
@@ -31,7 +33,9 @@ pub(super) struct Transaction {
     /// Content size on the wire, as far as it can be told beforehand.
     size: u64,
     /// Header fields that go in front of the content: its signatures.
-    prefix: Vec<u8>,
+    pub(super) prefix: Vec<u8>,
+    /// While it waits for its signatures.
+    pub(super) unsigned: Option<Box<Unsigned>>,
     /// The message of a row, in whose place nothing that is stored is sent. Its content is gone once the
     /// session has it.
     made: Option<Made>,
@@ -65,6 +69,7 @@ impl Transaction {
             started: now.mono,
             size: 0,
             prefix: Vec::new(),
+            unsigned: None,
             made: None,
             sent: 0,
             opened: false,
@@ -184,7 +189,7 @@ impl Shard {
         };
         let opens = !std::mem::replace(&mut transaction.opened, true);
         if opens && let Some(signer) = &self.config.signer {
-            let (content, signed_at) = match &transaction.made {
+            let what = match &transaction.made {
                 Some(made) => (&*made.content, made.signed_at),
                 None => {
                     let envelope = EnvelopeView::parse(view.envelope);
@@ -192,11 +197,21 @@ impl Shard {
                     (view.content, received)
                 }
             };
-            if let Err(error) = signer.sign(content, signed_at, &mut transaction.prefix) {
-                tracing::warn!(%error, "message goes out unsigned");
-                transaction.prefix.clear();
+            let (prefix, unsigned) = (&mut transaction.prefix, &mut transaction.unsigned);
+            match self.signatures.ask(signer, key, what, prefix, unsigned) {
+                Signed::Now => {}
+                Signed::Later if self.signatures.is_first() => {
+                    return self.effects.push_back(Effect::Sign);
+                }
+                Signed::Later => return,
+                Signed::Full => return self.sign_waiting(now),
             }
         }
+        if transaction.unsigned.is_some() {
+            return;
+        }
+        // Its intent, where there is one, is written when its signature is there.
+        let opens = opens || (transaction.sent == 0 && transaction.intent.is_none());
         let length = match &transaction.made {
             Some(made) => made.content.len(),
             None => view.content.len(),
@@ -259,13 +274,7 @@ impl Shard {
 
     /// The batch with this connection's intents is durable: the end of its content may go.
     pub(super) fn on_intent(&mut self, now: Now, key: ConnKey) {
-        let Some(conn) = self.conn(key) else { return };
-        // While its driver writes, whoever hears of the end of that goes on.
-        let wants = conn.session.as_ref().is_some_and(Session::wants_content);
-        if wants && !conn.writing {
-            self.push_body(now, key);
-            self.effects.push_back(Effect::Wake(key));
-        }
+        self.go_on(now, key);
     }
 
     /// One recipient of the oldest transaction has its report.

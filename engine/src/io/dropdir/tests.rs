@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
-use crate::ingest::{Limits, Parser};
+use crate::ingest::{Format, Limits, Parser};
 use crate::time::WallTime;
 
 const NOW: Now = Now {

@@ -66,10 +66,8 @@ impl Fixture {
                 .drop_dir
                 .claim(&candidate.name, SubmissionId(id as u128), NOW)
                 .unwrap();
-            let mut parser = Parser::new(
-                crate::ingest::Format::of_name(&claimed.name).unwrap(),
-                Limits::default(),
-            );
+            let mut parser =
+                Parser::new(Format::of_name(&claimed.name).unwrap(), Limits::default());
             let mut reader = ChunkReader::new(64);
             let mut messages = Vec::new();
             while let Some(chunk) = reader.read(&mut claimed).unwrap() {

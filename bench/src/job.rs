@@ -1,0 +1,402 @@
+//! `hikyaku-bench job`: one job with many rows through `hikyaku run --once` into a sink that looks at
+//! every message.
+//!
+//! | promise | checked |
+//! |---|---|
+//! | every row arrives, and nobody else | all |
+//! | recipient, To, merge fields (subject, text and HTML part), one From | all |
+//! | List-Unsubscribe and reverse-path: tokens that verify, of this job and this row | all |
+//! | copies of a row, before and after a kill, are the same to the byte | all copies |
+//! | copies beyond the first were named as possible | all |
+//! | DKIM verifies (mail-auth), and the texts say the row's non-ASCII name once decoded | 1 in `--sample` |
+//! | the receipt says what became of all rows, no file is left anywhere | at the end |
+//! | spool bytes per recipient beside the row's own data, peak memory | `--spool-max`, `--memory-max` |
+//!
+//! The sink is a thread of this process. Its checks take CPU that the engine does not get where there
+//! are few cores: rates are lower than against a sink that looks at nothing, CPU per message is not.
+//! A failed run keeps its directory.
+
+mod check;
+mod dkim;
+mod work;
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use hikyaku::sink::{Inspector, Sink, SinkConfig};
+use serde_json::{Value, json};
+
+use crate::cli::seconds;
+use crate::process::{Usage, Watched};
+use crate::programs::{engine_path, tail};
+use crate::random::say_seed;
+use crate::report::{self, Figures};
+use check::Checker;
+use dkim::Verifier;
+use work::Work;
+
+/// `hikyaku-bench job`.
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// Rows of the job
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub rows: u64,
+    /// Size of text and HTML template together
+    #[arg(long, value_name = "KIB", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub template_kib: u64,
+    /// Recipient domains
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub domains: u64,
+    /// How messages are signed
+    #[arg(long, value_enum, default_value = "rsa")]
+    pub dkim: Dkim,
+    /// Kill -9 when this share of the rows has arrived, and start again; repeatable or with commas
+    #[arg(long, value_name = "SHARE", value_delimiter = ',')]
+    pub kill_at: Vec<f64>,
+    /// One message in so many is verified for DKIM and decoded
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub sample: u64,
+    /// Shards
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u16>,
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub connections: u32,
+    /// Spool bytes written per recipient beside its row's data; more fails the run
+    #[arg(long, value_name = "BYTES", default_value_t = 200.0)]
+    pub spool_max: f64,
+    /// Peak resident memory of the engine without files, MiB; more fails the run
+    #[arg(long, value_name = "MIB", default_value_t = 300.0)]
+    pub memory_max: f64,
+    /// Seed of the rows
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Where to work [default: the system's directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The engine [default: `hikyaku` beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub engine: Option<PathBuf>,
+    /// A further argument of `hikyaku run`; repeatable
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub engine_arg: Vec<String>,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600.0)]
+    pub timeout: f64,
+    /// Keep the directory
+    #[arg(long)]
+    pub keep: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How messages are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dkim {
+    /// RSA-2048.
+    Rsa,
+    /// Ed25519.
+    Ed25519,
+    /// Not at all.
+    None,
+}
+
+/// Runs it; `Ok(false)` when a promise was broken.
+///
+/// # Errors
+///
+/// The engine is missing, a child failed, or the file system did.
+pub fn run(args: &JobArgs) -> Result<bool, Box<dyn Error>> {
+    let seed = say_seed(args.seed, args.json);
+    let engine = engine_path(args.engine.as_deref())?;
+    let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let mut dir = tempfile::Builder::new()
+        .prefix("hikyaku-job-")
+        .tempdir_in(base)?;
+    let outcome = one_run(args, &engine, dir.path(), seed);
+    let clean = outcome.as_ref().is_ok_and(|run| run.faults.is_empty());
+    if args.keep || !clean {
+        dir.disable_cleanup(true);
+        eprintln!("kept: {}", dir.path().display());
+    }
+    let run = outcome?;
+    for fault in &run.faults {
+        eprintln!("BROKEN: {fault}");
+    }
+    if args.json {
+        let all = json!({
+            "seed": seed, "machine": report::machine(), "verified": clean,
+            "figures": run.figures.to_json(), "faults": run.faults, "engine": run.engine,
+        });
+        println!("{all}");
+    } else {
+        println!("{}", report::machine());
+        print!("{}", report::table(&[run.figures]));
+    }
+    Ok(clean)
+}
+
+struct Run {
+    figures: Figures,
+    faults: Vec<String>,
+    /// What the last process printed.
+    engine: Value,
+}
+
+fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, Box<dyn Error>> {
+    let work = Work {
+        rows: args.rows,
+        domains: args.domains,
+        template_bytes: args.template_kib << 10,
+        seed,
+    };
+    for part in ["drop", "drop/tmp", "drop/new"] {
+        fs::create_dir(dir.join(part))?;
+    }
+    let record = make_key(args, engine, dir)?;
+    let made = work.write(&dir.join("drop/tmp/bench.job"))?;
+    let verifier = record.as_deref().map(Verifier::start).transpose()?;
+    let checker = Arc::new(Checker::new(work, dir.join("spool"), args.sample, verifier));
+    let sink = Sink::bind(&SinkConfig {
+        inspector: Some(Inspector::new({
+            let checker = Arc::clone(&checker);
+            move |arrival| checker.look(arrival)
+        })),
+        messages_expected: usize::try_from(args.rows)?,
+        ..SinkConfig::default()
+    })?
+    .spawn()?;
+    fs::rename(
+        dir.join("drop/tmp/bench.job"),
+        dir.join("drop/new/bench.job"),
+    )?;
+
+    let begun = Instant::now();
+    let deadline = begun + seconds(args.timeout);
+    let mut kills: Vec<f64> = args.kill_at.clone();
+    kills.sort_by(f64::total_cmp);
+    let mut kills = kills.into_iter();
+    let mut used: Vec<Usage> = Vec::new();
+    let mut faults = Vec::new();
+    let (mut killed, mut spool_written) = (0_u32, 0.0);
+    let engine_said = loop {
+        let kill_at = kills.next().map(|share| share * args.rows as f64);
+        let mut child = start(args, engine, dir, &sink.addresses()[0].to_string())?;
+        let ended = child.wait_until(deadline, || {
+            kill_at.is_some_and(|at| checker.arrived() as f64 >= at)
+        })?;
+        let Some(status) = ended else {
+            child.look();
+            used.push(child.usage());
+            if kill_at.is_none() {
+                return Err(format!("not done after {} s", args.timeout).into());
+            }
+            // What it wrote is told by its successor's figures only as far as that went itself.
+            spool_written += child.usage().write_bytes as f64;
+            drop(child); // SIGKILL
+            killed += 1;
+            continue;
+        };
+        used.push(child.usage());
+        if !status.success() {
+            let said = tail(&dir.join("stderr"));
+            faults.push(format!("the engine ended with {status}: {said}"));
+        }
+        let text = fs::read_to_string(dir.join("stdout"))?;
+        let last = text.lines().last().unwrap_or_default();
+        break serde_json::from_str::<Value>(last).unwrap_or(Value::Null);
+    };
+    let took = begun.elapsed();
+    let report = sink.stop()?;
+    let found = checker.finish();
+    faults.extend(found.faults);
+    if report.counters.protocol_errors > 0 {
+        let errors = report.counters.protocol_errors;
+        faults.push(format!("{errors} protocol errors at the sink"));
+    }
+    let named = named_in(&dir.join("log"))?;
+    if found.copies - found.arrived > named {
+        let more = found.copies - found.arrived;
+        faults.push(format!("{more} second copies, {named} named as possible"));
+    }
+    faults.extend(settle(dir, args.rows));
+
+    let rows = args.rows as f64;
+    let mut figures = Figures::default();
+    figures.add("rows", rows);
+    figures.add(
+        "message_kib",
+        found.bytes as f64 / 1024.0 / found.copies.max(1) as f64,
+    );
+    figures.add("seconds", took.as_secs_f64());
+    figures.add("messages_per_s", found.copies as f64 / took.as_secs_f64());
+    let span = found.last_seen.saturating_duration_since(found.first_seen);
+    figures.add(
+        "sending_messages_per_s",
+        found.copies as f64 / span.as_secs_f64().max(1e-9),
+    );
+    let first = found.first_seen.saturating_duration_since(begun);
+    figures.add("seconds_to_first_message", first.as_secs_f64());
+    let cpu: u64 = used.iter().map(Usage::cpu_us).sum();
+    figures.add("engine_cpu_us_per_message", cpu as f64 / rows);
+    let user: u64 = used.iter().map(|usage| usage.user_us).sum();
+    figures.add("engine_user_us_per_message", user as f64 / rows);
+    let peak =
+        |of: fn(&Usage) -> u64| used.iter().map(of).max().unwrap_or(0) as f64 / f64::from(1 << 20);
+    let memory = peak(|usage| usage.rss_anonymous_peak);
+    figures.add("engine_rss_anonymous_peak_mib", memory);
+    figures.add("engine_rss_peak_mib", peak(|usage| usage.rss_peak));
+    figures.add("row_data_bytes", made.row_bytes as f64 / rows);
+    let bundles = made.bundle_bytes as f64 * f64::from(shards_of(&engine_said, args));
+    // A killed process tells nothing; what it had the disk write is told by the kernel, and that has
+    // the log's lines, receipts and whole pages in it. So the bound is for runs without a kill.
+    let written = engine_said["spool_bytes"].as_f64().unwrap_or(0.0);
+    let beside = (written - bundles - made.row_bytes as f64) / rows;
+    if killed == 0 {
+        figures.add("spool_bytes_per_recipient_beside_row", beside);
+        if beside > args.spool_max {
+            faults.push(format!(
+                "{beside:.0} spool bytes per recipient beside its row's data"
+            ));
+        }
+    } else {
+        figures.add("storage_bytes_of_killed_processes", spool_written);
+    }
+    figures.add(
+        "engine_fsyncs",
+        engine_said["fsyncs"].as_f64().unwrap_or(0.0),
+    );
+    if memory > args.memory_max {
+        faults.push(format!("{memory:.0} MiB of memory"));
+    }
+    figures.add("kills", f64::from(killed));
+    figures.add("second_copies", (found.copies - found.arrived) as f64);
+    figures.add("named_as_possible", named as f64);
+    figures.add("sampled", found.sampled as f64);
+    figures.add("dkim_verified", found.verified as f64);
+    Ok(Run {
+        figures,
+        faults,
+        engine: engine_said,
+    })
+}
+
+/// Logs that got the bundle, as far as is known.
+fn shards_of(engine: &Value, args: &JobArgs) -> u16 {
+    let told = engine["shards"]
+        .as_u64()
+        .and_then(|n| u16::try_from(n).ok());
+    told.or(args.shards).unwrap_or(1)
+}
+
+/// A key and its TXT record; the settings name it.
+fn make_key(args: &JobArgs, engine: &Path, dir: &Path) -> Result<Option<String>, Box<dyn Error>> {
+    let kind = match args.dkim {
+        Dkim::None => return Ok(None),
+        Dkim::Rsa => "rsa2048",
+        Dkim::Ed25519 => "ed25519",
+    };
+    let made = Command::new(engine)
+        .args([
+            "keygen",
+            "--json",
+            "--domain",
+            work::SENDER,
+            "--selector",
+            "bench",
+        ])
+        .args(["--type", kind, "--out"])
+        .arg(dir.join("key"))
+        .output()?;
+    let said: Value = serde_json::from_slice(&made.stdout).unwrap_or(Value::Null);
+    let record = said["value"]
+        .as_str()
+        .ok_or_else(|| format!("keygen: {}", String::from_utf8_lossy(&made.stderr)))?;
+    let settings = format!(
+        "[[dkim]]\ndomain = \"{}\"\nselector = \"bench\"\nkey = \"key\"\n",
+        work::SENDER
+    );
+    fs::write(dir.join("settings.toml"), settings)?;
+    Ok(Some(record.to_owned()))
+}
+
+fn start(args: &JobArgs, engine: &Path, dir: &Path, sink: &str) -> Result<Watched, Box<dyn Error>> {
+    let mut command = Command::new(engine);
+    command.arg("run");
+    if args.dkim != Dkim::None {
+        command.arg("--config").arg(dir.join("settings.toml"));
+    }
+    for part in ["drop", "spool", "log"] {
+        command.arg(format!("--{part}")).arg(dir.join(part));
+    }
+    let limit = format!(
+        "*=connections={},connection-rate=unlimited,messages-per-connection=1000000",
+        args.connections
+    );
+    command
+        .args(["--route", &format!("*={sink}"), "--limit", &limit])
+        .args(["--tls", "never", "--once", "--no-progress", "--json"])
+        .args(["--retry-first", "1s", "--retry-max", "1s"]);
+    if let Some(shards) = args.shards {
+        command.args(["--shards", &shards.to_string()]);
+    }
+    command
+        .args(&args.engine_arg)
+        .stdin(Stdio::null())
+        .stdout(File::create(dir.join("stdout"))?)
+        .stderr(
+            File::options()
+                .create(true)
+                .append(true)
+                .open(dir.join("stderr"))?,
+        );
+    Ok(Watched::new(command.spawn()?))
+}
+
+/// Lines that name a recipient who may get a second copy.
+fn named_in(log: &Path) -> std::io::Result<u64> {
+    let mut named = 0;
+    for entry in fs::read_dir(log)? {
+        let text = fs::read(entry?.path())?;
+        let wanted = b"\"possible_duplicate\":true";
+        named += memmem(&text, wanted);
+    }
+    Ok(named)
+}
+
+fn memmem(text: &[u8], wanted: &[u8]) -> u64 {
+    let first = text.split(|&byte| byte == b'\n');
+    first
+        .filter(|line| line.windows(wanted.len()).any(|part| part == wanted))
+        .count() as u64
+}
+
+/// What is wrong with what is left.
+fn settle(dir: &Path, rows: u64) -> Vec<String> {
+    let mut faults = Vec::new();
+    for part in ["new", "claimed", "quarantine"] {
+        let left = fs::read_dir(dir.join("drop").join(part)).map_or(0, Iterator::count);
+        if left > 0 {
+            faults.push(format!("{left} files left in drop/{part}"));
+        }
+    }
+    let receipt: Value = fs::read(dir.join("drop/receipts/bench.job.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or(Value::Null);
+    let told = |name: &str| receipt[name].as_u64();
+    if receipt["state"] != "final" || told("rows") != Some(rows) || told("delivered") != Some(rows)
+    {
+        faults.push(format!("the receipt says {receipt}"));
+    }
+    faults
+}
+
+/// How long the checker waits for its verifier at the end.
+const PATIENCE: Duration = Duration::from_secs(120);
