@@ -12,6 +12,7 @@
 //! | `keys.rs` | idempotency keys that outlive their submissions |
 //! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
 //! | `resolver.rs` | DNS over UDP and TCP |
+//! | `records.rs` | the same without an executor, for commands |
 //! | `faults.rs` | faults on demand, for harnesses |
 //! | `logfile.rs` | log lines: batched append, rotation |
 //! | `clock.rs`, `random.rs` | time, randomness |
@@ -28,6 +29,7 @@ pub mod ingest;
 pub mod keys;
 pub mod logfile;
 pub mod random;
+pub mod records;
 pub mod resolver;
 pub mod signal;
 pub mod socket;
