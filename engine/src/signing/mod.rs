@@ -108,6 +108,16 @@ impl Signer {
         self.keys_for(from_domain).next().is_some()
     }
 
+    /// The public side of the keys that sign for this From domain (lower case): `d=`, `s=`, and `p=` before
+    /// base64.
+    pub fn public_keys_for<'a>(
+        &'a self,
+        from_domain: &str,
+    ) -> impl Iterator<Item = (&'a str, &'a str, Vec<u8>)> + use<'a> {
+        self.keys_for(from_domain)
+            .map(|key| (&*key.domain, &*key.selector, key.private.public_key()))
+    }
+
     /// The keys of the domain itself, else those of the nearest parent that sign for subdomains.
     fn keys_for<'a>(&'a self, from_domain: &str) -> impl Iterator<Item = &'a Key> + use<'a> {
         let mut domain = from_domain;
@@ -274,6 +284,14 @@ impl Writable for SigningInput<'_> {
         writer.write(self.headers);
         writer.write(self.own);
     }
+}
+
+/// Whether our signatures cover fields of this name.
+#[must_use]
+pub fn is_covered(name: &str) -> bool {
+    SIGNED
+        .iter()
+        .any(|(known, _)| known.eq_ignore_ascii_case(name))
 }
 
 /// A name of letters, digits, hyphens and underscores in labels of at most 63.
