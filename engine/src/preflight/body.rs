@@ -4,9 +4,9 @@
 //! put together by a script does not. For a checklist that is near enough, and it is total and linear.
 
 /// Links kept.
-pub const LINKS_MAX: usize = 2000;
+pub(super) const LINKS_MAX: usize = 2000;
 /// Hosts kept.
-pub const HOSTS_MAX: usize = 200;
+pub(super) const HOSTS_MAX: usize = 200;
 /// Longest link kept, bytes.
 const LINK_MAX: usize = 2048;
 

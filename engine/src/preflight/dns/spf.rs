@@ -12,6 +12,7 @@ use mail_auth::spf::{Macro, Mechanism, Qualifier, Spf, Variables};
 use super::answers::{Answers, Pending, addresses, data, family, reverse_name, texts};
 use crate::dns::Records;
 use crate::dns::wire::{Data, Kind};
+use crate::preflight::finding::shown;
 
 /// Terms that ask DNS (RFC 7208 §4.6.4).
 pub const LOOKUPS_MAX: u32 = 10;
@@ -190,6 +191,12 @@ impl Evaluation<'_> {
         if candidates.next().is_some() {
             return Err(permanent(format!("{domain} has several SPF records")));
         }
+        if let Some(term) = unknown_term(text) {
+            let term = shown(&String::from_utf8_lossy(term));
+            return Err(permanent(format!(
+                "the SPF record of {domain} has the unknown term {term:?}"
+            )));
+        }
         Spf::parse(text)
             .map(Some)
             .map_err(|_| permanent(format!("the SPF record of {domain} has a syntax error")))
@@ -366,6 +373,28 @@ impl Evaluation<'_> {
         }
         Ok(name.to_ascii_lowercase())
     }
+}
+
+/// A term that is neither a mechanism nor a modifier, `ipv4:` for example: an error of syntax (§4.6), which
+/// mail-auth passes over.
+fn unknown_term(text: &[u8]) -> Option<&[u8]> {
+    const MECHANISMS: [&[u8]; 8] = [
+        b"all", b"include", b"a", b"mx", b"ptr", b"ip4", b"ip6", b"exists",
+    ];
+    let mut terms = text.split(|byte| *byte == b' ').skip(1);
+    terms.find(|term| {
+        let bare = match term.split_first() {
+            Some((b'+' | b'-' | b'~' | b'?', rest)) => rest,
+            _ => term,
+        };
+        let end = bare.iter().position(|byte| b":/=".contains(byte));
+        let modifier = end.is_some_and(|end| bare[end] == b'=');
+        let name = &bare[..end.unwrap_or(bare.len())];
+        let known = MECHANISMS
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(name));
+        !(term.is_empty() || known || modifier && !name.is_empty())
+    })
 }
 
 /// `v=spf1`, alone or before a space (§4.5).

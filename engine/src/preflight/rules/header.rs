@@ -41,6 +41,8 @@ pub(super) const RULES: &[Rule<Subject>] = &[
         change: "let Date be the time of sending: not in the future, and not more than a day ago",
         source: "deliverability.md §4.1; spam filters score dates that are off",
         check: |subject| {
+            // A date in another form was read by guessing.
+            subject.facts.value("Date").filter(|date| is_date(date))?;
             let now = i64::try_from(subject.profile.now.unix_millis() / 1000).ok()?;
             let ahead = subject.facts.date?.saturating_sub(now);
             if ahead > AHEAD_MAX {

@@ -86,7 +86,8 @@ fn replaced(pairs: &[(&str, &str)]) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn check(case: &Case) {
+/// What differs from what the case says.
+fn check(case: &Case) -> Option<String> {
     let mut profile = profile();
     let message = match &case.change {
         Change::Replace(pairs) => replaced(pairs),
@@ -102,12 +103,9 @@ fn check(case: &Case) {
     };
     let findings = examine(&message, &Arc::new(profile)).findings;
     let found: BTreeSet<_> = findings.iter().map(|finding| finding.id).collect();
-    let shown = String::from_utf8_lossy(&message[..message.len().min(3000)]).into_owned();
-    assert_eq!(
-        found,
-        case.breaks.iter().copied().collect(),
-        "{findings:#?}\n{shown}"
-    );
+    let wanted: BTreeSet<_> = case.breaks.iter().copied().collect();
+    let shown = String::from_utf8_lossy(&message[..message.len().min(1500)]).into_owned();
+    (found != wanted).then(|| format!("wanted {wanted:?}, found {findings:#?}\n{shown}"))
 }
 
 const TABLES: [&[Case]; 7] = [
@@ -122,17 +120,18 @@ const TABLES: [&[Case]; 7] = [
 
 #[test]
 fn a_good_message_passes() {
-    check(&Case {
+    let good = Case {
         change: Change::Replace(&[]),
         breaks: &[],
-    });
+    };
+    assert_eq!(check(&good), None);
 }
 
 #[test]
 fn each_message_breaks_what_it_should() {
-    for case in TABLES.into_iter().flatten() {
-        check(case);
-    }
+    let cases = TABLES.into_iter().flatten();
+    let wrong: Vec<String> = cases.filter_map(check).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 #[test]
@@ -143,28 +142,25 @@ fn every_rule_is_broken_alone_by_some_message() {
         .filter(|case| case.breaks.len() == 1)
         .map(|case| case.breaks[0])
         .collect();
-    // A message without From has no address to judge, one with an odd date none to compare, …
     let mut ids = BTreeSet::new();
     for rule in GROUPS.into_iter().flatten() {
         assert!(ids.insert(rule.id), "{} stands twice", rule.id);
-        assert!(alone.contains(rule.id), "nothing breaks {} alone", rule.id);
+        // What is too large for one receiver is so for those that take less.
+        let nested = ["size-au", "size-google"].contains(&rule.id);
+        assert!(
+            nested || alone.contains(rule.id),
+            "nothing breaks {} alone",
+            rule.id
+        );
         assert!(
             !rule.change.is_empty() && !rule.source.is_empty(),
             "{}",
             rule.id
         );
-        let named = rule.refused_by.names().count() > 0;
-        let law = rule.id.starts_with("law-") || rule.id == "opt-out-visible";
+        let somebody = rule.refused_by.names().chain(rule.risk_at.names()).count() > 0;
+        let law = rule.id.starts_with("law-");
         assert!(
-            rule.severity == Severity::Fail
-                || !named
-                || rule.id.starts_with("size-")
-                || rule.id == "header-size",
-            "{}",
-            rule.id
-        );
-        assert!(
-            rule.severity != Severity::Fail || named || law || rule.risk_at.names().count() > 0,
+            rule.severity != Severity::Fail || somebody || law,
             "{}",
             rule.id
         );
