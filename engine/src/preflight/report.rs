@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use super::Law;
 use super::dns::DnsFacts;
 use super::finding::{Finding, Receiver, Severity, Verdict};
 use super::message::Facts;
@@ -15,17 +16,20 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// DNS was asked.
     pub dns_checked: bool,
+    /// Something of 特定電子メール法 was looked for.
+    pub law_checked: bool,
 }
 
 impl Report {
     /// Puts findings together.
     #[must_use]
-    pub fn new(mut findings: Vec<Finding>, dns_checked: bool) -> Self {
+    pub fn new(mut findings: Vec<Finding>, dns_checked: bool, law: &Law) -> Self {
         // A stable sort: within a severity the order is the checklist's.
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         Self {
             findings,
             dns_checked,
+            law_checked: *law != Law::default(),
         }
     }
 
@@ -63,13 +67,18 @@ impl Report {
         out.push('\n');
         for receiver in Receiver::ALL {
             let verdict = self.verdict(receiver);
-            let because: Vec<&str> = self
-                .findings
-                .iter()
-                .filter(|finding| {
-                    Verdict::at(receiver, std::slice::from_ref(finding)) != Verdict::Ok
-                })
-                .map(|finding| finding.id)
+            // What refuses stands before what only harms.
+            let named = |wanted: Verdict| {
+                let judged = move |finding: &&Finding| {
+                    Verdict::at(receiver, std::slice::from_ref(*finding)) == wanted
+                };
+                self.findings
+                    .iter()
+                    .filter(judged)
+                    .map(|finding| finding.id)
+            };
+            let because: Vec<&str> = named(Verdict::RefusedLikely)
+                .chain(named(Verdict::AtRisk))
                 .collect();
             let _ = write!(out, "{:10} {:14}", receiver.name(), verdict.name());
             let _ = writeln!(out, " {}", because.join(", "));
@@ -79,12 +88,10 @@ impl Report {
                 "\nDNS was not asked: SPF, DKIM keys, DMARC and PTR are not in these verdicts.\n",
             );
         }
-        if self
-            .findings
-            .iter()
-            .any(|finding| finding.id.starts_with("law-"))
-        {
-            out.push_str("\nWhat is said about 特定電子メール法 is no legal advice.\n");
+        if self.law_checked {
+            out.push_str(
+                "\nOf 特定電子メール法, only what was named was looked for in the body. This is no legal advice.\n",
+            );
         }
         // Lines end without white space where there is no reason to name.
         let lines: Vec<&str> = out.lines().map(str::trim_end).collect();
@@ -110,6 +117,7 @@ impl Report {
         });
         json!({
             "ok": self.is_ok(),
+            "law_checked": self.law_checked,
             "findings": findings.collect::<Vec<_>>(),
             "verdicts": verdicts,
             "message": {
@@ -181,8 +189,8 @@ mod tests {
     fn a_report_says_what_and_for_whom() {
         let warn = finding(Severity::Warn, Receivers::NONE);
         let fail = finding(Severity::Fail, Receivers::of(&[Receiver::Gmail]));
-        assert!(Report::new(vec![warn.clone()], true).is_ok());
-        let report = Report::new(vec![warn, fail], false);
+        assert!(Report::new(vec![warn.clone()], true, &Law::default()).is_ok());
+        let report = Report::new(vec![warn, fail], false, &Law::default());
         assert!(!report.is_ok());
         assert_eq!(report.findings[0].severity, Severity::Fail);
         let text = report.for_people();

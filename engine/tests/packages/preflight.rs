@@ -179,6 +179,29 @@ fn a_sender_is_seen_as_receivers_see_it() {
         "{report:#}"
     );
 
+    // The same without a message, beside settings and host.
+    for (domain, expected) in [
+        ("shop.test", "nothing was found"),
+        ("loop.test", "FAIL spf-result"),
+    ] {
+        let output = Command::new("timeout")
+            .args([
+                "-k",
+                "5",
+                "100",
+                HIKYAKU,
+                "check",
+                "--development",
+                "--config",
+            ])
+            .arg(sender.path("hikyaku.toml"))
+            .args(["--domain", domain])
+            .output()
+            .expect("check");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(expected), "{text}");
+    }
+
     let (status, report) = sender.check("good.eml", &["--offline", "--transactional"]);
     assert_eq!((status, &report["dns"]), (0, &Value::Null), "{report:#}");
 }

@@ -9,24 +9,20 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::sender::{domain_of, identities, settle, sources};
 use crate::cli::{CheckMessageArgs, RunArgs};
 use crate::commands::host;
 use crate::dns::wire::normal_name;
-use crate::io::clock::{now, wall};
-use crate::io::records::RecordResolver;
-use crate::io::resolver::servers_from_resolv_conf;
-use crate::preflight::dns::{DnsCheck, Identities, OwnKey, SignedBy, SourceId};
-use crate::preflight::message::{Facts, Mailbox};
+use crate::io::clock::wall;
+use crate::preflight::dns::{DnsCheck, SourceId};
+use crate::preflight::message::Facts;
 use crate::preflight::{Law, Profile, Report, examine};
-use crate::settings::{Ehlo, Settings};
+use crate::settings::Settings;
 use crate::signing::Signer;
 
 /// Largest file read, bytes.
 const FILE_MAX: u64 = 256 << 20;
-/// Time for all questions.
-const DNS_TIME: Duration = Duration::from_secs(60);
 /// The file cannot be read or the command line is wrong.
 const USAGE: u8 = 2;
 
@@ -92,23 +88,12 @@ fn run(args: &CheckMessageArgs) -> Result<(String, bool), String> {
         let sources = sources(given, settings.as_ref());
         let identities = identities(&facts, reverse_path, &signer, sources);
         let mut check = DnsCheck::new(identities);
-        let resolver = RecordResolver::new(servers(settings.as_ref()));
-        let until = now().after(DNS_TIME);
-        loop {
-            let questions = check.questions();
-            if questions.is_empty() {
-                break;
-            }
-            let answers = resolver.ask(&questions, until);
-            for (question, records) in questions.into_iter().zip(answers) {
-                check.answer(question, records);
-            }
-        }
+        settle(&mut check, settings.as_ref());
         let bad = check.verify(&message);
         findings.extend(check.examine(&profile, bad));
         dns = check.facts().cloned();
     }
-    let report = Report::new(findings, dns.is_some());
+    let report = Report::new(findings, dns.is_some(), &profile.law);
     let text = if args.json {
         format!("{}\n", report.to_json(&facts, dns.as_ref()))
     } else {
@@ -171,16 +156,6 @@ fn settings(args: &CheckMessageArgs) -> Result<Option<Settings>, String> {
     settings.map(Some).map_err(|error| error.to_string())
 }
 
-fn servers(settings: Option<&Settings>) -> Vec<std::net::SocketAddr> {
-    match settings {
-        Some(settings) if !settings.resolvers.is_empty() => settings.resolvers.clone(),
-        // A file that is not there names nobody: then it is this machine.
-        _ => servers_from_resolv_conf(
-            &std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-        ),
-    }
-}
-
 /// `IP[,EHLO]`.
 fn source(text: &str) -> Result<SourceId, String> {
     let (ip, helo) = match text.split_once(',') {
@@ -207,82 +182,12 @@ fn reverse_path(text: &str) -> Result<String, String> {
         .strip_prefix('<')
         .and_then(|rest| rest.strip_suffix('>'))
         .unwrap_or(bare);
-    if bare.is_empty() || mailbox(bare).domain().is_some() {
+    if bare.is_empty() || domain_of(bare).is_some() {
         return Ok(bare.to_owned());
     }
     Err(format!(
         "--reverse-path: {text:?} is no address: write bounce@example.com, or <>"
     ))
-}
-
-fn mailbox(address: &str) -> Mailbox {
-    Mailbox {
-        name: String::new(),
-        address: address.to_owned(),
-    }
-}
-
-/// The addresses given, with the names that the settings have for them, else those of the settings.
-fn sources(given: Vec<SourceId>, settings: Option<&Settings>) -> Vec<SourceId> {
-    let known: Vec<SourceId> = settings
-        .map(|settings| settings.sources.as_slice())
-        .unwrap_or_default()
-        .iter()
-        .filter(|source| !source.is_unspecified())
-        .map(|source| SourceId {
-            ip: source.ip,
-            helo: match &source.ehlo {
-                Ehlo::Name(name) => Some(name.to_ascii_lowercase()),
-                Ehlo::AddressLiteral => None,
-            },
-        })
-        .collect();
-    if given.is_empty() {
-        return known;
-    }
-    let name = |source: SourceId| {
-        let same = known.iter().find(|known| known.ip == source.ip);
-        SourceId {
-            helo: source
-                .helo
-                .or_else(|| same.and_then(|known| known.helo.clone())),
-            ..source
-        }
-    };
-    given.into_iter().map(name).collect()
-}
-
-fn identities(
-    facts: &Facts,
-    reverse_path: Option<String>,
-    signer: &Signer,
-    sources: Vec<SourceId>,
-) -> Identities {
-    let from = facts.from.first();
-    let envelope = reverse_path.or_else(|| from.map(|from| from.address.clone()));
-    let envelope_mailbox = envelope.unwrap_or_default();
-    let own_keys = facts.from_domain.as_deref().map(|domain| {
-        let keys = signer.public_keys_for(domain);
-        keys.map(|(domain, selector, public)| OwnKey {
-            domain: domain.to_owned(),
-            selector: selector.to_owned(),
-            public,
-        })
-        .collect()
-    });
-    let signatures = facts.signatures.iter().map(|signature| SignedBy {
-        domain: signature.domain.clone(),
-        selector: signature.selector.clone(),
-        ed25519: signature.ed25519,
-    });
-    Identities {
-        from_domain: facts.from_domain.clone(),
-        envelope_domain: mailbox(&envelope_mailbox).domain(),
-        envelope_mailbox,
-        own_keys: own_keys.unwrap_or_default(),
-        signatures: signatures.collect(),
-        sources,
-    }
 }
 
 #[cfg(test)]

@@ -231,7 +231,7 @@ pub(super) const RULES: &[Rule<Subject>] = &[
         refused_by: NONE,
         risk_at: Receivers::of(&[Receiver::Microsoft, Receiver::Yahoo, Receiver::Docomo]),
         change: "sign with an RSA key as well: many receivers do not verify Ed25519",
-        source: "RFC 8463; deliverability.md §5",
+        source: "RFC 8463 §3: verifiers may lack it",
         check: |subject| {
             let keys = &subject.facts.keys;
             let only = !keys.is_empty() && keys.iter().all(|key| key.ed25519);
@@ -428,7 +428,7 @@ pub(super) const RULES: &[Rule<Subject>] = &[
         refused_by: NONE,
         risk_at: ALL,
         change: "give the address a name that says mail, such as mx1.example.com: this one looks like a customer line",
-        source: "deliverability.md §4.2",
+        source: "M3AAWG sender best practices; filters score names of customer lines",
         check: |subject| {
             listed(&subject.facts.sources, |source| {
                 let name = source.confirmed.as_ref()?;

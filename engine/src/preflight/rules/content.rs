@@ -15,7 +15,7 @@ pub(super) const RULES: &[Rule<Subject>] = &[
             Receiver::Microsoft,
         ]),
         change: "link to a domain of your own: shorteners are on block lists, and hide where a link leads",
-        source: "deliverability.md §4.1: Apple, Google, Yahoo refuse listed URLs",
+        source: "Apple, Gmail and Yahoo refuse mail with listed URLs (Spamhaus DBL and others)",
         check: |subject| {
             let host = subject.facts.link_hosts.iter().find(|host| {
                 let bare = host.strip_prefix("www.").unwrap_or(host);

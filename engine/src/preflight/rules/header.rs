@@ -39,7 +39,7 @@ pub(super) const RULES: &[Rule<Subject>] = &[
         refused_by: NONE,
         risk_at: ALL,
         change: "let Date be the time of sending: not in the future, and not more than a day ago",
-        source: "deliverability.md §4.1; spam filters score dates that are off",
+        source: "RFC 5322 §3.6.1; spam filters score dates that are off",
         check: |subject| {
             // A date in another form was read by guessing.
             subject.facts.value("Date").filter(|date| is_date(date))?;

@@ -187,7 +187,7 @@ pub(super) const RULES: &[Rule<Subject>] = &[
         refused_by: NONE,
         risk_at: GMAIL,
         change: "offer a web link in the body, too: many readers have no mail program that follows mailto:",
-        source: "deliverability.md §4.1",
+        source: "practice of bulk senders",
         check: |subject| {
             let links = &subject.facts.links;
             let mail = links.iter().any(|l| l.starts_with("mailto:"));

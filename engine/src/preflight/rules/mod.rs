@@ -1,7 +1,7 @@
 //! The checklist for what lies in the message itself, one file per group.
 //!
-//! Each rule says who demands it and where that is written: `deliverability.md` §4 names the receivers' own
-//! pages (P), reply texts (S) and RFCs behind it.
+//! Each rule says who demands it and where that is written: receivers' own pages, the replies that they
+//! refuse with, RFCs.
 
 mod addresses;
 mod content;
@@ -9,6 +9,7 @@ mod header;
 mod law;
 mod lines;
 mod list;
+mod signature;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -29,12 +30,13 @@ pub struct Subject {
 }
 
 /// All of them, in the order of output.
-pub(super) const GROUPS: [&[Rule<Subject>]; 7] = [
+pub(super) const GROUPS: [&[Rule<Subject>]; 8] = [
     addresses::RULES,
     header::RULES,
     lines::RULES,
     size::RULES,
     list::RULES,
+    signature::RULES,
     content::RULES,
     law::RULES,
 ];

@@ -7,6 +7,7 @@ mod header;
 mod law;
 mod lines;
 mod list;
+mod signature;
 mod size;
 
 use std::collections::BTreeSet;
@@ -108,13 +109,14 @@ fn check(case: &Case) -> Option<String> {
     (found != wanted).then(|| format!("wanted {wanted:?}, found {findings:#?}\n{shown}"))
 }
 
-const TABLES: [&[Case]; 7] = [
+const TABLES: [&[Case]; 8] = [
     addresses::CASES,
     content::CASES,
     header::CASES,
     law::CASES,
     lines::CASES,
     list::CASES,
+    signature::CASES,
     size::CASES,
 ];
 
