@@ -17,12 +17,13 @@ pub(super) fn links(texts: &[String], html: &[String]) -> (Vec<String>, Vec<Stri
     let mut seen = std::collections::HashSet::new();
     for text in texts.iter().chain(html) {
         for scheme in ["https://", "http://", "mailto:"] {
-            for at in find_all(text, scheme) {
-                let link = link_at(&text[at..]);
-                if link.len() <= scheme.len() || links.len() >= LINKS_MAX {
-                    continue;
+            // Links inside links make each one long, so their number is bounded, too.
+            for at in find_all(text, scheme).take(10 * LINKS_MAX) {
+                if links.len() >= LINKS_MAX {
+                    break;
                 }
-                if !seen.insert(link) {
+                let link = link_at(&text[at..]);
+                if link.len() <= scheme.len() || !seen.insert(link) {
                     continue;
                 }
                 let link = link.replace("&amp;", "&");

@@ -66,8 +66,14 @@ pub struct Examined {
 /// do; time is linear in them.
 #[must_use]
 pub fn examine(message: &[u8], profile: &Arc<Profile>) -> Examined {
+    examine_facts(Facts::read(message), profile)
+}
+
+/// The same with facts that were read already.
+#[must_use]
+pub fn examine_facts(facts: Facts, profile: &Arc<Profile>) -> Examined {
     let subject = Subject {
-        facts: Facts::read(message),
+        facts,
         profile: Arc::clone(profile),
     };
     let findings = rules::examine(&subject);

@@ -17,7 +17,7 @@ use crate::dns::wire::normal_name;
 use crate::io::clock::wall;
 use crate::preflight::dns::{DnsCheck, SourceId};
 use crate::preflight::message::Facts;
-use crate::preflight::{Law, Profile, Report, examine};
+use crate::preflight::{Law, Profile, Report, examine_facts};
 use crate::settings::Settings;
 use crate::signing::Signer;
 
@@ -57,11 +57,7 @@ fn run(args: &CheckMessageArgs) -> Result<(String, bool), String> {
         .iter()
         .map(|text| source(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let reverse_path = args
-        .reverse_path
-        .as_deref()
-        .map(|text| reverse_path(text))
-        .transpose()?;
+    let reverse_path = args.reverse_path.as_deref().map(reverse_path).transpose()?;
 
     let mut profile = Profile {
         bulk: !args.transactional,
@@ -74,12 +70,11 @@ fn run(args: &CheckMessageArgs) -> Result<(String, bool), String> {
             contact: args.contact_url.clone(),
         },
     };
-    let from_domain = Facts::read(&message).from_domain;
-    profile.will_sign = from_domain
-        .as_deref()
-        .is_some_and(|d| signer.has_key_for(d));
+    let facts = Facts::read(&message);
+    let from_domain = facts.from_domain.as_deref();
+    profile.will_sign = from_domain.is_some_and(|domain| signer.has_key_for(domain));
     let profile = Arc::new(profile);
-    let examined = examine(&message, &profile);
+    let examined = examine_facts(facts, &profile);
     let mut findings = examined.findings;
     let facts = examined.facts;
 

@@ -212,42 +212,42 @@ impl DnsCheck {
     }
 }
 
+/// Notes whether a part is missing, so that the others can go on.
+struct Parts {
+    pending: bool,
+}
+
+impl Parts {
+    fn take<T>(&mut self, part: Result<T, Pending>) -> Option<T> {
+        self.pending |= part.is_err();
+        part.ok()
+    }
+}
+
 /// One run over all that is known. Goes on past what is pending, so that questions come in few rounds.
 fn look(id: &Identities, answers: &mut Answers) -> Result<DnsFacts, Pending> {
-    let mut pending = false;
-    let mut or_default = |missing: bool| pending |= missing;
-    macro_rules! part {
-        ($value:expr) => {
-            match $value {
-                Ok(value) => Some(value),
-                Err(Pending) => {
-                    or_default(true);
-                    None
-                }
-            }
-        };
-    }
+    let mut parts = Parts { pending: false };
     let mut facts = DnsFacts {
         from_domain: id.from_domain.clone(),
         envelope_domain: id.envelope_domain.clone(),
         ..DnsFacts::default()
     };
     for source in &id.sources {
-        if let Some(source) = part!(look_at_source(id, source, answers)) {
+        if let Some(source) = parts.take(look_at_source(id, source, answers)) {
             facts.sources.push(source);
         }
     }
     if id.sources.is_empty()
         && let Some(domain) = id.envelope_domain.as_ref().or(id.from_domain.as_ref())
     {
-        facts.spf_published = part!(spf_published(answers, domain));
+        facts.spf_published = parts.take(spf_published(answers, domain));
     }
     if let Some(domain) = &id.envelope_domain {
-        facts.envelope_mail = part!(takes_mail(answers, domain));
+        facts.envelope_mail = parts.take(takes_mail(answers, domain));
     }
     if let Some(domain) = &id.from_domain {
-        facts.from_mail = part!(takes_mail(answers, domain));
-        facts.dmarc = part!(dmarc::facts(answers, domain));
+        facts.from_mail = parts.take(takes_mail(answers, domain));
+        facts.dmarc = parts.take(dmarc::facts(answers, domain));
         let (organisation, strict_spf, strict_dkim) = match &facts.dmarc {
             Some(dmarc) => {
                 let record = dmarc.record.as_ref();
@@ -261,7 +261,7 @@ fn look(id: &Identities, answers: &mut Answers) -> Result<DnsFacts, Pending> {
         };
         if let Some(envelope) = &id.envelope_domain {
             let aligned = dmarc::aligned(answers, domain, &organisation, envelope, strict_spf);
-            facts.spf_aligned = part!(aligned);
+            facts.spf_aligned = parts.take(aligned);
         }
         let own = id.own_keys.iter();
         let own = own.map(|key| {
@@ -275,13 +275,13 @@ fn look(id: &Identities, answers: &mut Answers) -> Result<DnsFacts, Pending> {
         let theirs = id.signatures.iter();
         let theirs = theirs.map(|by| (&by.domain, &by.selector, by.ed25519, None));
         for (key_domain, selector, ed25519, own) in own.chain(theirs) {
-            let state = part!(keys::state(answers, key_domain, selector, own));
-            let aligned = part!(dmarc::aligned(
+            let state = parts.take(keys::state(answers, key_domain, selector, own));
+            let aligned = parts.take(dmarc::aligned(
                 answers,
                 domain,
                 &organisation,
                 key_domain,
-                strict_dkim
+                strict_dkim,
             ));
             if let (Some(state), Some(aligned)) = (state, aligned) {
                 facts.keys.push(KeyFacts {
@@ -294,7 +294,7 @@ fn look(id: &Identities, answers: &mut Answers) -> Result<DnsFacts, Pending> {
             }
         }
     }
-    if pending {
+    if parts.pending {
         return Err(Pending);
     }
     facts.unanswered = answers.failures();

@@ -124,7 +124,7 @@ pub(super) const RULES: &[Rule<Subject>] = &[
                 .filter(|name| {
                     let lower = name.to_ascii_lowercase();
                     let theirs = signatures.iter().any(|s| s.covers.contains(&lower));
-                    !theirs && !(ours && is_covered(name))
+                    !(theirs || ours && is_covered(name))
                 })
                 .collect();
             (!left.is_empty()).then(|| format!("no signature covers {}", left.join(" and ")))
