@@ -5,7 +5,7 @@
 //! or when its time is up: then the files are still with the engine, only the answer is missing.
 
 mod job;
-mod preview;
+pub(crate) mod preview;
 
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;

@@ -18,6 +18,7 @@ use crate::job::archive::{write_end, write_header, write_padding};
 use crate::job::document::DOCUMENT;
 use crate::job::read::{JobReader, JobRows, Pass, Survey};
 use crate::job::rows::Row;
+use crate::job::template::RenderError;
 use crate::job::{Job, JobError};
 use crate::limits::{JOB_DOCUMENT_MAX, JOB_PARTS_MAX};
 use crate::mail::id::SubmissionId;
@@ -161,6 +162,14 @@ impl JobDir {
         rows.finish(&mut found).map_err(failed)?;
         found.drain(..).try_for_each(&mut on_row)?;
         on_bytes(&self.tail)
+    }
+
+    /// What is wrong with a row whose message cannot be made: the row first, since it is what has to be
+    /// changed, then which text could not be made of it.
+    #[must_use]
+    pub fn row_error(&self, survey: &Survey, row: &Row, error: &RenderError) -> JobDirError {
+        let file = &survey.job.recipients;
+        self.wrong(JobError::at(file, row.line, &error.cause))
     }
 
     /// An error of this job's.

@@ -16,10 +16,8 @@ use super::{End, Failure, answer, no_directory};
 use crate::cli::DropArgs;
 use crate::io::dropper::{Dropped, Dropper, Staging};
 use crate::io::jobdir::{JobDir, write_example};
-use crate::job::JobError;
 use crate::job::read::Survey;
-use crate::job::rows::Row;
-use crate::job::template::{RenderError, Template};
+use crate::job::template::Template;
 use crate::mail::id::SubmissionId;
 
 /// Carries out what was asked for of the job in `dir`.
@@ -105,7 +103,7 @@ fn write(
                 message.clear();
                 template
                     .render(row.view(), &mut message)
-                    .map_err(|error| job.wrong(row_error(survey, &row, &error)))?;
+                    .map_err(|error| job.row_error(survey, &row, &error))?;
             }
             bar.inc(1);
             Ok(())
@@ -113,11 +111,6 @@ fn write(
     );
     bar.finish_and_clear();
     written
-}
-
-/// The row first, since it is what has to be changed; then which text could not be made of it.
-pub(super) fn row_error(survey: &Survey, row: &Row, error: &RenderError) -> JobError {
-    JobError::at(&survey.job.recipients, row.line, &error.cause)
 }
 
 fn progress(args: &DropArgs, rows: u64) -> ProgressBar {

@@ -16,7 +16,6 @@ use mail_parser::parsers::MessageStream;
 use mail_parser::{HeaderValue, MessageParser, MimeHeaders, PartType};
 use serde_json::json;
 
-use super::job::row_error;
 use super::{End, Failure};
 use crate::cli::DropArgs;
 use crate::io::jobdir::{JobDir, JobDirError};
@@ -42,15 +41,20 @@ impl Secrets {
                 is_real: true,
             },
             None => Self {
-                secret: Secret::new(b"hikyaku preview: no real secret!"),
+                secret: preview_secret(),
                 is_real: false,
             },
         })
     }
 }
 
+/// One that everybody knows: nothing that is made with it is accepted by anybody.
+pub(crate) fn preview_secret() -> Secret {
+    Secret::new(b"hikyaku preview: no real secret!")
+}
+
 /// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
 }
@@ -69,7 +73,7 @@ pub(super) fn show(
     let mut message = Vec::new();
     template
         .render(row.view(), &mut message)
-        .map_err(|error| job.wrong(row_error(survey, &row, &error)))?;
+        .map_err(|error| job.row_error(survey, &row, &error))?;
     if let Some(path) = &args.write {
         let mut file = OpenOptions::new()
             .write(true)
