@@ -47,8 +47,12 @@ impl Place {
     }
 
     fn hikyaku(&self, args: &[&str]) -> Ended {
+        self.command("drop", args)
+    }
+
+    fn command(&self, name: &str, args: &[&str]) -> Ended {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
-        command.current_dir(self.tmp.path()).arg("drop").args(args);
+        command.current_dir(self.tmp.path()).arg(name).args(args);
         run(command, b"", LIMIT)
     }
 
@@ -409,4 +413,42 @@ fn duplicates_are_dropped_and_counted() {
         (&json["rows"], &json["recipients"], &json["duplicates"]),
         (&(ROWS + 1).into(), &2.into(), &(ROWS - 1).into())
     );
+}
+
+#[test]
+fn a_job_is_checked_as_receivers_see_it() {
+    let place = Place::new();
+    place.hikyaku(&["--job-example", "spring"]);
+    let ended = place.command("check", &["job", "spring", "--offline", "--json"]);
+    let json: Value = serde_json::from_str(&ended.out).expect("one object");
+    assert_eq!((&json["rows"], &json["recipients"]), (&3.into(), &3.into()));
+    assert!(
+        json["size_max"].as_u64() > json["size_min"].as_u64(),
+        "{json}"
+    );
+    assert!(json["message"]["findings"].is_array(), "{json}");
+    // It offers to unsubscribe, has both parts, and is found fault with only for what DNS would say.
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    let ended = place.command("check", &["job", "spring", "--offline", "--row", "2"]);
+    assert!(
+        ended
+            .out
+            .contains("row 2, recipients.csv line 3, as receivers see it:"),
+        "{}",
+        ended.out
+    );
+    // Marketing mail without a way out.
+    let ended = place.command("check", &["job", "job", "--offline"]);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.out.contains("List-Unsubscribe"), "{}", ended.out);
+    for (row, content, said) in [
+        ("9", "email,name\na@a.test,x\n", "row 9 gets no message"),
+        ("1", "email,name\nbad,x\n", "job: rows.csv line 2: column"),
+    ] {
+        place.file("job/rows.csv", content);
+        let ended = place.command("check", &["job", "job", "--offline", "--row", row]);
+        assert_eq!(ended.status, Some(2), "{ended:?}");
+        assert!(ended.err.contains(said), "{said}: {}", ended.err);
+    }
+    assert_eq!(place.dropped(), [], "nothing is dropped");
 }
