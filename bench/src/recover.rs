@@ -196,6 +196,7 @@ fn build(args: &RecoverArgs, dir: &Path) -> Result<Built, Box<dyn Error>> {
                 messages: 0,
                 recipients: 0,
                 logs: vec![id],
+                suppressed: 0,
                 keyed: None,
                 job: None,
             };

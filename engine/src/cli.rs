@@ -104,6 +104,10 @@ pub struct RunArgs {
     /// Log directory: one JSON object per attempt [default: log]
     #[arg(long, value_name = "DIR", help_heading = "Directories")]
     pub log: Option<PathBuf>,
+    /// Directory of the suppression list (`hikyaku suppress --list DIR`), which may be made later [default:
+    /// suppressions]
+    #[arg(long, value_name = "DIR", help_heading = "Directories")]
+    pub suppressions: Option<PathBuf>,
     /// Directory of ISP profiles, read after the built-in ones
     #[arg(long, value_name = "DIR", help_heading = "Directories")]
     pub profiles: Option<PathBuf>,

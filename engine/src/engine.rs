@@ -16,6 +16,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::queue::SegQueue;
 use hikyaku_spool::faults::point;
+use hikyaku_spool::suppressed::Suppressed;
 use hikyaku_spool::{Spool, SpoolError, StopNote};
 use hikyaku_tuning::{
     HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
@@ -282,6 +283,7 @@ impl Engine {
             jobs,
             spool: settings.engine.spool.clone(),
             secret: shared.secret.clone(),
+            suppressed: shared.config.suppressed.clone(),
         };
         let mut ingest = Ingest::new(parts, &accepted)
             .map_err(watch_error)?
@@ -724,6 +726,7 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
         strict: settings.durability == Durability::Strict,
         classifier: Classifier::builtin(),
         connections: ConnectionCap::new(descriptors(settings).connections),
+        suppressed: Some(Arc::new(Suppressed::new(&settings.engine.suppressions))),
         log_attempts: true,
     })
 }

@@ -244,6 +244,7 @@ fn note(accepted: &mut Accepted, id: SubmissionId, acceptance: Option<Acceptance
                     messages: 0,
                     recipients: 0,
                     logs: Vec::new(),
+                    suppressed: 0,
                     keyed: None,
                     job: None,
                 })
@@ -288,6 +289,7 @@ mod tests {
             messages: 1,
             recipients: 2,
             logs: logs.to_vec(),
+            suppressed: 0,
             keyed: None,
             job: None,
         };

@@ -62,6 +62,7 @@ mod replay;
 mod scan;
 mod segment;
 pub mod suppress;
+pub mod suppressed;
 mod table;
 
 pub use directory::{Options, Spool};

@@ -246,6 +246,7 @@ impl World {
             messages: summary.messages,
             recipients: summary.recipients,
             logs: Vec::new(),
+            suppressed: 0,
             keyed: None,
             job: None,
         };

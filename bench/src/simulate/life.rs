@@ -98,6 +98,7 @@ impl World {
             signer: None,
             classifier: Classifier::builtin(),
             connections: ConnectionCap::new(8),
+            suppressed: None,
             log_attempts: true,
         }
     }

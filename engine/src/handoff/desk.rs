@@ -252,6 +252,7 @@ mod tests {
             messages: 2,
             recipients: 2,
             logs: Vec::new(),
+            suppressed: 0,
             keyed: None,
             job: None,
         }

@@ -131,6 +131,7 @@ mod tests {
             accepted_ms: 1,
             messages: 1,
             recipients: 1,
+            suppressed: 0,
             logs: vec![0],
             keyed: Some(keyed),
             job: None,

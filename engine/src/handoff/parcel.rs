@@ -92,6 +92,9 @@ pub struct Acceptance {
     pub messages: u64,
     /// Recipients in the file.
     pub recipients: u64,
+    /// Recipients that were left out because they are suppressed; not among [`Self::recipients`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub suppressed: u64,
     /// Logs that hold a part of it; the first is its home.
     pub logs: Vec<u16>,
     /// The file's idempotency key, if it had one: the acceptance and its key become durable together.
@@ -117,6 +120,11 @@ pub struct JobRows {
     /// What is wrong with the first of these, with its line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_skipped: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Acceptance {

@@ -16,6 +16,7 @@
 //! | `ingest/job.rs` | jobs: read twice, then rows for the shards |
 //! | `ingest/control.rs` | files that pause, resume or cancel a job |
 //! | `ingest/keyed.rs` | files with an idempotency key |
+//! | `ingest/suppression.rs` | who gets no mail |
 //! | `ingest/syncer.rs` | the flush that closing waits for |
 //! | `ingest/presence.rs` | what is looked after now and then: the directory itself, `tmp/`, room |
 
@@ -24,6 +25,7 @@ mod job;
 mod keyed;
 mod presence;
 mod settle;
+mod suppression;
 mod syncer;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -37,6 +39,7 @@ use std::sync::atomic::{
 use std::time::Duration;
 
 use hikyaku_spool::faults::point;
+use hikyaku_spool::suppressed::Suppressed;
 
 use super::admission::{Admission, Door};
 use super::clock;
@@ -113,6 +116,8 @@ pub struct Parts {
     pub spool: PathBuf,
     /// What the tokens of jobs are made with.
     pub secret: Secret,
+    /// Who gets no mail.
+    pub suppressed: Option<Arc<Suppressed>>,
 }
 
 /// The ingestion loop's state.
@@ -126,6 +131,7 @@ pub struct Ingest {
     state: Arc<IngestState>,
     spool: PathBuf,
     secret: Secret,
+    suppressed: Option<Arc<Suppressed>>,
     desk: Desk,
     reader: ChunkReader,
     keys: KeyFile,
@@ -178,6 +184,8 @@ struct Reading {
     body: Body,
     /// Messages per outlet that were not given away yet, with their size.
     parcels: Vec<(Vec<NewMessage>, usize)>,
+    /// Recipients that were left out because they are suppressed.
+    suppressed: u64,
     /// Whether any parcel was given away.
     staged: bool,
     received: WallTime,
@@ -222,6 +230,7 @@ impl Ingest {
             jobs,
             spool,
             secret,
+            suppressed,
         } = parts;
         let now = now();
         let mut desk = Desk::default();
@@ -271,6 +280,7 @@ impl Ingest {
             state,
             spool,
             secret,
+            suppressed,
             desk,
             reader: ChunkReader::default(),
             keys,
@@ -476,6 +486,7 @@ impl Ingest {
                 claimed,
                 body,
                 parcels,
+                suppressed: 0,
                 staged: false,
                 received,
             });
@@ -654,6 +665,7 @@ impl Ingest {
                 } else {
                     PARCEL_BYTES
                 };
+                self.leave_out(&mut reading, &mut messages);
                 for message in messages {
                     self.assign(&mut reading, message, limit);
                 }
@@ -735,11 +747,15 @@ impl Ingest {
             file: reading.claimed.name.clone(),
             accepted_ms: reading.received.unix_millis(),
             messages: summary.messages,
-            recipients: summary.recipients,
+            recipients: summary.recipients - reading.suppressed,
+            suppressed: reading.suppressed,
             logs: Vec::new(),
             keyed,
             job,
         };
+        if acceptance.recipients == 0 && reading.suppressed > 0 {
+            return self.finish_without_anybody(&reading, &acceptance);
+        }
         let mut parcels: Vec<(usize, Vec<NewMessage>)> = std::mem::take(&mut reading.parcels)
             .into_iter()
             .enumerate()

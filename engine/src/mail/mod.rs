@@ -1,6 +1,8 @@
-//! The nouns that every stage knows: addresses, envelopes, identities, replies.
+//! The nouns that every stage knows: addresses, envelopes, header fields, identities, replies.
 
 pub mod address;
 pub mod envelope;
+pub mod header;
 pub mod id;
+pub mod mailing;
 pub mod reply;

@@ -97,6 +97,8 @@ classes! {
     Held = "held",
     /// Taken back by an operator before it was tried again.
     Cancelled = "cancelled",
+    /// On the suppression list when it would have been sent.
+    LocalSuppressed = "local-suppressed",
     /// A policy that the reply does not name.
     Policy = "policy",
     /// The peer broke the protocol, or says that we did.

@@ -94,6 +94,11 @@ fn engine(
         "engine.log",
         args.log.as_ref().map(|path| ("--log", path)),
     )?;
+    let suppressions = args
+        .suppressions
+        .as_ref()
+        .map(|path| ("--suppressions", path));
+    let suppressions = layers.path(table, "engine.suppressions", suppressions)?;
     let profiles = args.profiles.as_ref().map(|path| ("--profiles", path));
     let profiles = layers.path(table, "engine.profiles", profiles)?;
     let shards = layers.optional(
@@ -147,6 +152,7 @@ fn engine(
         drop: drop.unwrap_or_else(|| "drop".into()),
         spool: spool.unwrap_or_else(|| "spool".into()),
         log: log.unwrap_or_else(|| "log".into()),
+        suppressions: suppressions.unwrap_or_else(|| "suppressions".into()),
         profiles,
         shards: shards.unwrap_or_else(|| host.cores.saturating_sub(1).clamp(1, 1024)),
         ingest_core: ingest_core.unwrap_or(0),

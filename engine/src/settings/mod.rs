@@ -86,6 +86,8 @@ pub struct Engine {
     pub spool: PathBuf,
     /// Log directory.
     pub log: PathBuf,
+    /// Directory of the suppression list.
+    pub suppressions: PathBuf,
     /// Directory of profiles over the built-in ones.
     pub profiles: Option<PathBuf>,
     /// Shards, 1 to 1024.

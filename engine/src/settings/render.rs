@@ -41,6 +41,7 @@ pub(super) fn render(settings: &Settings) -> String {
     page.path("engine.drop", &engine.drop);
     page.path("engine.spool", &engine.spool);
     page.path("engine.log", &engine.log);
+    page.path("engine.suppressions", &engine.suppressions);
     if let Some(profiles) = &engine.profiles {
         page.path("engine.profiles", profiles);
     }

@@ -70,6 +70,7 @@ fn start(dir: &Path, now: Now) -> Shard {
         messages: 1,
         recipients: 1,
         logs: vec![0],
+        suppressed: 0,
         keyed: None,
         job: None,
     });
@@ -107,6 +108,7 @@ fn accept(shard: &mut Shard, now: Now) {
         messages: 1,
         recipients: 1,
         logs: vec![0],
+        suppressed: 0,
         keyed: None,
         job: None,
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use hikyaku_spool::suppressed::Suppressed;
 use hikyaku_tuning::{LimitRules, Limits, Profiles, Rollup, TlsPolicy as SiteTls};
 
 use super::doubt::DoubtPolicy;
@@ -39,6 +40,8 @@ pub struct ShardConfig {
     pub deadlines: DeadlineOverrides,
     /// Signs messages of the domains that it has keys for.
     pub signer: Option<Signer>,
+    /// Who gets no mail.
+    pub suppressed: Option<Arc<Suppressed>>,
     /// Transactions in flight on a connection whose site streams.
     pub stream_depth: StreamDepth,
     /// Messages that a site must have accepted in this run before it is streamed to without being

@@ -13,10 +13,9 @@
 
 use std::time::Duration;
 
-use hikyaku_spool::{Log, MessageRef, Verdict as Final};
+use hikyaku_spool::{Log, MessageRef};
 
 use super::commit::OnDurable;
-use super::report::Unattempted;
 use super::timers::Timer;
 use super::{Effect, Gauge, Now, Shard, gauge};
 use crate::handoff::Receipt;
@@ -24,7 +23,6 @@ use crate::job::JobTerms;
 use crate::job::chunk::ChunkView;
 use crate::job::control::Verb;
 use crate::job::schedule::When;
-use crate::log::record::AttemptKind;
 use crate::mail::envelope::{EnvelopeView, Kind};
 use crate::mail::id::SubmissionId;
 use crate::outcome::Class;
@@ -302,29 +300,7 @@ impl Shard {
         if ending == Ending::Expired {
             return self.expire(now, entry);
         }
-        let message = &self.messages[entry.message.0 as usize];
-        let (store, at) = (usize::from(message.store), message.at());
-        self.log_without_attempt(
-            now,
-            AttemptKind::Cancelled,
-            Unattempted {
-                store,
-                message: at,
-                recipient: entry.recipient,
-                attempts: entry.attempts,
-                phase: "queue",
-                text: "the job was cancelled",
-                class: Class::Cancelled,
-                possible_duplicate: false,
-                row: None,
-            },
-        );
-        let job = self.job_of(entry);
-        if let Some(job) = self.jobs.get_mut(job) {
-            job.cancelled += 1;
-        }
-        self.mark(entry, entry.attempts, Final::Cancelled, 0, false);
-        gauge::add(&self.gauge.cancelled, 1);
+        self.cancel(now, entry, "the job was cancelled", Class::Cancelled);
     }
 
     /// Why the job of this recipient is being ended, if it is.

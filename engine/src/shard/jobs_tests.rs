@@ -259,6 +259,7 @@ impl World {
             messages: messages.len() as u64,
             recipients: recipients.sum(),
             logs: vec![0],
+            suppressed: 0,
             keyed: None,
             job: None,
         });

@@ -46,6 +46,7 @@ mod routing;
 mod settle;
 mod signing;
 mod steady;
+mod suppression;
 mod timers;
 mod transaction;
 

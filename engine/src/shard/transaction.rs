@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use hikyaku_spool::{Log, MessageRef, Slot};
+use hikyaku_spool::{Log, MessageRef, Slot, SpoolError};
 use hikyaku_tuning::Pipeline;
 
 use super::commit::{OnDurable, Store};
@@ -17,6 +17,7 @@ use super::job::Made;
 use super::signing::Signed;
 use super::{ConnKey, Effect, Now, Shard};
 use crate::mail::envelope::EnvelopeView;
+use crate::mail::mailing::Mailing;
 use crate::outcome::{Event, Phase, Unsupported};
 use crate::queue::domain::{SiteKey, Waiting};
 use crate::signing::Unsigned;
@@ -91,6 +92,40 @@ impl Transaction {
         self.reserved += 1;
         self.open += 1;
     }
+
+    /// Index of the store that holds the message.
+    pub(super) const fn store(&self) -> usize {
+        self.store
+    }
+
+    /// The addresses of its recipients, in their order.
+    fn addresses(&self, envelope: &[u8]) -> Vec<Box<str>> {
+        let envelope = EnvelopeView::parse(envelope);
+        let address = |index| envelope.and_then(|envelope| envelope.recipient(index));
+        self.recipients
+            .iter()
+            .map(|one| address(one.entry.recipient).unwrap_or_default().into())
+            .collect()
+    }
+
+    /// Takes out those at these places, with the slots that they have claimed. Before it begins.
+    pub(super) fn take_out(
+        &mut self,
+        which: impl Fn(usize) -> bool,
+    ) -> Vec<(Waiting, Option<Slot>)> {
+        let mut taken = Vec::new();
+        let mut kept = Vec::with_capacity(self.recipients.len());
+        for (index, recipient) in std::mem::take(&mut self.recipients).into_iter().enumerate() {
+            if which(index) {
+                taken.push((recipient.entry, recipient.slot));
+            } else {
+                kept.push(recipient);
+            }
+        }
+        self.recipients = kept;
+        self.open = self.recipients.len();
+        taken
+    }
 }
 
 /// What the log says of the transaction that an attempt was part of.
@@ -132,16 +167,23 @@ impl Shard {
         } else {
             Log::message
         };
-        let view = match read(&self.stores[store].log, at) {
+        let mut view = match read(&self.stores[store].log, at) {
             Ok(view) => view,
-            Err(error) => {
-                self.stores[store].unclaim_slots(&mut transaction);
-                for recipient in transaction.recipients {
-                    self.hold(recipient.entry, &error);
-                }
+            Err(error) => return self.hold_unread(transaction, &error),
+        };
+        if self.suppresses(now) {
+            let content = transaction.made.as_ref().map(|made| &*made.content);
+            let mailing = Mailing::of_content(content.unwrap_or(view.content));
+            let addresses = transaction.addresses(view.envelope);
+            self.leave_out_suppressed(now, &mut transaction, &addresses, &mailing);
+            if transaction.recipients.is_empty() {
                 return false;
             }
-        };
+            view = match self.stores[store].log.message_again(at) {
+                Ok(view) => view,
+                Err(error) => return self.hold_unread(transaction, &error),
+            };
+        }
         let signatures = if self.config.signer.is_some() {
             SIGNATURES_SIZE
         } else {
@@ -169,6 +211,15 @@ impl Shard {
                 false
             }
         }
+    }
+
+    /// The message of a transaction that did not begin cannot be read. `false`, as [`Self::begin`] says.
+    fn hold_unread(&mut self, mut transaction: Transaction, error: &SpoolError) -> bool {
+        self.stores[transaction.store].unclaim_slots(&mut transaction);
+        for recipient in transaction.recipients {
+            self.hold(recipient.entry, error);
+        }
+        false
     }
 
     /// The content of the transaction begun last is wanted: give the session the next part of it.

@@ -206,7 +206,7 @@ impl Signer {
     ) -> Result<usize, SigningError> {
         let body = unsigned.scan(content);
         let from = unsigned.only_from()?;
-        let Some(domain) = fields::address_domain(&content[from]) else {
+        let Some(domain) = crate::mail::header::address_domain(&content[from]) else {
             return Ok(0);
         };
         let mut keys = self.keys_for(&domain).peekable();

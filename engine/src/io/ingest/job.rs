@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::suppression::mailing_of;
 use super::{Body, Claimed, Ingest, Reading};
 use crate::handoff::JobRows;
 use crate::handoff::route::shard_for;
@@ -19,6 +20,7 @@ use crate::job::template::Template;
 use crate::job::{Job, JobError, ReversePath};
 use crate::mail::envelope::{Envelope, Kind, domain_of};
 use crate::mail::id::SubmissionId;
+use crate::mail::mailing::Mailing;
 use crate::time::WallTime;
 
 /// How far a job's file has come.
@@ -38,6 +40,7 @@ pub(super) struct Rows {
     /// As chunks have it, but for their recipients.
     envelope: Envelope,
     bundle: Content,
+    mailing: Mailing,
     /// One for each outlet, and whether it has the bundle.
     outlets: Vec<(ChunkWriter, bool)>,
     /// Scratch.
@@ -171,6 +174,7 @@ impl Ingest {
             pass: Some(pass),
             recipients,
             envelope: envelope(&survey.job),
+            mailing: mailing_of(&survey.job),
             found: JobRows {
                 name: survey.job.name.to_string(),
                 rows: survey.rows,
@@ -190,6 +194,9 @@ impl Ingest {
 
     /// Puts rows into their shards' chunks, and gives away those that are full.
     fn route(&mut self, reading: &mut Reading, mut found: Vec<Row>) {
+        if let Body::Job(Stage::Rows(rows)) = &reading.body {
+            reading.suppressed += self.leave_out_rows(&rows.mailing, &mut found);
+        }
         let shards = u16::try_from(self.outlets.len()).unwrap_or(u16::MAX);
         for row in found.drain(..) {
             let outlet = usize::from(shard_for(domain_of(row.recipient.as_str()), shards).0);

@@ -34,14 +34,17 @@ enum Tell {
     Final(Tally),
 }
 
-fn accepted_receipt(submission: SubmissionId, acceptance: &Acceptance) -> Receipt {
+pub(super) fn accepted_receipt(submission: SubmissionId, acceptance: &Acceptance) -> Receipt {
     let summary = Summary {
         messages: acceptance.messages,
-        recipients: acceptance.recipients,
+        recipients: acceptance.recipients + acceptance.suppressed,
         bytes: 0,
     };
     let at = WallTime::from_unix_millis(acceptance.accepted_ms);
-    let receipt = Receipt::accepted(&acceptance.file, submission, summary, at);
+    let receipt = Receipt {
+        suppressed: acceptance.suppressed,
+        ..Receipt::accepted(&acceptance.file, submission, summary, at)
+    };
     match &acceptance.job {
         None => receipt,
         Some(job) => Receipt {

@@ -142,6 +142,7 @@ impl Process {
                 jobs: JobFile::open(&at.join("spool")).unwrap(),
                 spool: at.join("spool"),
                 secret: Secret::new(&[7; 32]),
+                suppressed: None,
             },
             &recovered,
         );

@@ -1,0 +1,129 @@
+//! Nobody gets mail who is on the suppression list when it would be sent, whenever they came onto it.
+//!
+//! Consulted for a second time here, right before the envelope is offered: between acceptance and delivery
+//! lie minutes or days, and who unsubscribes meanwhile gets nothing. Their end is `cancelled`, with the
+//! class `local-suppressed` and the scope in the log line. A list that cannot be read sends nothing.
+
+use std::time::Duration;
+
+use super::report::Unattempted;
+use super::transaction::Transaction;
+use super::{Now, Shard};
+use crate::log::record::AttemptKind;
+use crate::mail::mailing::Mailing;
+use crate::outcome::Class;
+use crate::queue::domain::Waiting;
+
+impl Shard {
+    /// Whether anybody may be suppressed. A list that cannot be read is asked, so that its error is met.
+    pub(super) fn suppresses(&self, now: Now) -> bool {
+        self.config
+            .suppressed
+            .as_ref()
+            .is_some_and(|list| !list.is_empty(now.mono.as_nanos()).unwrap_or(false))
+    }
+
+    /// Takes the suppressed out of a transaction that has not begun. `addresses` are its recipients', in
+    /// their order; `content` is what would be sent.
+    pub(super) fn leave_out_suppressed(
+        &mut self,
+        now: Now,
+        transaction: &mut Transaction,
+        addresses: &[Box<str>],
+        mailing: &Mailing,
+    ) {
+        let Some(list) = &self.config.suppressed else {
+            return;
+        };
+        let found = match list.check(
+            addresses.iter().map(|address| &**address),
+            &mailing.scopes(),
+        ) {
+            Ok(found) if found.iter().all(Option::is_none) => return,
+            Ok(found) => found
+                .into_iter()
+                .map(|scope| scope.map(|scope| scope.to_string()))
+                .collect::<Vec<_>>(),
+            Err(error) => {
+                tracing::error!(%error, "the suppression list cannot be read: who might be on it waits");
+                for recipient in self.take_out(transaction, |_| true) {
+                    self.wait_for(now, recipient, UNREADABLE_WAIT);
+                }
+                return;
+            }
+        };
+        self.end_suppressed(now, transaction, &found);
+    }
+
+    fn end_suppressed(
+        &mut self,
+        now: Now,
+        transaction: &mut Transaction,
+        found: &[Option<String>],
+    ) {
+        let hit = |index: usize| found.get(index).is_some_and(Option::is_some);
+        let scopes: Vec<String> = found.iter().flatten().cloned().collect();
+        let entries = self.take_out(transaction, hit);
+        for (entry, scope) in entries.into_iter().zip(scopes) {
+            self.cancel(
+                now,
+                entry,
+                &format!("suppressed: {scope}"),
+                Class::LocalSuppressed,
+            );
+        }
+    }
+
+    /// Takes recipients out, by their place, and gives back what was theirs.
+    fn take_out(
+        &mut self,
+        transaction: &mut Transaction,
+        which: impl Fn(usize) -> bool,
+    ) -> Vec<Waiting> {
+        let mut taken = Vec::new();
+        let store = transaction.store();
+        for (entry, slot) in transaction.take_out(which) {
+            if let Some(slot) = slot {
+                self.stores[store].log.in_doubt().free(slot);
+            }
+            taken.push(entry);
+        }
+        taken
+    }
+
+    /// A recipient's last state without an attempt: somebody here does not want it sent.
+    pub(super) fn cancel(&mut self, now: Now, entry: Waiting, text: &str, class: Class) {
+        let message = &self.messages[entry.message.0 as usize];
+        let (store, at) = (usize::from(message.store), message.at());
+        self.log_without_attempt(
+            now,
+            AttemptKind::Cancelled,
+            Unattempted {
+                store,
+                message: at,
+                recipient: entry.recipient,
+                attempts: entry.attempts,
+                phase: "queue",
+                text,
+                class,
+                possible_duplicate: false,
+                row: None,
+            },
+        );
+        let job = self.job_of(entry);
+        if let Some(job) = self.jobs.get_mut(job) {
+            job.cancelled += 1;
+        }
+        self.mark(
+            entry,
+            entry.attempts,
+            hikyaku_spool::Verdict::Cancelled,
+            0,
+            false,
+        );
+        super::gauge::add(&self.gauge.cancelled, 1);
+    }
+}
+
+/// When a list that could not be read is tried again.
+const UNREADABLE_WAIT: Duration = Duration::from_secs(30);
