@@ -365,7 +365,11 @@ fn named_in(log: &Path) -> std::io::Result<u64> {
     for entry in fs::read_dir(log)? {
         let entry = entry?;
         // A report of a recovery lies beside it, and names them once more.
-        if !entry.file_name().to_string_lossy().starts_with("hikyaku.jsonl") {
+        if !entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("hikyaku.jsonl")
+        {
             continue;
         }
         let text = fs::read(entry.path())?;
