@@ -32,6 +32,7 @@ pub mod failcalls;
 pub mod flip;
 pub mod fulldisk;
 pub mod hostile;
+mod image;
 pub mod load;
 pub mod powercut;
 pub mod process;
