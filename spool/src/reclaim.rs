@@ -12,6 +12,7 @@ use crate::faults::point;
 use crate::files::keep;
 use crate::log::{Log, Move, Moved, Room};
 use crate::mark::Tally;
+use crate::pool::Freed;
 use crate::record::{self, FLAG_ACCEPTED, FLAG_RESTATED, Head, Kind, MessageHead};
 use crate::segment::{BLOCK, Segment};
 use crate::table::MessageRef;
@@ -326,8 +327,12 @@ impl Log {
             let usable = map.bytes().len() as u64 == self.options.segment_bytes;
             drop(map);
             let wanted = self.spares_wanted();
-            self.pool
-                .give_back(path.to_path_buf(), file, usable, wanted);
+            let freed = Freed {
+                path: path.to_path_buf(),
+                file,
+                header,
+            };
+            self.pool.give_back(freed, usable, wanted);
             done.freed_segments += 1;
         }
     }
