@@ -164,6 +164,46 @@ fn marks_one_by_one_never_end() {
     }
 }
 
+/// Flips a bit of the first place in a segment that says this.
+fn flip(dir: &std::path::Path, text: &[u8]) {
+    for path in common::segments(dir) {
+        let mut bytes = std::fs::read(&path).expect("readable");
+        if let Some(at) = bytes.windows(text.len()).position(|here| here == text) {
+            bytes[at] ^= 1;
+            return std::fs::write(&path, bytes).expect("writable");
+        }
+    }
+    panic!("it is nowhere");
+}
+
+/// Found by the simulation, seed 229752: a log on a full disk whose newest segment is damaged, with two spares.
+#[test]
+fn room_comes_back_when_the_newest_segment_is_not_written_on() {
+    let options = Options {
+        spares: 2,
+        ..options()
+    };
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let open = || {
+        let spool = Spool::open(dir.path(), &options).expect("spool opens");
+        spool.open_log(0, 0).expect("log opens")
+    };
+    let (mut log, _) = open();
+    let at = log.append_message(1, 1, b"e", &[b"some text"]);
+    log.append_mark(mark(at.expect("room"), 0, Verdict::Delivered));
+    assert!(settle(&mut log, COMMITS));
+    drop(log);
+    flip(dir.path(), b"some text");
+    let disk = Disk::with(0);
+    let (mut log, recovered) = open();
+    assert!(!recovered.report.damage.is_empty());
+    assert_eq!(log.room(), Room::Closed);
+    drop(disk);
+    assert!(settle(&mut log, COMMITS));
+    assert_eq!(log.room(), Room::Open);
+    log.append_message(2, 1, b"e", &[b"more"]).expect("room");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
     #[test]
