@@ -23,6 +23,7 @@
 //! preferred to wall time. The criterion benches in `benches/` measure single parts.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod ceiling;
 pub mod cli;
 pub mod compare;
