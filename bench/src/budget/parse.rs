@@ -59,7 +59,9 @@ pub fn messages(generator: &Generator, numbers: impl Iterator<Item = u64>) -> Ve
     let mut parser = Parser::new(Format::Bsmtp, Limits::default());
     let mut out = Vec::new();
     for chunk in chunks(&bytes, CHUNK_BYTES) {
-        parser.feed(&chunk, &mut out).expect("the workload is valid");
+        parser
+            .feed(&chunk, &mut out)
+            .expect("the workload is valid");
     }
     parser.finish(&mut out).expect("the workload is valid");
     out

@@ -243,9 +243,7 @@ impl Turns {
                 self.timer();
                 if Clock::now() > limit {
                     let census = self.shard.census();
-                    return Err(
-                        format!("nothing moves in the shard any more: {census:?}").into()
-                    );
+                    return Err(format!("nothing moves in the shard any more: {census:?}").into());
                 }
             }
         }

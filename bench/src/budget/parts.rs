@@ -1,0 +1,165 @@
+//! Each part of the shard's work alone, microseconds of CPU per message: the same functions that the
+//! criterion benches call, with the workload's sizes.
+//!
+//! Alone means warm: code and tables stay in the first caches, so the parts add up to less than the
+//! shard that does all of them in turn. The table shows both.
+
+use std::error::Error;
+use std::hint::black_box;
+use std::path::Path;
+
+use hikyaku::handoff::{Doorbell, Ring};
+use hikyaku::ingest::Format;
+use hikyaku::mail::reply::{EnhancedCode, Reply};
+use hikyaku::outcome::{Classifier, Context, Event, Phase};
+use hikyaku::smtp::parse::{Keep, ReplyParser};
+use hikyaku::throttle::Registry;
+use hikyaku::time::Instant;
+use hikyaku_tuning::Profiles;
+
+use super::dialogue::Dialogue;
+use super::lines::Lines;
+use super::queue::Ready;
+use super::spool::{Bed, GROUP};
+use super::turn::Pipeline;
+use super::{cpu, parse, peer};
+use crate::workload::Workload;
+
+/// Parsing a batch drop file that lies in memory.
+#[must_use]
+pub fn parse_us(work: &Workload) -> f64 {
+    let messages = work.messages.min(1000);
+    let file = parse::file(&work.generator(), 0..messages);
+    let chunks = parse::chunks(&file, parse::CHUNK_BYTES);
+    let mut out = Vec::new();
+    cpu::us_per_call(|| parse::parse(Format::Bsmtp, &chunks, &mut out)) / messages as f64
+}
+
+/// A command through a ring and back out, shared by the messages in it.
+#[must_use]
+pub fn hand_over_us(work: &Workload) -> f64 {
+    let ring = Ring::new(256, Doorbell::new(|| {}));
+    let per_command = ((256 << 10) / work.size.max(1)).max(1);
+    cpu::us_per_call(|| {
+        let _ = ring.push(black_box([0_u64; 8]));
+        ring.pop()
+    }) / per_command as f64
+}
+
+/// Append, batch, read, mark, batch.
+///
+/// # Errors
+/// The disk's.
+pub fn spool_us(work: &Workload, base: &Path) -> Result<f64, Box<dyn Error>> {
+    let mut bed = Bed::new(base, work.size)?;
+    let mut fault = None;
+    let us = cpu::least(9, || {
+        let cycles: Vec<f64> = (0..40)
+            .filter_map(|_| match bed.cycle() {
+                Ok(cycle) => Some(cpu::us(cycle.shard)),
+                Err(error) => {
+                    fault = Some(error);
+                    None
+                }
+            })
+            .collect();
+        cycles.iter().sum::<f64>() / (cycles.len().max(1) * GROUP) as f64
+    });
+    fault.map_or(Ok(us), Err)
+}
+
+/// An in-doubt slot: claimed, told of the end and of the reply, freed.
+///
+/// # Errors
+/// The disk's.
+pub fn slot_us(base: &Path) -> Result<f64, Box<dyn Error>> {
+    let mut bed = Bed::new(base, 1)?;
+    Ok(cpu::us_per_call(|| bed.slot()))
+}
+
+/// Into the ready list and out of it.
+#[must_use]
+pub fn enqueue_us(work: &Workload) -> f64 {
+    let mut ready = Ready::new(work);
+    cpu::us_per_call(|| ready.step())
+}
+
+/// The gate of an egress path without a rate.
+#[must_use]
+pub fn limit_us() -> f64 {
+    let limits = *Profiles::builtin().default_limits();
+    let path = Registry::new().path(Instant::default(), "source", "site", &limits);
+    let mut nanos = 0;
+    cpu::us_per_call(|| {
+        nanos += 2_000;
+        black_box(&path)
+            .try_message(Instant::from_nanos(nanos))
+            .is_ok()
+    })
+}
+
+/// The session: envelope, copy of the content, replies.
+#[must_use]
+pub fn session_us(work: &Workload, pipeline: Pipeline) -> f64 {
+    let mut content = Vec::new();
+    work.generator().message(0, None, &mut content);
+    let mut dialogue = match pipeline {
+        Pipeline::Transaction => Dialogue::transaction(content),
+        Pipeline::Stream(depth) => Dialogue::stream(content, depth),
+    };
+    let depth = f64::from(dialogue.depth());
+    cpu::us_per_call(|| dialogue.messages()) / depth
+}
+
+/// The replies of one message, of the session's share.
+#[must_use]
+pub fn replies_us(pipeline: Pipeline) -> f64 {
+    let (replies, count) = match pipeline {
+        Pipeline::Transaction => (
+            [peer::MAIL, peer::RCPT, peer::DATA, peer::TAKEN].concat(),
+            4,
+        ),
+        // RSET's.
+        Pipeline::Stream(_) => ([peer::OK, peer::MAIL, peer::RCPT, peer::TAKEN].concat(), 4),
+    };
+    let mut parser = ReplyParser::default();
+    cpu::us_per_call(|| {
+        let mut input = black_box(&replies[..]);
+        for _ in 0..count {
+            let reply = parser.parse(&mut input, Keep::Refusals);
+            let _ = black_box(reply);
+        }
+    })
+}
+
+/// The verdict on a delivery.
+#[must_use]
+pub fn verdict_us() -> f64 {
+    let classifier = Classifier::builtin();
+    let context = Context {
+        site: "google",
+        source: Some([198, 51, 100, 7].into()),
+        ehlo: "out7.news.shop.example",
+        reverse_path: "bounce+c29tZXRva2Vu@news.shop.example",
+        recipient: "hanako.yamada@mail.receiver.example",
+    };
+    let reply = Reply {
+        code: 250,
+        enhanced: Some(EnhancedCode::new(2, 0, 0)),
+        text: "OK 1795290318 d2e1a72fcca58-7b12345 - gsmtp".into(),
+    };
+    cpu::us_per_call(|| {
+        classifier.classify(
+            black_box(&context),
+            Phase::Dot,
+            Event::Reply(black_box(&reply)),
+        )
+    })
+}
+
+/// A log line.
+#[must_use]
+pub fn line_us() -> f64 {
+    let mut lines = Lines::default();
+    cpu::us_per_call(|| lines.step())
+}
