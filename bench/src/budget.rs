@@ -61,6 +61,9 @@ pub struct BudgetArgs {
     /// Count syscalls with `strace -c -f` instead of `perf stat`: slower, and every call is named
     #[arg(long)]
     pub strace: bool,
+    /// Only this mode, and no syscalls are counted
+    #[arg(long, value_name = "MODE", value_parser = MODES)]
+    pub only: Option<String>,
     /// Difference between sum and real run, percent, above which the command fails
     #[arg(long, value_name = "PERCENT", default_value_t = 15.0)]
     pub within: f64,
@@ -93,7 +96,10 @@ pub fn run(args: &BudgetArgs) -> Result<bool, Box<dyn Error>> {
     }
     let mut good = true;
     let mut tables = Vec::new();
-    for mode in ["transaction", "stream"] {
+    for mode in MODES
+        .into_iter()
+        .filter(|mode| args.only.as_deref().is_none_or(|only| only == *mode))
+    {
         let (table, verified) = budget.table(mode)?;
         let near = table.difference_percent().abs() <= args.within;
         good &= verified && near;
@@ -105,7 +111,10 @@ pub fn run(args: &BudgetArgs) -> Result<bool, Box<dyn Error>> {
         }
         tables.push(table.json());
     }
-    let counts = budget.syscalls()?;
+    let counts = match args.only {
+        Some(_) => Value::Null,
+        None => budget.syscalls()?,
+    };
     if args.load.json {
         println!(
             "{}",
@@ -128,6 +137,7 @@ struct Budget<'a> {
 
 impl Budget<'_> {
     fn table(&self, mode: &str) -> Result<(Table, bool), Box<dyn Error>> {
+        self.say(&format!("the engine, {mode}"));
         let (real, verified) = self.real(mode)?;
         let messages = self.args.load.work.messages as f64;
         let figure = |name: &str| real.get(name).unwrap_or(0.0);
@@ -140,21 +150,17 @@ impl Budget<'_> {
             ),
             ..Table::default()
         };
-        let per_commit = messages / figure("engine_commits").max(1.0);
+        let commits = figure("engine_commits").max(figure("engine_fsyncs"));
+        let per_commit = messages / commits.max(1.0);
         let pipeline = match mode {
             "stream" => Pipeline::Stream(hikyaku::limits::STREAM_DEPTH),
             _ => Pipeline::Transaction,
         };
-        let wire = self.wire(pipeline)?;
-        // As many messages at once as go into one write there.
-        let pipeline = match pipeline {
-            Pipeline::Stream(depth) => {
-                let at_once = (1.0 / wire.writes.max(1.0 / f64::from(depth))).round();
-                Pipeline::Stream((at_once as u8).clamp(2, depth))
-            }
-            Pipeline::Transaction => pipeline,
-        };
+        self.say("shard");
         let shard = self.shard(pipeline, per_commit)?;
+        self.say("sockets");
+        let wire = self.wire(pipeline, shard.us)?;
+        self.say("ingest");
 
         let per_file = self.args.load.drop_batch;
         let mut fault = None;
@@ -209,6 +215,7 @@ impl Budget<'_> {
         table.part("log line", parts::line_us(), "one delivery");
         table.rest("the rest", "dispatch, tables, clocks, cold caches");
         table.stage("spare segments", shard.beside_us, "zeros written ahead");
+        self.say("commit");
         let batch = (shard.batch_bytes / 4096.0).ceil() * 4096.0;
         let committed = self.commit(batch as usize)?;
         table.stage(
@@ -245,6 +252,7 @@ impl Budget<'_> {
             lines::file_us(&self.base, bytes)? / self.work.messages as f64,
             format!("{line_bytes:.0} bytes for each message"),
         );
+        self.say("start and stop");
         let start = self.start(mode)?;
         table.stage(
             "start and stop",
@@ -252,6 +260,13 @@ impl Budget<'_> {
             format!("{:.0} ms for each process", start / 1e3),
         );
         Ok((table, verified))
+    }
+
+    /// What is measured now, for whoever waits.
+    fn say(&self, what: &str) {
+        if !self.args.load.json {
+            eprintln!("measuring: {what}");
+        }
     }
 
     fn load(&self, mode: &str) -> LoadArgs {
@@ -340,7 +355,7 @@ impl Budget<'_> {
         Ok(cost)
     }
 
-    fn wire(&self, pipeline: Pipeline) -> Result<wire::Wire, Box<dyn Error>> {
+    fn wire(&self, pipeline: Pipeline, shard_us: f64) -> Result<wire::Wire, Box<dyn Error>> {
         let dir = tempfile::Builder::new()
             .prefix("hikyaku-wire-")
             .tempdir_in(&self.base)?;
@@ -354,6 +369,7 @@ impl Budget<'_> {
                 work: self.work.clone(),
                 pipeline,
                 connections: self.args.load.connections,
+                shard_us,
                 sink: sink.address(),
             })?;
             sink.stop()?;
@@ -436,5 +452,7 @@ struct ShardCost {
     log_bytes: f64,
 }
 
+/// Ways in which a message is sent.
+const MODES: [&str; 2] = ["transaction", "stream"];
 /// Batches of one sample.
 const COMMITS: usize = 100;

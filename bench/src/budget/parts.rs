@@ -7,15 +7,16 @@
 use std::error::Error;
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Arc;
 
 use hikyaku::handoff::{Doorbell, Ring};
 use hikyaku::ingest::Format;
 use hikyaku::mail::reply::{EnhancedCode, Reply};
 use hikyaku::outcome::{Classifier, Context, Event, Phase};
 use hikyaku::smtp::parse::{Keep, ReplyParser};
-use hikyaku::throttle::Registry;
+use hikyaku::throttle::{Path as EgressPath, Registry};
 use hikyaku::time::Instant;
-use hikyaku_tuning::Profiles;
+use hikyaku_tuning::{Limits, Profiles, Rate};
 
 use super::dialogue::Dialogue;
 use super::lines::Lines;
@@ -84,11 +85,22 @@ pub fn enqueue_us(work: &Workload) -> f64 {
     cpu::us_per_call(|| ready.step())
 }
 
+/// An egress path with these rates.
+///
+/// # Panics
+/// One is not a rate.
+#[must_use]
+pub fn path(rate: &str, connection_rate: &str) -> Arc<EgressPath> {
+    let mut limits: Limits = *Profiles::builtin().default_limits();
+    limits.rate = Rate::parse(rate).expect("a rate");
+    limits.connection_rate = Rate::parse(connection_rate).expect("a rate");
+    Registry::new().path(Instant::default(), "source", "site", &limits)
+}
+
 /// The gate of an egress path without a rate.
 #[must_use]
 pub fn limit_us() -> f64 {
-    let limits = *Profiles::builtin().default_limits();
-    let path = Registry::new().path(Instant::default(), "source", "site", &limits);
+    let path = path("unlimited", "unlimited");
     let mut nanos = 0;
     cpu::us_per_call(|| {
         nanos += 2_000;
@@ -132,22 +144,43 @@ pub fn replies_us(pipeline: Pipeline) -> f64 {
     })
 }
 
-/// The verdict on a delivery.
+/// Whose replies are judged, at a site.
 #[must_use]
-pub fn verdict_us() -> f64 {
-    let classifier = Classifier::builtin();
-    let context = Context {
-        site: "google",
+pub fn context(site: &str) -> Context<'_> {
+    Context {
+        site,
         source: Some([198, 51, 100, 7].into()),
         ehlo: "out7.news.shop.example",
         reverse_path: "bounce+c29tZXRva2Vu@news.shop.example",
         recipient: "hanako.yamada@mail.receiver.example",
-    };
-    let reply = Reply {
-        code: 250,
-        enhanced: Some(EnhancedCode::new(2, 0, 0)),
-        text: "OK 1795290318 d2e1a72fcca58-7b12345 - gsmtp".into(),
-    };
+    }
+}
+
+/// A reply.
+#[must_use]
+pub fn reply(code: u16, enhanced: (u8, u16, u16), text: &str) -> Reply {
+    Reply {
+        code,
+        enhanced: Some(EnhancedCode::new(enhanced.0, enhanced.1, enhanced.2)),
+        text: text.into(),
+    }
+}
+
+/// The reply that every message should have.
+#[must_use]
+pub fn delivered() -> Reply {
+    reply(
+        250,
+        (2, 0, 0),
+        "OK 1795290318 d2e1a72fcca58-7b12345 - gsmtp",
+    )
+}
+
+/// The verdict on a delivery.
+#[must_use]
+pub fn verdict_us() -> f64 {
+    let classifier = Classifier::builtin();
+    let (context, reply) = (context("google"), delivered());
     cpu::us_per_call(|| {
         classifier.classify(
             black_box(&context),

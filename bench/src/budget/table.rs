@@ -21,7 +21,8 @@ pub struct Row {
 pub struct Table {
     /// `transaction` or `stream`.
     pub mode: String,
-    rows: Vec<Row>,
+    /// In the order in which they are printed.
+    pub rows: Vec<Row>,
     /// CPU for each message of the real engine.
     pub measured_us: f64,
     /// User and system part of it.

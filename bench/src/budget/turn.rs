@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use hikyaku::dns::Routes;
-use hikyaku::handoff::{Acceptance, Command, Receipt};
+use hikyaku::handoff::desk::{Desk, Step as DeskStep};
+use hikyaku::handoff::{Acceptance, Command};
 use hikyaku::ingest::NewMessage;
 use hikyaku::io::clock;
 use hikyaku::mail::envelope::OnDoubt;
@@ -132,8 +133,8 @@ pub struct Turns {
     runnable: VecDeque<usize>,
     /// Commands that wait for room.
     commands: VecDeque<Command>,
-    /// Submissions that are final and not closed.
-    finals: u64,
+    /// Ingest's: what was accepted, and when it may be closed.
+    desk: Desk,
     submissions: u128,
     chunking: bool,
     per_commit: u32,
@@ -202,7 +203,7 @@ impl Turns {
             by_key: HashMap::new(),
             runnable: VecDeque::new(),
             commands: VecDeque::new(),
-            finals: 0,
+            desk: Desk::default(),
             submissions: 0,
             chunking,
             per_commit: args.per_commit.max(1),
@@ -240,7 +241,10 @@ impl Turns {
                 visits = 0;
                 self.write_batch()?;
             } else if !visited {
+                // Only the threads beside it can bring anything now: waiting is no work.
+                let begun = cpu::thread();
                 self.timer();
+                self.excluded += cpu::thread() - begun;
                 if Clock::now() > limit {
                     let census = self.shard.census();
                     return Err(format!("nothing moves in the shard any more: {census:?}").into());
@@ -277,36 +281,39 @@ impl Turns {
         self.next = first + count;
         let mut parcel: Vec<NewMessage> = Vec::new();
         let mut bytes = 0;
-        let stage = |messages| Command::Stage {
-            submission,
-            messages,
-            accept: None,
-        };
         for message in messages {
             bytes += message.content.len();
             parcel.push(message);
             if bytes >= PARCEL_BYTES {
                 bytes = 0;
-                self.commands.push_back(stage(std::mem::take(&mut parcel)));
+                self.stage(submission, std::mem::take(&mut parcel));
             }
         }
         if !parcel.is_empty() {
-            self.commands.push_back(stage(parcel));
+            self.stage(submission, parcel);
         }
         let acceptance = Acceptance {
             file: format!("{first:012}.bsmtp"),
             accepted_ms: clock::wall().unix_millis(),
             messages: count,
             recipients: count,
-            logs: vec![0],
+            logs: Vec::new(),
             keyed: None,
         };
-        self.commands.push_back(Command::Accept {
-            submission,
-            acceptance: Arc::new(acceptance),
-        });
+        if let Some(step) = self.desk.read_whole(submission, acceptance) {
+            self.carry_out(step);
+        }
         self.given += count;
         self.excluded += cpu::thread() - begun;
+    }
+
+    fn stage(&mut self, submission: SubmissionId, messages: Vec<NewMessage>) {
+        self.desk.staged(submission, 0);
+        self.commands.push_back(Command::Stage {
+            submission,
+            messages,
+            accept: None,
+        });
     }
 
     /// Hands one command over; it stays in front when the spool has no room now.
@@ -347,18 +354,38 @@ impl Turns {
                     }
                 }
                 Effect::Commit(_) => self.commit = true,
-                Effect::Receipt(Receipt::Final { submission, .. }) => {
-                    self.finals += 1;
-                    self.commands.push_back(Command::Close { submission });
+                Effect::Receipt(receipt) => {
+                    if let Some(step) = self.desk.on_receipt(&receipt) {
+                        self.carry_out(step);
+                    }
                 }
                 // Routes lead to an address; room is tried again anyway.
-                Effect::Receipt(Receipt::Durable { .. })
-                | Effect::Resolve { .. }
-                | Effect::Room => {}
+                Effect::Resolve { .. } | Effect::Room => {}
             }
         }
         if self.shard.log_len() >= LOG_CHUNK {
             self.ship_log();
+        }
+    }
+
+    /// As ingest does, with a file that is removed at once.
+    fn carry_out(&mut self, step: DeskStep) {
+        match step {
+            DeskStep::Accept(submission, acceptance, _) => {
+                self.commands.push_back(Command::Accept {
+                    submission,
+                    acceptance,
+                });
+            }
+            DeskStep::Accepted(submission, _) => {
+                if let Some(step) = self.desk.final_now(submission) {
+                    self.carry_out(step);
+                }
+            }
+            DeskStep::Final(submission, ..) => {
+                self.desk.closed(submission);
+                self.commands.push_back(Command::Close { submission });
+            }
         }
     }
 
@@ -433,7 +460,7 @@ impl Turns {
                 shard.reckon();
             });
         } else {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_micros(100));
         }
     }
 }

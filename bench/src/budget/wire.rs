@@ -2,19 +2,22 @@
 //! move the same bytes in the same writes and reads, on as many connections, to the same sink.
 //!
 //! One executor on the core that the first shard has, a task for each connection, plain `write_all`
-//! and `read` as `io/socket.rs` does them. Contents are made beforehand and replies only counted, so
-//! what is left is the sockets' share: the calls, the ring between them, waking tasks, and what the
-//! sink takes away from this core. The sink is a process of its own, as in `hikyaku-bench load`.
+//! and `read` as `io/socket.rs` does them. Contents are made beforehand and replies only counted. How
+//! many sockets are ready at once, and how often the sink takes the core away, depends on what the
+//! shard does between two calls; so as much time is spent there on hashing, and taken out of the
+//! result again. What is left is the sockets' share: the calls, the ring between them, waking tasks,
+//! switches. The sink is a process of its own, as in `hikyaku-bench load`.
 
 use std::cell::Cell;
 use std::error::Error;
+use std::hint::black_box;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
 use glommio::net::TcpStream;
 use glommio::{LocalExecutorBuilder, Placement};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::cpu;
 use super::turn::Pipeline;
@@ -29,6 +32,8 @@ pub struct WireArgs {
     pub pipeline: Pipeline,
     /// Connections at once.
     pub connections: u32,
+    /// What the shard does with each message meanwhile, microseconds.
+    pub shard_us: f64,
     /// The sink.
     pub sink: SocketAddr,
 }
@@ -53,6 +58,19 @@ struct Script {
     /// The rest; with BDAT all of it.
     contents: Vec<Vec<u8>>,
     depth: u64,
+    /// Stands for the shard's work, in passes over one content.
+    passes: u32,
+    /// What all passes of a message take.
+    passes_us: f64,
+}
+
+impl Script {
+    /// The shard's work for one message, or an even share of it.
+    fn think(&self, at: usize, share: u32) {
+        for _ in 0..self.passes / share {
+            black_box(xxh3_64(black_box(&self.contents[at])));
+        }
+    }
 }
 
 /// Counts of all connections.
@@ -105,6 +123,8 @@ fn script(args: &WireArgs) -> Script {
         envelopes: Vec::new(),
         contents: Vec::new(),
         depth: 1,
+        passes: 0,
+        passes_us: 0.0,
     };
     for number in 0..args.work.messages.min(DISTINCT) {
         let mut content = Vec::new();
@@ -128,6 +148,20 @@ fn script(args: &WireArgs) -> Script {
                 envelope.extend_from_slice(&content);
                 script.contents.push(envelope);
             }
+        }
+    }
+    if let Some(first) = script.contents.first() {
+        let pass_us = cpu::us_per_call(|| xxh3_64(black_box(first))).max(0.01);
+        // Even, because a transaction has two turns.
+        script.passes = (args.shard_us / pass_us / 2.0).round().clamp(0.0, 1e6) as u32 * 2;
+        script.passes_us = f64::from(script.passes) * pass_us;
+        if script.depth > 1 {
+            // Several contents in one write are put together here, which is a session's work, too.
+            let mut output = Vec::new();
+            script.passes_us += cpu::us_per_call(|| {
+                output.clear();
+                output.extend_from_slice(black_box(first));
+            });
         }
     }
     script
@@ -162,7 +196,8 @@ async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
             streams.push(task.await?);
         }
         let each = 1.0 / messages.max(1) as f64;
-        figures.us_per_message = cpu::us(cpu::process() - begun) * each;
+        figures.us_per_message =
+            (cpu::us(cpu::process() - begun) * each - script.passes_us).max(0.0);
         figures.writes = counts.writes.get() as f64 * each;
         figures.reads = counts.reads.get() as f64 * each;
     }
@@ -207,10 +242,8 @@ async fn talk(
             }
             let at = at % script.contents.len();
             for (bytes, lines) in [(&script.envelopes[at], 3), (&script.contents[at], 1)] {
-                // Copied, as a session does that puts a message together.
-                output.clear();
-                output.extend_from_slice(bytes);
-                write(&mut stream, &output, &counts).await?;
+                script.think(at, 2);
+                write(&mut stream, bytes, &counts).await?;
                 let mut seen = 0;
                 while seen < lines {
                     seen += replies(&mut stream, &mut buffer, &counts).await?;
@@ -225,7 +258,9 @@ async fn talk(
         if count > 0 {
             output.clear();
             for at in (first..).take(usize::try_from(count).unwrap_or(0)) {
-                output.extend_from_slice(&script.contents[at % script.contents.len()]);
+                let at = at % script.contents.len();
+                script.think(at, 1);
+                output.extend_from_slice(&script.contents[at]);
             }
             write(&mut stream, &output, &counts).await?;
             in_flight += count;
@@ -271,9 +306,6 @@ const RING_DEPTH: usize = 512;
 const READ: usize = 2048;
 /// Contents that are made; more would only take memory.
 const DISTINCT: u64 = 512;
-/// Least time between connections of two samples, for the sink to see the ends.
-pub const PAUSE: Duration = Duration::from_millis(20);
-
 #[cfg(test)]
 mod tests {
     use hikyaku::sink::{Sink, SinkConfig};
@@ -296,6 +328,7 @@ mod tests {
                 },
                 pipeline,
                 connections: 3,
+                shard_us: 2.0,
                 sink: sink.addresses()[0],
             })
             .unwrap();
