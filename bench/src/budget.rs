@@ -206,14 +206,20 @@ impl Budget<'_> {
             "domain, ready list",
         );
         table.part("bucket", parts::limit_us(), "gate of a path");
+        let replies = parts::replies_us(pipeline);
+        let session = parts::session_us(&self.work, pipeline);
         table.part(
             "session turn",
-            parts::session_us(&self.work, pipeline),
-            "envelope, content, replies",
+            (session - replies).max(0.0),
+            "envelope, copy of the content",
         );
+        table.part("reply parse", replies, "all replies to a message");
         table.part("verdict", parts::verdict_us(), "classify a delivery");
         table.part("log line", parts::line_us(), "one delivery");
-        table.rest("the rest", "dispatch, tables, clocks, cold caches");
+        table.rest(
+            "the rest",
+            "dispatch, tables, clocks, first touch of mapped pages, cold caches",
+        );
         table.stage("spare segments", shard.beside_us, "zeros written ahead");
         self.say("commit");
         let batch = (shard.batch_bytes / 4096.0).ceil() * 4096.0;

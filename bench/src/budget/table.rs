@@ -92,7 +92,7 @@ impl Table {
                 row.name.to_owned()
             };
             let us = if row.part {
-                format!("({:.2})", row.us)
+                format!("({:.3})", row.us)
             } else {
                 format!("{:.2} ", row.us)
             };

@@ -137,7 +137,7 @@ pub struct Turns {
     desk: Desk,
     submissions: u128,
     chunking: bool,
-    per_commit: u32,
+    per_commit: u64,
     commit: bool,
     open: Option<(Arc<Path>, File)>,
     log: Vec<u8>,
@@ -206,7 +206,7 @@ impl Turns {
             desk: Desk::default(),
             submissions: 0,
             chunking,
-            per_commit: args.per_commit.max(1),
+            per_commit: args.per_commit.max(1).into(),
             commit: false,
             open: None,
             log: Vec::new(),
@@ -229,16 +229,15 @@ impl Turns {
         self.excluded = Duration::ZERO;
         let goal = self.given + messages;
         let limit = Clock::now() + TIME_MAX;
-        let mut visits = 0_u32;
+        let mut commit_at = self.taken + self.per_commit;
         while !(self.given >= goal && self.is_quiet()) {
             if self.given < goal && self.given - self.taken < BACKLOG && self.commands.is_empty() {
                 self.feed(goal);
             }
             self.give();
             let visited = self.visit();
-            visits += u32::from(visited);
-            if self.commit && (visits >= self.per_commit || !visited) {
-                visits = 0;
+            if self.commit && (self.taken >= commit_at || !visited) {
+                commit_at = self.taken + self.per_commit;
                 self.write_batch()?;
             } else if !visited {
                 // Only the threads beside it can bring anything now: waiting is no work.

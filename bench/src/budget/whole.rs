@@ -1,9 +1,11 @@
 //! The whole ingestion core on a drop directory, with a spool that says yes to everything: claim,
 //! read, parse, hand over, receipts, removal, and the flushes between them.
 //!
-//! Shards are one thread here that answers at once; what it takes itself is measured and taken out.
+//! Shards are one thread here that answers at once and keeps messages as long as a full ring does:
+//! ingest is faster than delivery, so its chunks stay in use and it needs fresh memory. What that
+//! thread takes itself is measured and taken out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -92,6 +94,7 @@ fn answer(ring: &Ring<Command>, receipts: &Receipts, files: u64) -> u64 {
     let log = 0;
     let mut closed = 0;
     let mut heard = Instant::now();
+    let mut kept = VecDeque::new();
     while closed < files && heard.elapsed() < PATIENCE {
         let Some(command) = ring.pop() else {
             thread::sleep(Duration::from_micros(500));
@@ -114,8 +117,11 @@ fn answer(ring: &Ring<Command>, receipts: &Receipts, files: u64) -> u64 {
             Command::Stage {
                 submission,
                 accept: None,
-                ..
-            } => receipts.queue.push(Receipt::Durable { submission, log }),
+                messages,
+            } => {
+                receipts.queue.push(Receipt::Durable { submission, log });
+                kept.push_back(messages);
+            }
             Command::Stage {
                 submission,
                 accept: Some(acceptance),
@@ -127,6 +133,9 @@ fn answer(ring: &Ring<Command>, receipts: &Receipts, files: u64) -> u64 {
             } => accept(submission, acceptance.recipients),
             Command::Discard { .. } => {}
             Command::Close { .. } => closed += 1,
+        }
+        if kept.len() > RING_CAPACITY {
+            kept.pop_front();
         }
         receipts.bell.ring();
     }
