@@ -22,14 +22,18 @@ fn spool(c: &mut Criterion) {
                 let mut used = Duration::ZERO;
                 for _ in 0..times {
                     let cycle = bed.cycle().expect("a disk");
-                    used += cycle.shard + cycle.written;
+                    used += cycle.shard() + cycle.written;
                 }
                 used
             });
         },
     );
     group.bench_function("the same without the writes", |bencher| {
-        bencher.iter_custom(|times| (0..times).map(|_| bed.cycle().expect("a disk").shard).sum());
+        bencher.iter_custom(|times| {
+            (0..times)
+                .map(|_| bed.cycle().expect("a disk").shard())
+                .sum()
+        });
     });
     group.finish();
 }

@@ -185,25 +185,39 @@ impl Budget<'_> {
             "ring, by messages in a command",
         );
         table.rest("the rest", "scan, rename, read, receipts, unlink, flushes");
+        let [append, batches, mark] = parts::spool_us(&self.work, &self.base)?;
         table.stage(
-            "shard: from command to durable mark",
-            shard.us,
-            format!("{:.0} messages between commits, no sockets", per_commit),
+            "shard: intake",
+            shard.intake_us,
+            "a real shard without sockets: commands carried out",
         );
-        table.part(
-            "append, batch, read, mark",
-            parts::spool_us(&self.work, &self.base)?,
-            "spool alone",
+        table.part("append", append, "record, checksum: spool alone");
+        table.rest(
+            "the rest",
+            "tables, fresh memory, dropping what ingest made",
         );
-        table.part(
-            "in-doubt slot",
-            parts::slot_us(&self.base)?,
-            "claim, sent, accepted, free",
+        table.stage(
+            "shard: batches, and what is durable",
+            shard.batches_us,
+            format!("{per_commit:.0} messages between commits"),
         );
+        table.part("batch", batches, "hash, bookkeeping: spool alone");
         table.part(
             "enqueue",
             parts::enqueue_us(&self.work),
             "domain, ready list",
+        );
+        table.rest("the rest", "activation, slots, reclaiming segments");
+        table.stage(
+            "shard: deliver",
+            shard.us - shard.intake_us - shard.batches_us,
+            format!("{:.1} turns for each message", shard.turns),
+        );
+        table.part("read and mark", mark, "view, checksum, mark: spool alone");
+        table.part(
+            "in-doubt slot",
+            parts::slot_us(&self.base)?,
+            "claim, sent, accepted, free",
         );
         table.part("bucket", parts::limit_us(), "gate of a path");
         let replies = parts::replies_us(pipeline);
@@ -216,9 +230,14 @@ impl Budget<'_> {
         table.part("reply parse", replies, "all replies to a message");
         table.part("verdict", parts::verdict_us(), "classify a delivery");
         table.part("log line", parts::line_us(), "one delivery");
+        table.part(
+            "clocks",
+            parts::clocks_us() * shard.turns,
+            "both, at each turn",
+        );
         table.rest(
             "the rest",
-            "dispatch, tables, clocks, first touch of mapped pages, cold caches",
+            "dispatch, settle, first touch of mapped pages, cold caches",
         );
         table.stage("spare segments", shard.beside_us, "zeros written ahead");
         self.say("commit");
@@ -349,6 +368,9 @@ impl Budget<'_> {
             if us < cost.us {
                 cost = ShardCost {
                     us,
+                    intake_us: spent.us(spent.intake),
+                    batches_us: spent.us(spent.batches),
+                    turns: spent.each(spent.turns),
                     beside_us: 0.0,
                     commits: spent.each(spent.commits),
                     batch_bytes: spent.batch_bytes as f64 / spent.commits.max(1) as f64,
@@ -451,6 +473,10 @@ impl Budget<'_> {
 #[derive(Debug, Clone, Copy, Default)]
 struct ShardCost {
     us: f64,
+    /// Of it.
+    intake_us: f64,
+    batches_us: f64,
+    turns: f64,
     beside_us: f64,
     commits: f64,
     /// Of each batch.

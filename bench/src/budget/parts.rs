@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use hikyaku::handoff::{Doorbell, Ring};
 use hikyaku::ingest::Format;
+use hikyaku::io::clock;
 use hikyaku::mail::reply::{EnhancedCode, Reply};
 use hikyaku::outcome::{Classifier, Context, Event, Phase};
 use hikyaku::smtp::parse::{Keep, ReplyParser};
@@ -47,26 +48,35 @@ pub fn hand_over_us(work: &Workload) -> f64 {
     }) / per_command as f64
 }
 
-/// Append, batch, read, mark, batch.
+/// The spool's shares of the shard's work: append, batches, read and mark.
 ///
 /// # Errors
 /// The disk's.
-pub fn spool_us(work: &Workload, base: &Path) -> Result<f64, Box<dyn Error>> {
+pub fn spool_us(work: &Workload, base: &Path) -> Result<[f64; 3], Box<dyn Error>> {
     let mut bed = Bed::new(base, work.size)?;
-    let mut fault = None;
-    let us = cpu::least(9, || {
-        let cycles: Vec<f64> = (0..40)
-            .filter_map(|_| match bed.cycle() {
-                Ok(cycle) => Some(cpu::us(cycle.shard)),
-                Err(error) => {
-                    fault = Some(error);
-                    None
-                }
-            })
-            .collect();
-        cycles.iter().sum::<f64>() / (cycles.len().max(1) * GROUP) as f64
-    });
-    fault.map_or(Ok(us), Err)
+    let mut least = [f64::MAX; 3];
+    for _ in 0..9 {
+        let mut sample = [0.0; 3];
+        for _ in 0..CYCLES {
+            let cycle = bed.cycle()?;
+            for (sum, part) in sample
+                .iter_mut()
+                .zip([cycle.append, cycle.batch, cycle.mark])
+            {
+                *sum += cpu::us(part) / (CYCLES * GROUP) as f64;
+            }
+        }
+        for (least, part) in least.iter_mut().zip(sample) {
+            *least = least.min(part);
+        }
+    }
+    Ok(least)
+}
+
+/// Both clocks, once.
+#[must_use]
+pub fn clocks_us() -> f64 {
+    cpu::us_per_call(|| (clock::now(), clock::wall()))
 }
 
 /// An in-doubt slot: claimed, told of the end and of the reply, freed.
@@ -196,3 +206,6 @@ pub fn line_us() -> f64 {
     let mut lines = Lines::default();
     cpu::us_per_call(|| lines.step())
 }
+
+/// Groups in a sample of the spool.
+const CYCLES: usize = 40;

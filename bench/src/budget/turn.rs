@@ -66,8 +66,14 @@ pub struct TurnArgs {
 pub struct Spent {
     /// Messages delivered, their marks durable.
     pub messages: u64,
-    /// CPU of the shard.
+    /// CPU of the shard, all of it.
     pub shard: Duration,
+    /// Of it: commands carried out, which appends messages.
+    pub intake: Duration,
+    /// Of it: batches made, and what follows when they are durable.
+    pub batches: Duration,
+    /// Calls into the shard, each with both clocks read.
+    pub turns: u64,
     /// CPU of writing the batches.
     pub written: Duration,
     /// CPU of the threads beside it: the spool's spare segments.
@@ -91,6 +97,9 @@ impl Spent {
         Self {
             messages: self.messages - earlier.messages,
             shard: self.shard - earlier.shard,
+            intake: self.intake - earlier.intake,
+            batches: self.batches - earlier.batches,
+            turns: self.turns - earlier.turns,
             written: self.written - earlier.written,
             beside: self.beside - earlier.beside,
             commits: self.commits - earlier.commits,
@@ -320,7 +329,10 @@ impl Turns {
         let Some(command) = self.commands.pop_front() else {
             return;
         };
-        if let Err(command) = self.turn(|shard, now| shard.on_command(now, command)) {
+        let begun = cpu::thread();
+        let outcome = self.turn(|shard, now| shard.on_command(now, command));
+        self.spent.intake += cpu::thread() - begun;
+        if let Err(command) = outcome {
             self.commands.push_front(command);
             // The thread that makes spare segments is behind.
             std::thread::sleep(Duration::from_millis(1));
@@ -328,6 +340,7 @@ impl Turns {
     }
 
     fn turn<T>(&mut self, call: impl FnOnce(&mut Shard, Now) -> T) -> T {
+        self.spent.turns += 1;
         let result = call(&mut self.shard, now());
         self.run_effects();
         result
@@ -439,15 +452,18 @@ impl Turns {
     /// Writes one batch as `io/commit.rs` does, without waiting for the disk.
     fn write_batch(&mut self) -> Result<(), Box<dyn Error>> {
         self.commit = false;
+        let asked = cpu::thread();
         let Some(mut batch) = self.shard.take_batch(now(), 0) else {
             return Ok(());
         };
         let begun = cpu::thread();
         write(&mut self.open, &mut batch)?;
-        self.spent.written += cpu::thread() - begun;
+        let written = cpu::thread();
+        self.spent.written += written - begun;
         self.spent.commits += 1;
         self.spent.batch_bytes += batch.length as u64;
         self.turn(|shard, now| shard.on_committed(now, 0, batch));
+        self.spent.batches += (begun - asked) + (cpu::thread() - written);
         Ok(())
     }
 
