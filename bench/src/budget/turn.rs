@@ -6,38 +6,32 @@
 //! (commit). What is left is the shard itself. Recipients that are not delivered at the first attempt
 //! are an error of the harness or the engine, and reported as one.
 
+mod config;
+mod spent;
+
 use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::fs::{File, OpenOptions};
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
-use hikyaku::dns::Routes;
 use hikyaku::handoff::desk::{Desk, Step as DeskStep};
 use hikyaku::handoff::{Acceptance, Command};
 use hikyaku::ingest::NewMessage;
 use hikyaku::io::clock;
-use hikyaku::mail::envelope::OnDoubt;
 use hikyaku::mail::id::{ShardId, SubmissionId};
-use hikyaku::outcome::Classifier;
-use hikyaku::queue::retry::{RetryPolicy, SiteBackoff};
 use hikyaku::recovery::{Threads, open_logs};
-use hikyaku::settings::Deadlines;
-use hikyaku::shard::{
-    ConnKey, ConnectionCap, DoubtPolicy, Effect, EgressSource, Gauge, Now, Recovery, Shard,
-    ShardConfig, SiteLimits, Step,
-};
-use hikyaku::smtp::{StreamDepth, TlsPolicy};
+use hikyaku::shard::{ConnKey, Effect, Gauge, Now, Recovery, Shard, Step};
 use hikyaku::throttle::Registry;
 use hikyaku_spool::{Batch, Options, Spool};
-use hikyaku_tuning::{LimitRules, Profiles};
 
 use super::cpu;
 use super::peer::{self, Peer};
 use crate::workload::{Generator, Workload};
+use config::config;
+pub use spent::Spent;
 
 /// How sessions group their commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,68 +53,6 @@ pub struct TurnArgs {
     pub connections: u32,
     /// Messages delivered between two commits.
     pub per_commit: u32,
-}
-
-/// What the messages delivered so far have cost.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Spent {
-    /// Messages delivered, their marks durable.
-    pub messages: u64,
-    /// CPU of the shard, all of it.
-    pub shard: Duration,
-    /// Of it: commands carried out, which appends messages.
-    pub intake: Duration,
-    /// Of it: batches made, and what follows when they are durable.
-    pub batches: Duration,
-    /// Calls into the shard, each with both clocks read.
-    pub turns: u64,
-    /// CPU of writing the batches.
-    pub written: Duration,
-    /// CPU of the threads beside it: the spool's spare segments.
-    pub beside: Duration,
-    /// Batches.
-    pub commits: u64,
-    /// Bytes of all batches.
-    pub batch_bytes: u64,
-    /// Bytes of log lines.
-    pub log_bytes: u64,
-    /// Writes and reads that a driver would have made.
-    pub writes: u64,
-    /// See above.
-    pub reads: u64,
-}
-
-impl Spent {
-    /// What came since `earlier`.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        Self {
-            messages: self.messages - earlier.messages,
-            shard: self.shard - earlier.shard,
-            intake: self.intake - earlier.intake,
-            batches: self.batches - earlier.batches,
-            turns: self.turns - earlier.turns,
-            written: self.written - earlier.written,
-            beside: self.beside - earlier.beside,
-            commits: self.commits - earlier.commits,
-            batch_bytes: self.batch_bytes - earlier.batch_bytes,
-            log_bytes: self.log_bytes - earlier.log_bytes,
-            writes: self.writes - earlier.writes,
-            reads: self.reads - earlier.reads,
-        }
-    }
-
-    /// `total` of them, for each message.
-    #[must_use]
-    pub fn each(&self, total: u64) -> f64 {
-        total as f64 / self.messages.max(1) as f64
-    }
-
-    /// Microseconds of `time` for each message.
-    #[must_use]
-    pub fn us(&self, time: Duration) -> f64 {
-        cpu::us(time) / self.messages.max(1) as f64
-    }
 }
 
 struct Link {
@@ -498,47 +430,6 @@ fn now() -> Now {
         mono: clock::now(),
         wall: clock::wall(),
     }
-}
-
-/// As `hikyaku run` has it by default, with the limits of `hikyaku-bench load`; and whether the peer
-/// announces CHUNKING.
-fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Error>> {
-    let profiles = Profiles::builtin();
-    let (pipeline, depth) = match args.pipeline {
-        Pipeline::Transaction => ("transaction", 1),
-        Pipeline::Stream(depth) => ("stream", depth),
-    };
-    let limit = format!(
-        "*=connections={},connection-rate=unlimited,messages-per-connection=1000000,pipeline={pipeline}",
-        args.connections
-    );
-    let rules = LimitRules::new(vec![limit.parse()?], &profiles)?;
-    let config = ShardConfig {
-        sources: vec![EgressSource {
-            name: "0.0.0.0".into(),
-            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            ehlo: "out.test".into(),
-        }],
-        port: 25,
-        routes: Routes::parse(&[("*", "127.0.0.1:2525")])?,
-        sites: SiteLimits { profiles, rules },
-        retry: RetryPolicy::default(),
-        doubt: DoubtPolicy {
-            on_doubt: OnDoubt::Retry,
-            crashes_max: 0,
-        },
-        backoff: SiteBackoff::default(),
-        tls: TlsPolicy::Never,
-        deadlines: Deadlines::default(),
-        signer: None,
-        stream_depth: StreamDepth::new(depth),
-        stream_auto: None,
-        strict: false,
-        classifier: Classifier::builtin(),
-        connections: ConnectionCap::new(args.connections.saturating_mul(2)),
-        log_attempts: true,
-    };
-    Ok((config, depth > 1))
 }
 
 /// As `hikyaku-bench load` writes them.
