@@ -56,6 +56,8 @@ pub enum Command {
     Fulldisk(FulldiskArgs),
     /// Fill a drop directory with traps, kill the engine meanwhile, and see that each valid file is imported once
     Hostile(crate::hostile::HostileArgs),
+    /// Where the CPU time of a message goes: every stage alone, their sum, and a real run beside it
+    Budget(crate::budget::BudgetArgs),
 }
 
 /// `hikyaku-bench sink`.

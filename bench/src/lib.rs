@@ -16,6 +16,7 @@
 //! hikyaku-bench failcalls every call on a file or socket fails once, with every error: nothing lost
 //! hikyaku-bench fulldisk  a file system filled to the last byte under a running engine (root)
 //! hikyaku-bench hostile   a drop directory full of traps: valid files once, all others in quarantine
+//! hikyaku-bench budget    where the CPU time of a message goes: every stage alone, and a real run
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -23,6 +24,7 @@
 //! preferred to wall time. The criterion benches in `benches/` measure single parts.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod ceiling;
 pub mod cli;
 pub mod compare;

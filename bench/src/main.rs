@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Failcalls(args) => hikyaku_bench::failcalls::run(&args),
         Command::Fulldisk(args) => hikyaku_bench::fulldisk::run(&args),
         Command::Hostile(args) => hikyaku_bench::hostile::run(&args),
+        Command::Budget(args) => hikyaku_bench::budget::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
