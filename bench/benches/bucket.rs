@@ -4,23 +4,16 @@
 //! names. `contended` shares one path among as many threads as there are shards on this machine.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use hikyaku::throttle::{Bucket, Path, Registry};
+use hikyaku::throttle::Bucket;
 use hikyaku::time::Instant;
-use hikyaku_tuning::{Limits, Profiles, Rate};
+use hikyaku_bench::budget::parts::path;
+use hikyaku_tuning::Rate;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// More than the interval of [`LIMITED`]: every call is admitted.
 const STEP: u64 = 2_000;
 const LIMITED: &str = "1000000/s";
-
-fn path(rate: &str, connection_rate: &str) -> Arc<Path> {
-    let mut limits: Limits = *Profiles::builtin().default_limits();
-    limits.rate = Rate::parse(rate).expect("a rate");
-    limits.connection_rate = Rate::parse(connection_rate).expect("a rate");
-    Registry::new().path(Instant::default(), "source", "site", &limits)
-}
 
 /// A clock that moves by [`STEP`] each time it is read.
 fn clock() -> impl FnMut() -> Instant {

@@ -4,34 +4,13 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use hikyaku::mail::reply::{EnhancedCode, Reply};
-use hikyaku::outcome::{Classifier, Context, Event, Phase};
+use hikyaku::outcome::{Classifier, Event, Phase};
+use hikyaku_bench::budget::parts::{context, delivered, reply};
 
 fn classify(criterion: &mut Criterion) {
     let classifier = Classifier::builtin();
-    let context = |site| Context {
-        site,
-        source: Some([198, 51, 100, 7].into()),
-        ehlo: "out7.news.shop.example",
-        reverse_path: "bounce+c29tZXRva2Vu@news.shop.example",
-        recipient: "hanako.yamada@mail.receiver.example",
-    };
-    let reply = |code, enhanced: (u8, u16, u16), text: &str| Reply {
-        code,
-        enhanced: Some(EnhancedCode::new(enhanced.0, enhanced.1, enhanced.2)),
-        text: text.into(),
-    };
     let cases = [
-        (
-            "delivered",
-            "google",
-            Phase::Dot,
-            reply(
-                250,
-                (2, 0, 0),
-                "OK 1795290318 d2e1a72fcca58-7b12345 - gsmtp",
-            ),
-        ),
+        ("delivered", "google", Phase::Dot, delivered()),
         (
             "user_unknown",
             "",
@@ -68,7 +47,7 @@ fn classify(criterion: &mut Criterion) {
     ];
     let mut group = criterion.benchmark_group("classify");
     for (name, site, phase, reply) in &cases {
-        let context = context(*site);
+        let context = context(site);
         group.bench_function(*name, |bencher| {
             bencher.iter(|| {
                 classifier.classify(black_box(&context), *phase, Event::Reply(black_box(reply)))

@@ -6,12 +6,12 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use hikyaku::ingest::{Format, Limits, NewMessage, Parser, write_transaction};
+use hikyaku::ingest::{Format, write_transaction};
 use hikyaku::mail::address::Address;
 use hikyaku::mail::envelope::Envelope;
+use hikyaku_bench::budget::parse::{chunks, parse};
 
 const MESSAGES: usize = 1_000;
 const CONTENT_BYTES: usize = 4 << 10;
@@ -53,29 +53,6 @@ fn eml(line_end: &str) -> Vec<u8> {
     let mut file = "x-sender: bounces+news@out.test\r\nx-receiver: user1@mx1.test\r\n".to_owned();
     file.push_str(&String::from_utf8(content(1, false)).unwrap_or_default());
     file.replace("\r\n", line_end).into_bytes()
-}
-
-fn chunks(file: &[u8], chunk: usize) -> Vec<Arc<Vec<u8>>> {
-    file.chunks(chunk)
-        .map(|chunk| Arc::new(chunk.to_vec()))
-        .collect()
-}
-
-fn parse(format: Format, chunks: &[Arc<Vec<u8>>], out: &mut Vec<NewMessage>) {
-    let mut parser = Parser::new(format, Limits::default());
-    for chunk in chunks {
-        parser
-            .feed(black_box(chunk), out)
-            .expect("the bench's own file is valid");
-        // As the ingestion loop does: what is out goes on before the next chunk.
-        if format == Format::Bsmtp {
-            black_box(&*out);
-            out.clear();
-        }
-    }
-    black_box(parser.finish(out).expect("the bench's own file is valid"));
-    black_box(&*out);
-    out.clear();
 }
 
 fn bench(criterion: &mut Criterion) {

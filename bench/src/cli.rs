@@ -58,6 +58,8 @@ pub enum Command {
     Hostile(crate::hostile::HostileArgs),
     /// A job of many rows from template to sink: every message looked at, killed in the middle if asked
     Job(crate::job::JobArgs),
+    /// Where the CPU time of a message goes: every stage alone, their sum, and a real run beside it
+    Budget(crate::budget::BudgetArgs),
 }
 
 /// `hikyaku-bench sink`.

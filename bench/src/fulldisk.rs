@@ -24,6 +24,7 @@ use clap::Args;
 use hikyaku::sink::ledger;
 use serde_json::{Value, json};
 
+use crate::image::Image;
 use crate::process::Watched;
 use crate::programs::{SinkProcess, engine_path};
 
@@ -59,26 +60,24 @@ pub fn run(args: &FulldiskArgs) -> Result<bool, Box<dyn Error>> {
         println!("seed: none is needed");
     }
     let engine = engine_path(args.engine.as_deref())?;
-    if !rustix::process::geteuid().is_root() {
-        return Err("a file system cannot be mounted: run as root".into());
-    }
     let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let mut dir = tempfile::Builder::new()
         .prefix("hikyaku-fulldisk-")
         .tempdir_in(base)?;
     let mut account = Account::default();
-    let mount = Mount::new(dir.path(), args.size)?;
+    let mut image = Image::make(dir.path(), args.size << 20)?;
+    image.mount()?;
     let outcome = Scene {
         args,
         engine: &engine,
         dir: dir.path(),
-        disk: &mount.at,
+        disk: image.mount_point(),
     }
     .play(&mut account);
     if let Err(error) = outcome {
         account.faults.push(format!("the harness: {error}"));
     }
-    drop(mount);
+    drop(image);
     let clean = account.faults.is_empty();
     if !clean {
         dir.disable_cleanup(true);
@@ -86,60 +85,6 @@ pub fn run(args: &FulldiskArgs) -> Result<bool, Box<dyn Error>> {
     }
     account.print(args.json);
     Ok(clean)
-}
-
-/// A mounted file system, unmounted whatever happens.
-struct Mount {
-    at: PathBuf,
-}
-
-impl Mount {
-    fn new(dir: &Path, mib: u64) -> Result<Self, Box<dyn Error>> {
-        let (image, at) = (dir.join("disk.img"), dir.join("disk"));
-        File::create(&image)?.set_len(mib << 20)?;
-        fs::create_dir(&at)?;
-        // No reserve for root, who fills it here.
-        tool(
-            Command::new("mkfs.ext4")
-                .args(["-q", "-m", "0"])
-                .arg(&image),
-        )?;
-        tool(
-            Command::new("mount")
-                .args(["-o", "loop"])
-                .arg(&image)
-                .arg(&at),
-        )?;
-        Ok(Self { at })
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        for lazily in [false, true] {
-            let mut command = Command::new("umount");
-            if lazily {
-                command.arg("--lazy");
-            }
-            if tool(command.arg(&self.at)).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(300));
-        }
-    }
-}
-
-fn tool(command: &mut Command) -> Result<(), Box<dyn Error>> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("{name}: {error}"))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim()).into())
-    }
 }
 
 #[derive(Default)]

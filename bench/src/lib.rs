@@ -17,6 +17,7 @@
 //! hikyaku-bench fulldisk  a file system filled to the last byte under a running engine (root)
 //! hikyaku-bench job       a job of many rows: every message looked at, copies the same to the byte
 //! hikyaku-bench hostile   a drop directory full of traps: valid files once, all others in quarantine
+//! hikyaku-bench budget    where the CPU time of a message goes: every stage alone, and a real run
 //! ```
 //!
 //! Like is compared with like: every figure stands beside the [`workload`]'s checksum, several runs
@@ -24,6 +25,7 @@
 //! preferred to wall time. The criterion benches in `benches/` measure single parts.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod ceiling;
 pub mod cli;
 pub mod compare;
@@ -34,6 +36,7 @@ pub mod flip;
 pub mod fulldisk;
 pub mod hostile;
 pub mod job;
+mod image;
 pub mod load;
 pub mod powercut;
 pub mod process;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Fulldisk(args) => hikyaku_bench::fulldisk::run(&args),
         Command::Hostile(args) => hikyaku_bench::hostile::run(&args),
         Command::Job(args) => hikyaku_bench::job::run(&args),
+        Command::Budget(args) => hikyaku_bench::budget::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -472,7 +472,7 @@ mod tests {
             };
             let spool = Spool::open(&dir.path().join("spool"), &options).expect("opens");
             let mut left = 0;
-            for id in spool.log_ids() {
+            for id in spool.log_ids().expect("lists") {
                 let (log, recovered) = spool.open_log(id, 0).expect("opens");
                 assert_eq!(recovered.report.damage, []);
                 assert!(recovered.submissions.iter().all(|of| of.accepted));

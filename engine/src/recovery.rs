@@ -123,7 +123,7 @@ pub fn open_logs(
     wall: WallTime,
     threads: Threads,
 ) -> Result<OpenedLogs, SpoolError> {
-    let mut ids: Vec<u16> = spool.log_ids();
+    let mut ids = spool.log_ids()?;
     ids.extend(0..shards);
     ids.sort_unstable();
     ids.dedup();

@@ -115,8 +115,10 @@ impl Spool {
         })
     }
 
-    /// Numbers of the logs that exist, in order. All of them must be opened and drained, whatever the number of cores.
-    pub fn log_ids(&self) -> Vec<u16> {
+    /// Numbers of the logs that exist, in order. All of them must be opened and drained, whatever the number of cores: one
+    /// that were left out would keep its mail, and be missing from the receipts of what other logs have a part of. So a
+    /// directory that cannot be read is an error, not an empty one.
+    pub fn log_ids(&self) -> Result<Vec<u16>, SpoolError> {
         log_ids(&self.dir)
     }
 
@@ -149,8 +151,8 @@ impl Spool {
 }
 
 /// Numbers of the logs in a spool directory, in order.
-pub(crate) fn log_ids(dir: &Path) -> Vec<u16> {
-    let entries = disk::list(dir).unwrap_or_default();
+pub(crate) fn log_ids(dir: &Path) -> Result<Vec<u16>, SpoolError> {
+    let entries = disk::list(dir).map_err(SpoolError::io("list", dir))?;
     let mut ids: Vec<u16> = entries
         .iter()
         .filter_map(|path| {
@@ -160,7 +162,7 @@ pub(crate) fn log_ids(dir: &Path) -> Vec<u16> {
         })
         .collect();
     ids.sort_unstable();
-    ids
+    Ok(ids)
 }
 
 /// The spool's uuid from FORMAT, which is written on first use, and anew when it is of an earlier version: nothing of
@@ -170,7 +172,7 @@ fn read_format(dir: &Path) -> Result<u128, SpoolError> {
     match known_format(dir)? {
         Some((FORMAT_VERSION, uuid)) => Ok(uuid),
         Some((_, uuid)) => write_format(dir, &path, || Ok(uuid)),
-        None if log_ids(dir).is_empty() => write_format(dir, &path, random_u128),
+        None if log_ids(dir)?.is_empty() => write_format(dir, &path, random_u128),
         // A directory with logs but without FORMAT has lost it: a new uuid would make every segment a stranger.
         None => Err(SpoolError::Format { path }),
     }
@@ -267,9 +269,43 @@ fn check_filesystem(dir: &Path) -> Result<(), SpoolError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::{fs, io};
 
     use super::*;
+    use crate::faults::{Call, Observer, install_here};
+
+    /// Fails the first listing of a directory.
+    struct Unlisted(Cell<bool>);
+
+    impl Observer for Unlisted {
+        fn before(&self, call: &Call<'_>) -> io::Result<()> {
+            if matches!(call, Call::Read(path) if path.is_dir()) && !self.0.replace(true) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            Ok(())
+        }
+    }
+
+    /// Found by the simulation, seed 216742: logs that nobody opened, and a receipt without their part.
+    #[test]
+    fn a_directory_that_cannot_be_read_is_not_empty() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        fs::create_dir(dir.path().join("shard-0001")).expect("mkdir");
+        let fail = || install_here(Some(Rc::new(Unlisted(Cell::new(false)))));
+        fail();
+        assert!(matches!(log_ids(dir.path()), Err(SpoolError::Io { .. })));
+        assert_eq!(log_ids(dir.path()).expect("lists"), [1]);
+        // Nor is it one for a new FORMAT, by which its segments would be strangers.
+        fail();
+        assert!(matches!(
+            read_format(dir.path()),
+            Err(SpoolError::Io { .. })
+        ));
+        install_here(None);
+        assert!(!dir.path().join("FORMAT").exists());
+    }
 
     #[test]
     fn options_are_bounded() {

@@ -622,6 +622,11 @@ impl Log {
                 envelope,
                 content,
             }),
+            // What was damaged is another segment, of which a copy was kept.
+            _ if MessageHead::is_lost(record.payload) => Err(SpoolError::Corrupt {
+                path: self.segment(spot.segment).path.to_path_buf(),
+                offset: spot.offset.into(),
+            }),
             _ => Err(self.corrupt(spot)),
         }
     }

@@ -57,10 +57,13 @@ impl Log {
 
     pub(crate) fn spares_wanted(&self) -> usize {
         let for_marks = self.reserved().div_ceil(self.usable());
+        // Where no segment is written on, the next record takes a spare, and the headroom is what is left.
+        let next = usize::from(self.segments.back().is_none_or(|active| active.sealed));
         let wanted = self
             .options
             .spares
-            .saturating_add(usize::try_from(for_marks).unwrap_or(usize::MAX));
+            .saturating_add(usize::try_from(for_marks).unwrap_or(usize::MAX))
+            .saturating_add(next);
         let segments_max = self.options.log_bytes_max / self.options.segment_bytes;
         let wanted = wanted.min(
             usize::try_from(segments_max)

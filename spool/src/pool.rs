@@ -4,7 +4,7 @@
 //! allocation, and a commit into it no journal transaction. So "no space left" can happen here and nowhere else; it is
 //! reported and retried with growing pauses, and `Room` tells callers to slow down.
 //!
-//! Freed segments come back here. Their header is blanked and flushed, strictly in the order in which they were freed: a
+//! Freed segments come back here. Their header is marked and flushed, strictly in the order in which they were freed: a
 //! freed segment that came back to life after a crash while a younger one was gone would revive messages whose marks are
 //! lost.
 
@@ -23,10 +23,9 @@ use rustix::fs::Advice;
 use crate::disk;
 use crate::error::SpoolError;
 use crate::faults::{self, point};
-use crate::files::Name;
 use crate::lock::lock_segment;
 use crate::map::ReadMap;
-use crate::segment::{BLOCK, freed_block};
+use crate::segment::{BLOCK, SegmentHeader};
 
 /// One write of zeros. Also how often a stop is noticed.
 const FILL_BYTES: usize = 1 << 20;
@@ -48,8 +47,16 @@ pub(crate) struct Spare {
 #[derive(Debug)]
 enum Request {
     Make,
-    Recycle(PathBuf, File),
-    Remove(PathBuf, File),
+    Recycle(Freed),
+    Remove(Freed),
+}
+
+/// A segment that nothing is needed of any more.
+#[derive(Debug)]
+pub(crate) struct Freed {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    pub(crate) header: SegmentHeader,
 }
 
 #[derive(Debug)]
@@ -214,13 +221,13 @@ impl Pool {
     }
 
     /// Gives a freed segment back; its map is gone already. One of another size is of no use as a spare.
-    pub(crate) fn give_back(&mut self, path: PathBuf, file: File, usable: bool, wanted: usize) {
+    pub(crate) fn give_back(&mut self, freed: Freed, usable: bool, wanted: usize) {
         // Spares that are still to be made do not count: on a full disk they never are, and then this one is worth more.
         if usable && self.ready.len() + self.freed < wanted + RECYCLED_MAX {
             self.freed += 1;
-            self.send(Request::Recycle(path, file));
+            self.send(Request::Recycle(freed));
         } else {
-            self.send(Request::Remove(path, file));
+            self.send(Request::Remove(freed));
         }
     }
 
@@ -296,10 +303,8 @@ impl Work {
         }
         // Freed ones first: they need no space.
         let done = match self.freed.front_mut() {
-            Some(Request::Recycle(path, file)) => self.maker.recycle(path, file).map(Event::Ready),
-            Some(Request::Remove(path, file)) => {
-                self.maker.remove(path, file).map(|()| Event::Removed)
-            }
+            Some(Request::Recycle(freed)) => self.maker.recycle(freed).map(Event::Ready),
+            Some(Request::Remove(freed)) => self.maker.remove(freed).map(|()| Event::Removed),
             _ if self.wanted > 0 => self.maker.make().map(Event::Ready),
             _ => return None,
         };
@@ -404,18 +409,18 @@ impl Maker {
         Ok(())
     }
 
-    fn recycle(&mut self, path: &mut PathBuf, file: &File) -> io::Result<Spare> {
-        blank_header(file, path)?;
+    fn recycle(&mut self, freed: &mut Freed) -> io::Result<Spare> {
+        freed.mark()?;
         point("spool.blanked");
-        let file = file.try_clone()?;
-        self.publish(path)?;
+        let file = freed.file.try_clone()?;
+        self.publish(&mut freed.path)?;
         point("spool.recycled");
-        self.spare(path.clone(), file, true)
+        self.spare(freed.path.clone(), file, true)
     }
 
-    fn remove(&self, path: &Path, file: &File) -> io::Result<()> {
-        blank_header(file, path)?;
-        match disk::remove(path) {
+    fn remove(&self, freed: &Freed) -> io::Result<()> {
+        freed.mark()?;
+        match disk::remove(&freed.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -443,14 +448,12 @@ impl Maker {
     }
 }
 
-/// Makes a segment's former content unreadable, durably.
-fn blank_header(file: &File, path: &Path) -> io::Result<()> {
-    let first_seq = match Name::of(path) {
-        Name::Segment(seq) => seq,
-        _ => 0,
-    };
-    disk::write(file, path, &freed_block(first_seq), 0)?;
-    disk::sync_data(file, path)
+impl Freed {
+    /// Says in its header that what follows is not to be read, durably.
+    fn mark(&self) -> io::Result<()> {
+        disk::write(&self.file, &self.path, &self.header.freed(), 0)?;
+        disk::sync_data(&self.file, &self.path)
+    }
 }
 
 /// Names lives of segments and spools; not a secret.

@@ -12,6 +12,7 @@ use crate::faults::point;
 use crate::files::keep;
 use crate::log::{Log, Move, Moved, Room};
 use crate::mark::Tally;
+use crate::pool::Freed;
 use crate::record::{self, FLAG_ACCEPTED, FLAG_RESTATED, Head, Kind, MessageHead};
 use crate::segment::{BLOCK, Segment};
 use crate::table::MessageRef;
@@ -28,7 +29,8 @@ pub struct Reclaimed {
     pub freed_segments: u32,
     /// Messages that were copied forward. Their references stay valid.
     pub moved_messages: u32,
-    /// Messages that could not be read when they were to be moved: append a mark `Held` for each of their recipients.
+    /// Messages that could not be read when they were to be moved: append a mark `Held` for each of their recipients. Until
+    /// then they are alive and unreadable, and keep no segment: what is known of them was moved.
     pub damaged: Vec<MessageRef>,
     /// There is more to do: call again after the next commit.
     pub more: bool,
@@ -71,7 +73,6 @@ impl Log {
             match self.evacuate(&mut done) {
                 Step::Free => self.free_oldest(&mut done),
                 Step::Wait => {
-                    // A segment that only waits for damaged messages to be held needs no further calls.
                     done.more = self.forming_seq() > self.durable_seq();
                     return done;
                 }
@@ -199,22 +200,25 @@ impl Log {
     }
 
     /// Appends the message again, with the state of its recipients. None when there is no room, false when it cannot be
-    /// read.
+    /// read: its place is then taken by a head that says so. Left where it is it would keep its segment, and with that,
+    /// where the log cannot grow, the room of all that waits, until its turn comes, which may need that room.
     fn move_message(&mut self, at: MessageRef) -> Option<bool> {
         let Some(entry) = self.table.entry(at) else {
             return Some(true);
         };
         let (spot, recipients, of) = (entry.spot, entry.recipients, entry.submission);
-        let Ok(record) = self.record(spot) else {
-            return Some(false);
-        };
-        if MessageHead::decode(record.payload).is_none_or(|(head, ..)| head.seq != at.seq()) {
-            return Some(false);
-        }
-        let known = self.table.submission(of).accepted || record.flags & FLAG_ACCEPTED != 0;
+        let submission = *self.table.submission(of);
+        let whole = self.record(spot).ok().filter(|record| {
+            MessageHead::decode(record.payload).is_some_and(|(head, ..)| head.seq == at.seq())
+        });
+        let is_whole = whole.is_some();
+        let known = submission.accepted || whole.is_some_and(|r| r.flags & FLAG_ACCEPTED != 0);
         let flags = FLAG_RESTATED | if known { FLAG_ACCEPTED } else { 0 };
         // One copy more than at append: the map cannot stay borrowed while the batch is changed. Moving is rare.
-        let payload = record.payload.to_vec();
+        let payload = match whole {
+            Some(record) => record.payload.to_vec(),
+            None => MessageHead::lost(at.seq(), submission.id).to_vec(),
+        };
         let head = Head {
             flags,
             extra: recipients,
@@ -246,7 +250,7 @@ impl Log {
             spot,
         });
         point("spool.moved");
-        Some(true)
+        Some(is_whole)
     }
 
     /// Appends what the log must not forget about a submission. False when there is no room, or its ACCEPT is not readable
@@ -326,8 +330,12 @@ impl Log {
             let usable = map.bytes().len() as u64 == self.options.segment_bytes;
             drop(map);
             let wanted = self.spares_wanted();
-            self.pool
-                .give_back(path.to_path_buf(), file, usable, wanted);
+            let freed = Freed {
+                path: path.to_path_buf(),
+                file,
+                header,
+            };
+            self.pool.give_back(freed, usable, wanted);
             done.freed_segments += 1;
         }
     }

@@ -195,6 +195,25 @@ pub(crate) struct MessageHead {
 
 impl MessageHead {
     pub(crate) const BYTES: usize = 32;
+    /// As the length of the envelope, with nothing behind the head: the message could not be read when it was to be copied.
+    const LOST: u32 = u32::MAX;
+
+    /// The head that stands for a message which cannot be read any more, and cannot be read itself.
+    pub(crate) fn lost(seq: u64, submission: u128) -> [u8; Self::BYTES] {
+        let envelope_bytes = Self::LOST;
+        Self {
+            seq,
+            submission,
+            envelope_bytes,
+        }
+        .encode(&[])
+    }
+
+    /// Whether it was written by [`Self::lost`].
+    pub(crate) fn is_lost(payload: &[u8]) -> bool {
+        payload.len() == Self::BYTES
+            && Self::decode_head(payload).is_some_and(|head| head.envelope_bytes == Self::LOST)
+    }
 
     /// The head of a message with this envelope, whose length it names.
     pub(crate) fn encode(self, envelope: &[u8]) -> [u8; Self::BYTES] {

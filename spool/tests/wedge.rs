@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use common::{mark, small};
 use hikyaku_spool::faults::{self, Call, Observer};
-use hikyaku_spool::{Full, Log, MessageRef, Options, Recovered, Room, Spool, Verdict};
+use hikyaku_spool::{Full, Log, MessageRef, Options, Recovered, Room, Spool, SpoolError, Verdict};
 use proptest::prelude::*;
 
 /// So many segments can be made, no more.
@@ -59,6 +59,14 @@ fn open(dir: &std::path::Path) -> (Log, Recovered) {
 
 /// Commits and reclaims, as the engine does; false when something still waits after so many commits.
 fn settle(log: &mut Log, commits: u32) -> bool {
+    let (settled, damaged) = settled(log, commits);
+    assert!(damaged.is_empty());
+    settled
+}
+
+/// The same, and the messages that could not be read.
+fn settled(log: &mut Log, commits: u32) -> (bool, Vec<MessageRef>) {
+    let mut damaged = Vec::new();
     let mut idle = 0;
     for _ in 0..commits {
         match log.take_batch(1_000) {
@@ -70,13 +78,14 @@ fn settle(log: &mut Log, commits: u32) -> bool {
             None => idle += 1,
         }
         let reclaimed = log.reclaim();
-        assert!(reclaimed.damaged.is_empty());
+        damaged.extend(reclaimed.damaged);
         // What was freed is a spare at the next look.
         if idle > 2 {
-            return log.durable_seq() >= log.forming_seq() && !reclaimed.more;
+            let all = log.durable_seq() >= log.forming_seq() && !reclaimed.more;
+            return (all, damaged);
         }
     }
-    false
+    (false, damaged)
 }
 
 /// Enough to go through all segments a few times.
@@ -162,6 +171,87 @@ fn marks_one_by_one_never_end() {
         assert_eq!(log.recipients_left(), 0);
         assert_eq!(recovered.submissions[0].tally.delivered as usize, whole);
     }
+}
+
+/// Flips a bit of the first place in a segment that says this.
+fn flip(dir: &std::path::Path, text: &[u8]) {
+    for path in common::segments(dir) {
+        let mut bytes = std::fs::read(&path).expect("readable");
+        if let Some(at) = bytes.windows(text.len()).position(|here| here == text) {
+            bytes[at] ^= 1;
+            return std::fs::write(&path, bytes).expect("writable");
+        }
+    }
+    panic!("it is nowhere");
+}
+
+/// Found by the simulation, seed 229752: a log on a full disk whose newest segment is damaged, with two spares.
+#[test]
+fn room_comes_back_when_the_newest_segment_is_not_written_on() {
+    let options = Options {
+        spares: 2,
+        ..options()
+    };
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let open = || {
+        let spool = Spool::open(dir.path(), &options).expect("spool opens");
+        spool.open_log(0, 0).expect("log opens")
+    };
+    let (mut log, _) = open();
+    let at = log.append_message(1, 1, b"e", &[b"some text"]);
+    log.append_mark(mark(at.expect("room"), 0, Verdict::Delivered));
+    assert!(settle(&mut log, COMMITS));
+    drop(log);
+    flip(dir.path(), b"some text");
+    let disk = Disk::with(0);
+    let (mut log, recovered) = open();
+    assert!(!recovered.report.damage.is_empty());
+    assert_eq!(log.room(), Room::Closed);
+    drop(disk);
+    assert!(settle(&mut log, COMMITS));
+    assert_eq!(log.room(), Room::Open);
+    log.append_message(2, 1, b"e", &[b"more"]).expect("room");
+}
+
+/// Found by the simulation, seed 232097: a message that could not be read pinned its segment, marks waited for the room
+/// that it kept, in-doubt slots for the marks, and its own turn for a slot.
+#[test]
+fn a_message_that_cannot_be_read_keeps_no_mark_waiting() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let _disk = Disk::with(3);
+    let (mut log, _) = open(dir.path());
+    log.append_accept(1, b"info").expect("room");
+    let bad = log.append_message(1, 2, b"e", &[b"some text"]);
+    let bad = bad.expect("room");
+    assert!(settle(&mut log, COMMITS));
+    let all = fill(&mut log, 4000, 1);
+    flip(dir.path(), b"some text");
+    log.append_mark(mark(bad, 0, Verdict::Delivered));
+    let mut told = 0;
+    for (at, recipient) in all {
+        log.append_mark(mark(at, recipient, Verdict::Delivered));
+        let (settled, damaged) = settled(&mut log, COMMITS);
+        assert!(settled, "a mark waits for ever");
+        assert!(damaged.iter().all(|at| *at == bad));
+        told += damaged.len();
+    }
+    assert!(told > 0, "all segments were gone through");
+    assert_eq!(log.room(), Room::Open);
+    assert!(matches!(log.message(bad), Err(SpoolError::Corrupt { .. })));
+    assert!(log.envelope(bad).is_err());
+    drop(log);
+    // It is still one that waits, and is still not readable.
+    let (mut log, recovered) = open(dir.path());
+    assert!(recovered.report.damage.is_empty());
+    let left: Vec<_> = log.live_messages().map(|live| live.at).collect();
+    assert_eq!((left.len(), log.recipients_left()), (1, 1));
+    assert!(matches!(
+        log.message(left[0]),
+        Err(SpoolError::Corrupt { .. })
+    ));
+    assert!(log.append_mark(mark(left[0], 1, Verdict::Held)));
+    let kept = std::fs::read_dir(dir.path().join("quarantine"));
+    assert!(kept.expect("list").count() > 0, "and a copy is kept");
 }
 
 proptest! {

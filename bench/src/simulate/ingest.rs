@@ -373,7 +373,8 @@ impl World {
                 .position(|file| file.name == acceptance.file);
             match file {
                 Some(file) => self.ledger.ended(file, tally)?,
-                None if self.ledger.rotten => {}
+                // Its acceptance could not be read: the receipt has its number for a name, and says who is held.
+                None if self.ledger.rotten => self.ledger.named |= tally.held > 0,
                 None => {
                     return Err(Broken(format!(
                         "a receipt for {}, which nobody dropped",

@@ -440,7 +440,10 @@ impl World {
         self.process = None;
         let spool = Spool::open(&self.spool_dir(), &self.options())
             .map_err(|error| Broken(format!("P11: {error}")))?;
-        for id in spool.log_ids() {
+        let ids = spool
+            .log_ids()
+            .map_err(|error| Broken(format!("P11: {error}")))?;
+        for id in ids {
             let (log, recovered) = spool
                 .open_log(id, self.wall().unix_millis())
                 .map_err(|error| Broken(format!("P11: {error}")))?;

@@ -29,7 +29,8 @@ fn fifty_seeds_keep_every_promise() {
 fn what_was_broken_stays_mended() {
     let seeds = [
         162, 256, 974, 1043, 1088, 1143, 101_694, 104_864, 105_148, 105_188, 201_187, 203_508,
-        206_273, 210_089,
+        206_273, 210_089, 285_858, 216_742, 220_631, 229_752, 232_097, 271_037, 275_838, 275_855, 282_170,
+        286_227,
     ];
     for number in seeds {
         assert_eq!(seed(number).broken, None, "seed {number}");

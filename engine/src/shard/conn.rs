@@ -169,21 +169,22 @@ impl Shard {
                 site.not_before = site.not_before.max(now.mono.after(PORT_WAIT));
                 self.close_conn(now, key);
             }
-            Err(failure) => {
-                let (event, text) = match failure {
-                    ConnectFailure::Refused => (Event::Refused, "connection refused"),
-                    ConnectFailure::Reset => (Event::Reset, "connection reset while connecting"),
-                    ConnectFailure::Unreachable
-                    | ConnectFailure::Local
-                    | ConnectFailure::NoPort => (
-                        Event::Unreachable,
-                        "host unreachable from this source address",
-                    ),
-                };
-                self.candidate_failed(now, key, Phase::Connect, event, text);
-                self.close_conn(now, key);
+            Err(ConnectFailure::Refused) => {
+                self.not_connected(now, key, Event::Refused, "connection refused");
+            }
+            Err(ConnectFailure::Reset) => {
+                self.not_connected(now, key, Event::Reset, "connection reset while connecting");
+            }
+            Err(ConnectFailure::Unreachable) => {
+                let text = "host unreachable from this source address";
+                self.not_connected(now, key, Event::Unreachable, text);
             }
         }
+    }
+
+    fn not_connected(&mut self, now: Now, key: ConnKey, event: Event<'_>, text: &str) {
+        self.candidate_failed(now, key, Phase::Connect, event, text);
+        self.close_conn(now, key);
     }
 
     /// Bytes came from the peer.
@@ -273,16 +274,12 @@ impl Shard {
     /// A timer of this connection fired: its deadline passed, or has moved on meanwhile.
     pub(super) fn on_deadline(&mut self, now: Now, key: ConnKey) {
         let Some(conn) = self.conn(key) else { return };
-        if conn.deadline > now.mono {
-            conn.armed = conn.deadline;
-            let at = conn.deadline;
-            self.arm(at, Timer::Conn(key));
-            return;
-        }
         if now.mono.since(conn.deadline) >= STALLED {
             // Not the peer was slow: this process did not run (stopped, or a machine asleep). Its
             // reply may lie in the socket, so there is one more look before a verdict.
             conn.deadline = now.mono.after(GRACE);
+        }
+        if conn.deadline > now.mono {
             conn.armed = conn.deadline;
             let at = conn.deadline;
             self.arm(at, Timer::Conn(key));
@@ -291,16 +288,7 @@ impl Shard {
         conn.armed = Instant::FAR_FUTURE;
         let idle = conn.idle;
         match &mut conn.session {
-            None => {
-                self.candidate_failed(
-                    now,
-                    key,
-                    Phase::Connect,
-                    Event::Timeout,
-                    "connection timed out",
-                );
-                self.close_conn(now, key);
-            }
+            None => self.not_connected(now, key, Event::Timeout, "connection timed out"),
             Some(_) if idle => {
                 if now.mono >= conn.idle_until || self.is_wanted_elsewhere(now, key) {
                     return self.quit(now, key);

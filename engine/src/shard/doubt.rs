@@ -175,17 +175,7 @@ impl Shard {
         for (message, recipient, attempt) in held {
             let reason = HoldReason::InDoubt;
             self.log_held(now, index, message, recipient, attempt, reason);
-            let doubt = InDoubtRecipient {
-                message,
-                recipient,
-                attempt,
-                state: Doubt::Sent,
-                code: 0,
-                crashes: 0,
-                noted: true,
-            };
-            self.end_restored(index, &doubt, Verdict::Held, 0);
-            gauge::add(&self.gauge.held, 1);
+            self.hold_restored(index, message, recipient, attempt);
         }
     }
 
@@ -203,6 +193,11 @@ impl Shard {
             seq: message.seq(),
         };
         tracing::error!(message = %id, recipient, "held: the message cannot be read");
+        self.hold_restored(index, message, recipient, attempt);
+    }
+
+    /// A recipient that nothing is known of but that it waits is held instead.
+    fn hold_restored(&mut self, index: usize, message: MessageRef, recipient: u32, attempt: u16) {
         let doubt = InDoubtRecipient {
             message,
             recipient,

@@ -100,14 +100,18 @@ impl Shard {
         event: Event<'_>,
         text: &str,
     ) {
-        if self.domains.get(entry.domain).name.is_empty() {
-            // Its message could not be read when its domain was wanted (see `intake.rs`): that is our
-            // trouble, and no reason to bounce anybody.
-            let message = &self.messages[entry.message.0 as usize];
-            let (store, at) = (usize::from(message.store), message.at());
-            if let Err(error) = self.stores[store].log.message(at).map(drop) {
-                return self.hold(entry, &error);
-            }
+        // A message that cannot be read, now or when its domain was wanted (see `intake.rs`), is our
+        // trouble, and no reason to bounce anybody: nor could the line say whom.
+        let message = &self.messages[entry.message.0 as usize];
+        let (store, at) = (usize::from(message.store), message.at());
+        let log = &self.stores[store].log;
+        let read = if self.domains.get(entry.domain).name.is_empty() {
+            log.message(at).map(drop)
+        } else {
+            log.envelope(at).map(drop)
+        };
+        if let Err(error) = read {
+            return self.hold(entry, &error);
         }
         let row = self.row_of(entry);
         let attempt = Attempt {

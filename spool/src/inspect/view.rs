@@ -109,7 +109,7 @@ pub fn look(dir: &Path) -> Result<Inspection, SpoolError> {
     };
     let holder = likely_holder(dir);
     let mut buffer = Vec::new();
-    let logs = log_ids(dir)
+    let logs = log_ids(dir)?
         .into_iter()
         .map(|id| look_until_sure(dir, uuid, id, &mut buffer))
         .collect::<Result<_, _>>()?;
