@@ -363,14 +363,23 @@ fn start(args: &JobArgs, engine: &Path, dir: &Path, sink: &str) -> Result<Watche
 fn named_in(log: &Path) -> std::io::Result<u64> {
     let mut named = 0;
     for entry in fs::read_dir(log)? {
-        let text = fs::read(entry?.path())?;
+        let entry = entry?;
+        // A report of a recovery lies beside it, and names them once more.
+        if !entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("hikyaku.jsonl")
+        {
+            continue;
+        }
+        let text = fs::read(entry.path())?;
         let wanted = b"\"possible_duplicate\":true";
-        named += memmem(&text, wanted);
+        named += lines_with(&text, wanted);
     }
     Ok(named)
 }
 
-fn memmem(text: &[u8], wanted: &[u8]) -> u64 {
+fn lines_with(text: &[u8], wanted: &[u8]) -> u64 {
     let first = text.split(|&byte| byte == b'\n');
     first
         .filter(|line| line.windows(wanted.len()).any(|part| part == wanted))

@@ -32,7 +32,7 @@ pub enum Command {
     /// Deliver what lies in the drop directory
     Run(Box<RunArgs>),
     /// Put messages into a drop directory so that the engine never sees half a file
-    Drop(DropArgs),
+    Drop(Box<DropArgs>),
     /// Check the settings and the host without delivering anything
     Check(CheckArgs),
     /// Show what an engine is doing: what waits, rates, and what is short
@@ -280,11 +280,11 @@ pub enum TlsChoice {
 #[command(after_help = DROP_EXAMPLES)]
 pub struct DropArgs {
     /// Drop directory of the engine; it must exist
-    #[arg(long, value_name = "DIR")]
-    pub drop: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["preview", "job_example"])]
+    pub drop: Option<PathBuf>,
     /// What to put there: a message, an mbox file, a Maildir, batch SMTP (*.bsmtp), or `-` for a
     /// message or an mbox file on standard input
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required_unless_present_any = ["job", "job_example"])]
     pub files: Vec<PathBuf>,
     /// Take every FILE for a Maildir, whatever it looks like
     #[arg(long, conflicts_with = "mbox", help_heading = "Input")]
@@ -306,9 +306,9 @@ pub struct DropArgs {
     /// reverse-path from From
     #[arg(long, help_heading = "Envelope")]
     pub to_header: bool,
-    /// Job that all messages belong to
+    /// Job id of all messages, for the log
     #[arg(long, value_name = "NAME", help_heading = "Envelope")]
-    pub job: Option<String>,
+    pub job_id: Option<String>,
     /// Envelope identifier of all messages (RFC 3461)
     #[arg(long, value_name = "ID", help_heading = "Envelope")]
     pub envid: Option<String>,
@@ -320,6 +320,43 @@ pub struct DropArgs {
     /// another file under it is refused, for 7 days
     #[arg(long, value_name = "KEY", help_heading = "Envelope")]
     pub key: Option<String>,
+
+    /// Drop the job in DIR: job.toml, the files that it names, and the recipients. Everything is checked
+    /// first, and every message made once
+    #[arg(long, value_name = "DIR", help_heading = "Jobs", conflicts_with_all = [
+        "files", "maildir", "mbox", "message_size_max", "from", "to", "to_header", "job_id", "envid", "egress",
+        "key", "batch",
+    ])]
+    pub job: Option<PathBuf>,
+    /// Show the message of row N (from 1) as it would be sent, and drop nothing
+    #[arg(long, value_name = "N", requires = "job", conflicts_with = "wait", help_heading = "Jobs",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub preview: Option<u64>,
+    /// Show its octets, undecoded
+    #[arg(
+        long,
+        requires = "preview",
+        conflicts_with = "json",
+        help_heading = "Jobs"
+    )]
+    pub raw: bool,
+    /// Also write it to FILE, which must not exist
+    #[arg(long, value_name = "FILE", requires = "preview", help_heading = "Jobs")]
+    pub write: Option<PathBuf>,
+    /// Spool of the engine, whose secret tokens are made with [default: a secret for previews]
+    #[arg(long, value_name = "DIR", requires = "preview", help_heading = "Jobs")]
+    pub spool: Option<PathBuf>,
+    /// Check templates, but do not make every message
+    #[arg(
+        long,
+        requires = "job",
+        conflicts_with = "preview",
+        help_heading = "Jobs"
+    )]
+    pub no_render: bool,
+    /// Write a job that works and explains every key of job.toml to DIR, and drop nothing
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["job", "files", "drop", "wait"], help_heading = "Jobs")]
+    pub job_example: Option<PathBuf>,
 
     /// Messages to one drop file, which is then batch SMTP [default: each message a file of its own]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -342,6 +379,9 @@ Examples:
   hikyaku drop --drop drop --from news@example.com --to a@example.net --to b@example.org - < news.eml
   hikyaku drop --drop drop --to-header ~/Maildir --batch 1000
   hikyaku drop --drop drop --mbox archive --wait=final --timeout 10m
+  hikyaku drop --job-example spring
+  hikyaku drop --job spring --preview 2
+  hikyaku drop --job spring --drop drop
 
 Either every message is dropped or, if one of them would be refused, none.
 Status: 0 done, 1 refused or failed, 2 wrong usage, 3 not all delivered, or --timeout passed.";
@@ -357,7 +397,11 @@ pub enum WaitFor {
 
 /// `hikyaku check`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct CheckArgs {
+    /// What to check instead of settings and host
+    #[command(subcommand)]
+    pub what: Option<CheckCommand>,
     /// What the run would be started with
     #[command(flatten)]
     pub run: Box<RunArgs>,
@@ -366,6 +410,121 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DOMAIN")]
     pub domain: Vec<String>,
 }
+
+/// What else can be checked.
+#[derive(Debug, Subcommand)]
+pub enum CheckCommand {
+    /// Check one message as receivers will: header, sizes, unsubscribing, SPF, DKIM, DMARC, PTR
+    Message(CheckMessageArgs),
+    /// Check a job: its files, every row, and the message of one row as `check message` does
+    Job(CheckJobArgs),
+}
+
+/// `hikyaku check job`.
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_JOB_EXAMPLES)]
+pub struct CheckJobArgs {
+    /// Directory with job.toml, the files that it names, and the recipients
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Row whose message is looked at, from 1 [default: the one with the largest message]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub row: Option<u64>,
+    /// Settings file: its sources, DKIM keys and resolvers are used
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Address that receivers will see, and the name said in EHLO; repeatable [default: those of the
+    /// settings]
+    #[arg(long, value_name = "IP[,EHLO]")]
+    pub from_ip: Vec<String>,
+    /// Transactional mail: nothing about unsubscribing is asked for
+    #[arg(long)]
+    pub transactional: bool,
+    /// DNS resolver; repeatable [default: those of the settings, else /etc/resolv.conf]
+    #[arg(long, value_name = "IP[:PORT]", help_heading = "DNS")]
+    pub resolver: Vec<String>,
+    /// Ask nobody: check the job alone
+    #[arg(long, conflicts_with = "resolver", help_heading = "DNS")]
+    pub offline: bool,
+}
+
+const CHECK_JOB_EXAMPLES: &str = "\
+Examples:
+  hikyaku check job spring --config /etc/hikyaku/hikyaku.toml
+  hikyaku check job spring --offline --row 17
+
+Sender, opt-out and contact that the message must show are those of the job's [sender] and [list].
+Status: 0 nothing fails, 1 a finding is a failure, 2 the job would be refused, or the command line is wrong.";
+
+/// `hikyaku check message`.
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_MESSAGE_EXAMPLES)]
+pub struct CheckMessageArgs {
+    /// The finished message (RFC 5322); `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Settings file: its sources, DKIM keys and resolvers are used
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// Reverse-path, `<>` for none [default: the address in From]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Envelope")]
+    pub reverse_path: Option<String>,
+    /// Address that receivers will see, and the name said in EHLO; repeatable [default: those of the
+    /// settings]
+    #[arg(long, value_name = "IP[,EHLO]", help_heading = "Envelope")]
+    pub from_ip: Vec<String>,
+    /// Marketing mail, which must offer to unsubscribe [default]
+    #[arg(long, overrides_with = "transactional", help_heading = "Envelope")]
+    pub bulk: bool,
+    /// Transactional mail: receipts, passwords; nothing about unsubscribing is asked for
+    #[arg(long, overrides_with = "bulk", help_heading = "Envelope")]
+    pub transactional: bool,
+
+    /// DNS resolver; repeatable [default: those of the settings, else /etc/resolv.conf]
+    #[arg(long, value_name = "IP[:PORT]", help_heading = "DNS")]
+    pub resolver: Vec<String>,
+    /// Ask nobody: check the message alone
+    #[arg(long, conflicts_with = "resolver", help_heading = "DNS")]
+    pub offline: bool,
+
+    /// Name of the sender that the body must show
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Japanese law (no legal advice)"
+    )]
+    pub sender_name: Option<String>,
+    /// Link or address for refusing mail, one of which the body must show; links may go on behind it;
+    /// repeatable
+    #[arg(
+        long,
+        value_name = "URL|ADDRESS",
+        help_heading = "Japanese law (no legal advice)"
+    )]
+    pub optout_url: Vec<String>,
+    /// Link that leads to postal address and contact
+    #[arg(
+        long,
+        value_name = "URL",
+        help_heading = "Japanese law (no legal advice)"
+    )]
+    pub contact_url: Option<String>,
+}
+
+const CHECK_MESSAGE_EXAMPLES: &str = "\
+Examples:
+  hikyaku check message news.eml --config /etc/hikyaku/hikyaku.toml
+  hikyaku check message news.eml --from-ip 192.0.2.7,mx1.example.com --reverse-path bounce@example.com
+  hikyaku check message news.eml --offline --sender-name 株式会社飛脚 --optout-url https://example.com/u/
+
+Status: 0 nothing fails, 1 a finding is a failure, 2 the command line is wrong or the file cannot be read.";
 
 /// `hikyaku status`.
 #[derive(Debug, Args)]
@@ -672,6 +831,36 @@ mod tests {
             "hikyaku demo --messages 0",
             "hikyaku run --port 70000",
             "hikyaku keygen --domain a.test",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn check_is_of_the_host_or_of_a_message() {
+        let Ok(Command::Check(CheckArgs {
+            what: Some(CheckCommand::Message(args)),
+            ..
+        })) =
+            parse("hikyaku check message a.eml --from-ip 192.0.2.7,mx.test --transactional --json")
+        else {
+            panic!("check message")
+        };
+        assert!(args.json && args.transactional && !args.bulk);
+        assert_eq!(args.from_ip, ["192.0.2.7,mx.test"]);
+        let Ok(Command::Check(CheckArgs {
+            what: None, run, ..
+        })) = parse("hikyaku check --config h")
+        else {
+            panic!("check")
+        };
+        assert!(run.config.is_some());
+        for line in [
+            "hikyaku check message",
+            "hikyaku check message a b",
+            "hikyaku check --once message a",
+            "hikyaku check message a --offline --resolver ::1",
+            "hikyaku check something",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -32,6 +32,8 @@ pub mod connection;
 
 pub mod signing;
 
+pub mod preflight;
+
 pub mod smtp;
 
 pub mod outcome;

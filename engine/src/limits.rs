@@ -51,8 +51,8 @@ pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 
 const _: () = assert!(JOB_FIELD_MAX <= JOB_ROW_MAX && CHUNK_ROWS_MAX <= PARCEL_RECIPIENTS_MAX);
 
-/// Steps that the templates of one message may take, each template for itself: 50,000 pieces of text
-/// or fields. A loop that ends nowhere ends here, after about 2 ms.
+/// Steps that one template may take for one message: 50,000 pieces of text or fields. A loop that
+/// goes on and on ends here, within milliseconds.
 pub const TEMPLATE_FUEL: u64 = 100_000;
 /// Bytes that one template may render; a message with attachments may be larger.
 pub const TEMPLATE_OUTPUT_MAX: usize = 4 << 20;

@@ -90,12 +90,21 @@ fn only_io_touches_executor_and_clock() {
 fn pure_stages_open_no_files() {
     check("engine/src", |name, text| {
         let pure = [
-            "handoff", "ingest", "queue", "throttle", "dns", "smtp", "outcome", "shard", "log",
+            "handoff",
+            "ingest",
+            "queue",
+            "throttle",
+            "dns",
+            "smtp",
+            "outcome",
+            "shard",
+            "log",
+            "preflight",
         ];
         let is_pure = pure
             .iter()
             .any(|stage| name.contains(&format!("src/{stage}/")));
-        let is_test = name.ends_with("tests.rs");
+        let is_test = name.ends_with("tests.rs") || name.contains("/tests/");
         (is_pure && !is_test && product(text).contains("std::fs"))
             .then(|| "a pure stage names std::fs".to_owned())
     });

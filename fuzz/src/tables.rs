@@ -28,7 +28,8 @@ pub fn settings(data: &[u8]) {
             &last.tls,
             &last.resolvers,
             &last.deadlines,
-            &last.dkim
+            &last.dkim,
+            &last.batching
         ),
         (
             &again.engine,
@@ -36,7 +37,8 @@ pub fn settings(data: &[u8]) {
             &again.tls,
             &again.resolvers,
             &again.deadlines,
-            &again.dkim
+            &again.dkim,
+            &again.batching
         )
     );
     // Paths become absolute on the first page; nothing else changes.
@@ -45,13 +47,15 @@ pub fn settings(data: &[u8]) {
             &again.retry,
             &again.resolvers,
             &again.deadlines,
-            again.signature_lifetime
+            again.signature_lifetime,
+            matches!(again.batching, hikyaku::signing::Batching::Off)
         ),
         (
             &settings.retry,
             &settings.resolvers,
             &settings.deadlines,
-            settings.signature_lifetime
+            settings.signature_lifetime,
+            matches!(settings.batching, hikyaku::signing::Batching::Off)
         )
     );
     assert_eq!(

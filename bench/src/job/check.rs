@@ -172,7 +172,7 @@ impl Checker {
         field(header, "From")?;
         field(header, "Message-ID")?;
         let code = format!("\r\nCode {}\r\n", self.work.code(number));
-        let found = memchr_count(body, &code);
+        let found = body.matches(&code).count();
         if found != 2 {
             return Err(format!(
                 "its code stands {found} times in the body, not twice"
@@ -255,10 +255,6 @@ fn field<'a>(header: &'a str, name: &str) -> Result<&'a str, String> {
             None => return found.ok_or_else(|| format!("no {name}")),
         }
     }
-}
-
-fn memchr_count(text: &str, wanted: &str) -> usize {
-    text.matches(wanted).count()
 }
 
 /// Faults in words.

@@ -4,6 +4,9 @@
 //! was. Prints one line (with `--json` one object) per drop file. A wait ends with the file's receipt,
 //! or when its time is up: then the files are still with the engine, only the answer is missing.
 
+mod job;
+pub(crate) mod preview;
+
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -13,11 +16,14 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::{Value, json};
 
+use self::job::About;
 use super::{NOT_ALL, refuse};
 use crate::cli::{DropArgs, WaitFor};
 use crate::ingest::Limits;
 use crate::io::dropdir::{Receipt, ReceiptState};
 use crate::io::dropper::{self, DropError, DropOptions, Dropped, Outcome, Source};
+use crate::io::jobdir::JobDirError;
+use crate::io::secret::SecretError;
 use crate::limits::MESSAGE_SIZE_DEFAULT;
 use crate::settings::units::{parse_duration, parse_size};
 
@@ -46,6 +52,10 @@ enum Failure {
     StdinTwice,
     #[error("nothing to drop: no message in {0}")]
     Nothing(String),
+    #[error(transparent)]
+    Job(#[from] JobDirError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -73,6 +83,12 @@ impl From<End> for ExitCode {
 
 fn carry_out(args: &DropArgs, out: &mut dyn Write) -> Result<End, Failure> {
     let timeout = parse_duration(&args.timeout).map_err(flag("--timeout", &args.timeout))?;
+    if let Some(dir) = &args.job_example {
+        return job::example(dir, out);
+    }
+    if let Some(dir) = &args.job {
+        return job::run(args, dir, timeout, out);
+    }
     let options = options(args)?;
     let report = match dropper::run(&options) {
         Ok(report) => report,
@@ -91,24 +107,55 @@ fn carry_out(args: &DropArgs, out: &mut dyn Write) -> Result<End, Failure> {
             .collect();
         return Err(Failure::Nothing(names.join(", ")));
     }
+    answer(args, &options.dir, &report.files, timeout, out, &|file| {
+        About {
+            facts: facts(file),
+            line: line(file),
+        }
+    })
+}
+
+/// Says what was dropped and, if that was asked for, what became of it.
+fn answer(
+    args: &DropArgs,
+    dir: &Path,
+    files: &[Dropped],
+    timeout: Duration,
+    out: &mut dyn Write,
+    about: &dyn Fn(&Dropped) -> About,
+) -> Result<End, Failure> {
     let Some(wait) = args.wait else {
-        print(args.json, &report.files, out)?;
+        for file in files {
+            let About { facts, line } = about(file);
+            if args.json {
+                writeln!(out, "{facts}")?;
+            } else {
+                writeln!(out, "{line}")?;
+            }
+        }
+        out.flush()?;
         return Ok(End::Done);
     };
-    let outcomes = wait_for(args, &report.files, wait, timeout)?;
+    let outcomes = wait_for(args, dir, files, wait, timeout)?;
     let mut end = End::Done;
-    for (file, outcome) in report.files.iter().zip(&outcomes) {
+    for (file, outcome) in files.iter().zip(&outcomes) {
         let receipt = outcome.receipt.as_ref();
+        let About { facts, line } = about(file);
         if args.json {
-            writeln!(out, "{}", object(file, receipt, wait))?;
+            writeln!(out, "{}", object(facts, receipt, wait))?;
         } else {
-            let told = describe(receipt, wait, &args.timeout, &args.drop);
-            writeln!(out, "{}  {told}", line(file))?;
+            let told = describe(receipt, wait, &args.timeout, dir);
+            writeln!(out, "{line}  {told}")?;
         }
         end = end.max(judge(receipt, wait));
     }
     out.flush()?;
     Ok(end)
+}
+
+/// The command line asks for it, except where nothing is dropped.
+fn no_directory() -> Failure {
+    Failure::Nothing("no place: name the drop directory with --drop".to_owned())
 }
 
 fn flag(flag: &'static str, text: &str) -> impl FnOnce(String) -> Failure {
@@ -135,12 +182,12 @@ fn options(args: &DropArgs) -> Result<DropOptions, Failure> {
         }
     };
     Ok(DropOptions {
-        dir: args.drop.clone(),
+        dir: args.drop.clone().ok_or_else(no_directory)?,
         sources,
         reverse_path: args.from.clone(),
         recipients: args.to.clone(),
         to_header: args.to_header,
-        job: args.job.clone(),
+        job: args.job_id.clone(),
         envid: args.envid.clone(),
         egress: args.egress.clone(),
         key: args.key.clone(),
@@ -160,6 +207,7 @@ fn is_stdin(file: &Path) -> bool {
 
 fn wait_for(
     args: &DropArgs,
+    dir: &Path,
     files: &[Dropped],
     wait: WaitFor,
     timeout: Duration,
@@ -176,7 +224,7 @@ fn wait_for(
     };
     let bar = ProgressBar::with_draw_target(Some(names.len() as u64), target);
     let through = |count: usize| bar.set_position(count as u64);
-    let outcomes = dropper::wait(&args.drop, &names, until, timeout, through);
+    let outcomes = dropper::wait(dir, &names, until, timeout, through);
     bar.finish_and_clear();
     outcomes
 }
@@ -206,13 +254,13 @@ fn facts(file: &Dropped) -> Value {
 }
 
 /// The file with its receipt, whose fields are added as they are, and whether time was up first.
-fn object(file: &Dropped, receipt: Option<&Receipt>, wait: WaitFor) -> Value {
+fn object(facts: Value, receipt: Option<&Receipt>, wait: WaitFor) -> Value {
     let mut object = match receipt.map(serde_json::to_value) {
         Some(Ok(Value::Object(receipt))) => receipt,
         _ => serde_json::Map::from_iter([("state".to_owned(), json!("dropped"))]),
     };
     // A file that was refused was not counted by the engine; what was dropped is known here.
-    if let Value::Object(facts) = facts(file) {
+    if let Value::Object(facts) = facts {
         object.extend(facts);
     }
     object.insert("timed_out".to_owned(), json!(is_late(receipt, wait)));
@@ -286,7 +334,7 @@ mod tests {
 
     fn parse(line: &str) -> DropArgs {
         match Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command) {
-            Ok(Command::Drop(args)) => args,
+            Ok(Command::Drop(args)) => *args,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -321,7 +369,7 @@ mod tests {
     fn flags_become_options() {
         let args = parse(
             "hikyaku drop --drop d --from a@b.test --to c@d.test --to e@f.test --to-header \
-                   --batch 10 --job j --envid e --egress g --message-size-max 1MiB -",
+                   --batch 10 --job-id j --envid e --egress g --message-size-max 1MiB -",
         );
         let options = options(&args).unwrap();
         assert_eq!(options.sources, [Source::Stdin]);
@@ -416,7 +464,7 @@ mod tests {
             let receipt = receipt.as_ref();
             assert_eq!(judge(receipt, wait), end, "{said}");
             assert_eq!(describe(receipt, wait, "1m", Path::new("d")), said);
-            let object = object(&file, receipt, wait);
+            let object = object(facts(&file), receipt, wait);
             assert_eq!(
                 (&object["messages"], &object["recipients"]),
                 (&json!(2), &json!(3)),

@@ -154,7 +154,11 @@ impl Data {
     pub(super) const fn is(&self, kind: Kind) -> bool {
         matches!(
             (self, kind),
-            (Self::Mx(..), Kind::Mx) | (Self::A(_), Kind::A) | (Self::Aaaa(_), Kind::Aaaa)
+            (Self::Mx(..), Kind::Mx)
+                | (Self::A(_), Kind::A)
+                | (Self::Aaaa(_), Kind::Aaaa)
+                | (Self::Txt(_), Kind::Txt)
+                | (Self::Ptr(_), Kind::Ptr)
         )
     }
 
@@ -162,7 +166,7 @@ impl Data {
         match self {
             Self::A(v4) => Some((*v4).into()),
             Self::Aaaa(v6) => Some((*v6).into()),
-            Self::Mx(..) | Self::Cname(_) => None,
+            Self::Mx(..) | Self::Cname(_) | Self::Txt(_) | Self::Ptr(_) => None,
         }
     }
 }

@@ -79,7 +79,7 @@ impl Default for Config {
 
 /// One query packet of one lookup. Never reused within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct QueryId(u32);
+pub struct QueryId(pub(super) u32);
 
 /// How a packet travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

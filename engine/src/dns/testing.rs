@@ -114,6 +114,8 @@ pub(crate) const fn type_of(kind: Kind) -> u16 {
         Kind::A => 1,
         Kind::Mx => 15,
         Kind::Aaaa => 28,
+        Kind::Txt => 16,
+        Kind::Ptr => 12,
     }
 }
 

@@ -35,6 +35,10 @@ pub enum Kind {
     A,
     /// IPv6 addresses.
     Aaaa,
+    /// Text: SPF, DKIM keys, DMARC.
+    Txt,
+    /// The name of an address.
+    Ptr,
 }
 
 impl Kind {
@@ -43,6 +47,8 @@ impl Kind {
             Self::Mx => RecordType::MX,
             Self::A => RecordType::A,
             Self::Aaaa => RecordType::AAAA,
+            Self::Txt => RecordType::TXT,
+            Self::Ptr => RecordType::PTR,
         }
     }
 }
@@ -53,6 +59,8 @@ impl std::fmt::Display for Kind {
             Self::Mx => "MX",
             Self::A => "A",
             Self::Aaaa => "AAAA",
+            Self::Txt => "TXT",
+            Self::Ptr => "PTR",
         })
     }
 }
@@ -73,7 +81,7 @@ pub struct Packet {
     pub code: Code,
     /// The question that this answers, its letters as the server echoed them.
     pub question: Question,
-    /// The answer section: MX, A, AAAA and CNAME of class IN.
+    /// The answer section: MX, A, AAAA, TXT, PTR and CNAME of class IN.
     pub answers: Vec<Record>,
     /// Seconds for which "there is none" holds: the SOA's TTL or minimum, whichever is less
     /// (RFC 2308 §5). `None` without an SOA in the authority section.
@@ -142,6 +150,10 @@ pub enum Data {
     Aaaa(Ipv6Addr),
     /// The owner is an alias of this name.
     Cname(String),
+    /// The strings of one record, joined without anything between them (RFC 7208 §3.3, RFC 6376 §3.6.2.2).
+    Txt(Vec<u8>),
+    /// The owner's address belongs to this name.
+    Ptr(String),
 }
 
 /// Bytes that are no answer.
@@ -288,6 +300,8 @@ fn read_question(decoder: &mut BinDecoder<'_>) -> Option<Question> {
         RecordType::MX => Some(Kind::Mx),
         RecordType::A => Some(Kind::A),
         RecordType::AAAA => Some(Kind::Aaaa),
+        RecordType::TXT => Some(Kind::Txt),
+        RecordType::PTR => Some(Kind::Ptr),
         _ => None,
     };
     Some(Question {
@@ -354,6 +368,8 @@ impl RawRecord<'_> {
                 Data::Mx(preference, self.read_host(end))
             }
             RecordType::CNAME => Data::Cname(self.read_host(end).filter(|n| !n.is_empty())?),
+            RecordType::PTR => Data::Ptr(self.read_host(end).filter(|n| !n.is_empty())?),
+            RecordType::TXT => Data::Txt(self.read_strings()?),
             _ => return None,
         };
         let mut owner = host_text(&self.owner)?;
@@ -379,6 +395,19 @@ impl RawRecord<'_> {
         let mut name = host_text(&read_name(&mut self.data)?)?;
         name.make_ascii_lowercase();
         (self.data.len() == end).then_some(name)
+    }
+
+    /// `None` when a string runs past the data.
+    fn read_strings(&mut self) -> Option<Vec<u8>> {
+        let mut text = Vec::with_capacity(self.length);
+        let mut left = self.length;
+        while left > 0 {
+            let length = usize::from(read_u8(&mut self.data)?);
+            left = left.checked_sub(1 + length)?;
+            let part = self.data.read_slice(length).ok()?;
+            text.extend_from_slice(part.unverified(/* text is judged by who asked */));
+        }
+        Some(text)
     }
 
     fn read_array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -427,11 +456,20 @@ fn read_u16(decoder: &mut BinDecoder<'_>) -> Option<u16> {
     Some(decoder.read_u16().ok()?.unverified(/* callers check what matters */))
 }
 
-/// Labels joined by dots, case kept; the root is empty. `None` for what is no host name (D12).
+/// Labels joined by dots, case kept; the root is empty. `None` for what is no host name (D12), except
+/// that names of addresses may have slashes: so are zones smaller than /24 delegated (RFC 2317 §4).
 fn host_text(name: &Name) -> Option<String> {
     let mut text = String::with_capacity(name.len());
+    let reverse = name
+        .iter()
+        .next_back()
+        .is_some_and(|label| label.eq_ignore_ascii_case(b"arpa"));
     for label in name.iter() {
-        if !is_label(label) {
+        let good = match label.iter().position(|b| *b == b'/') {
+            Some(at) if reverse => is_label(&label[..at]) && is_label(&label[at + 1..]),
+            _ => is_label(label),
+        };
+        if !good {
             return None;
         }
         if !text.is_empty() {

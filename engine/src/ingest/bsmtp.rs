@@ -107,8 +107,7 @@ impl Dialogue {
             }
             b"quit" => self.ended = true,
             b"xmrg" | b"xdfn" | b"xprt" => {
-                let detail =
-                    "PowerMTA's mail merge is not read from batch SMTP; drop a job instead";
+                let detail = "PowerMTA's mail merge is not read from batch SMTP; drop a job instead (`hikyaku drop --job DIR`, an example: `hikyaku drop --job-example DIR`)";
                 return Err(Offence::new(code::COMMAND, detail));
             }
             _ => {

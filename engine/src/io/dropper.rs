@@ -448,7 +448,8 @@ pub struct Dropper {
 pub struct Staging {
     path: PathBuf,
     file: Option<BufWriter<File>>,
-    format: Format,
+    /// `None`: bytes are written as they are given.
+    format: Option<Format>,
     key: Option<Box<str>>,
     buffer: Vec<u8>,
     dropped: Dropped,
@@ -504,12 +505,31 @@ impl Dropper {
     /// # Errors
     /// It cannot be made.
     pub fn stage(&mut self, format: Format) -> Result<Staging, DropError> {
-        self.seq += 1;
         let extension = match format {
             Format::Eml => "eml",
             Format::Bsmtp => "bsmtp",
         };
+        self.seq += 1;
         let name = format!("{}-{:06}.{extension}", self.prefix, self.seq);
+        self.create(name, Some(format))
+    }
+
+    /// Begins the archive of a job, in whose name `job` can be recognised; it is given to
+    /// [`Staging::write`].
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn stage_job(&mut self, job: &str) -> Result<Staging, DropError> {
+        const CHARS_MAX: usize = 48;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+        let job = job.chars().take(CHARS_MAX);
+        let job: String = job.map(|c| if is_plain(c) { c } else { '_' }).collect();
+        self.seq += 1;
+        let name = format!("{job}-{}-{:06}.job", self.prefix, self.seq);
+        self.create(name.trim_start_matches('-').to_owned(), None)
+    }
+
+    fn create(&mut self, name: String, format: Option<Format>) -> Result<Staging, DropError> {
         let path = self.tmp_path.join(&name);
         // Readable for the engine by the group that the directory gives, for nobody else.
         let file = before(Call::Create(&path)).and_then(|()| {
@@ -542,7 +562,7 @@ impl Dropper {
     pub fn finish(&mut self, mut staging: Staging) -> Result<(), DropError> {
         if let Some(mut file) = staging.file.take() {
             let written = || -> io::Result<()> {
-                if staging.format == Format::Bsmtp {
+                if staging.format == Some(Format::Bsmtp) {
                     file.write_all(b"QUIT\r\n")?;
                 }
                 let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -615,6 +635,31 @@ impl Staging {
         self.key = key.map(Into::into);
     }
 
+    /// Appends bytes of a job's archive.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DropError> {
+        let path = &self.path;
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        let offset = 0;
+        before(Call::Write {
+            path,
+            offset,
+            bytes,
+        })
+        .and_then(|()| file.write_all(bytes))
+        .map_err(io_error("write", &**path))
+    }
+
+    /// Says what is in a job's archive.
+    pub const fn set_counts(&mut self, messages: u64, recipients: u64) {
+        self.dropped.messages = messages;
+        self.dropped.recipients = recipients;
+    }
+
     /// Adds a message; a message file takes one.
     ///
     /// # Errors
@@ -622,22 +667,24 @@ impl Staging {
     pub fn append(&mut self, message: &NewMessage) -> Result<(), DropError> {
         self.buffer.clear();
         let key = self.key.take();
-        if let (Some(key), Format::Eml) = (&key, self.format) {
+        if let (Some(key), Some(Format::Eml)) = (&key, self.format) {
             write_key_line(&mut self.buffer, key);
         }
         match self.format {
-            Format::Eml => write_message_file(
+            Some(Format::Eml) => write_message_file(
                 &mut self.buffer,
                 &message.envelope,
                 message.content.as_slice(),
             ),
-            Format::Bsmtp => write_transaction(
+            Some(Format::Bsmtp) => write_transaction(
                 &mut self.buffer,
                 &message.envelope,
                 message.content.as_slice(),
             ),
+            // A job's archive holds no messages: see [`Self::write`].
+            None => {}
         }
-        if let (Some(key), Format::Bsmtp) = (&key, self.format) {
+        if let (Some(key), Some(Format::Bsmtp)) = (&key, self.format) {
             insert_key_parameter(&mut self.buffer, 0, key);
         }
         if let Some(file) = &mut self.file {

@@ -12,7 +12,9 @@
 //! | `secret.rs` | what tokens of jobs are made with |
 //! | `keys.rs` | idempotency keys that outlive their submissions |
 //! | `dropdir.rs`, `dropper.rs` | the drop directory, seen by the engine and by a producer |
+//! | `jobdir.rs` | a job as a directory, seen by a producer |
 //! | `resolver.rs` | DNS over UDP and TCP |
+//! | `records.rs` | the same without an executor, for commands |
 //! | `faults.rs` | faults on demand, for harnesses |
 //! | `logfile.rs` | log lines: batched append, rotation |
 //! | `clock.rs`, `random.rs` | time, randomness |
@@ -26,10 +28,12 @@ pub mod dropper;
 pub mod executor;
 pub mod faults;
 pub mod ingest;
+pub mod jobdir;
 pub mod jobfile;
 pub mod keys;
 pub mod logfile;
 pub mod random;
+pub mod records;
 pub mod resolver;
 pub mod secret;
 pub mod signal;

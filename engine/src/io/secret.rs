@@ -80,34 +80,37 @@ pub fn load(dir: &Path) -> Result<Secret, SecretError> {
         path: path.clone(),
         source,
     };
-    let file = match open(&path) {
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path)
+    };
+    let file = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make(dir, &path).map_err(failed)?;
-            open(&path)
+            open()
         }
         opened => opened,
     };
     read(file.map_err(failed)?, &path)
 }
 
-/// Reads the secret of the spool in `dir`, and changes nothing.
+/// Reads the secret of the spool in `dir` and makes none: for those who only look.
 ///
 /// # Errors
-/// There is none, or it cannot be used.
-pub fn find(dir: &Path) -> Result<Secret, SecretError> {
+/// It is not there, or cannot be used.
+pub fn existing(dir: &Path) -> Result<Secret, SecretError> {
     let path = dir.join(NAME);
-    let file = open(&path).map_err(|source| SecretError::File {
-        path: path.clone(),
-        source,
-    });
-    read(file?, &path)
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
+        .open(&path)
+        .map_err(|source| SecretError::File {
+            path: path.clone(),
+            source,
+        })?;
+    read(file, &path)
 }
 
 fn read(file: File, path: &Path) -> Result<Secret, SecretError> {

@@ -107,8 +107,9 @@ impl Archive {
                     taken
                 }
                 State::Ended => {
-                    if bytes.iter().any(|byte| *byte != 0) {
-                        return Err(self.wrong("something follows behind its end: make it anew"));
+                    if let Some(more) = bytes.iter().position(|byte| *byte != 0) {
+                        let at = self.offset + more as u64;
+                        return Err(wrong(at, "something follows behind its end: make it anew"));
                     }
                     bytes.len()
                 }
@@ -127,7 +128,8 @@ impl Archive {
         match self.state {
             State::Ended => Ok(()),
             _ if self.offset == 0 => Err(JobError::of_file(ARCHIVE, "it is empty")),
-            _ => Err(self.wrong(
+            _ => Err(wrong(
+                self.offset,
                 "it was cut off: two blocks of zeros at its end are missing; write it elsewhere and move it in when it is complete",
             )),
         }
@@ -139,12 +141,9 @@ impl Archive {
         self.offset
     }
 
-    fn wrong(&self, what: impl std::fmt::Display) -> JobError {
-        JobError::of_file(ARCHIVE, format_args!("at byte {}: {what}", self.offset))
-    }
-
     /// Looks at a complete header, behind which the archive goes on at `at`.
     fn header(&mut self, at: u64, on: &mut OnEvent<'_>) -> Result<(), JobError> {
+        let began = at - BLOCK as u64;
         if self.header.iter().all(|byte| *byte == 0) {
             self.state = if self.state == State::Ending {
                 State::Ended
@@ -154,9 +153,10 @@ impl Archive {
             return Ok(());
         }
         if self.state == State::Ending {
-            return Err(
-                self.wrong("a single block of zeros stands between its files: make it anew")
-            );
+            return Err(wrong(
+                began,
+                "a single block of zeros stands between its files: make it anew",
+            ));
         }
         let claimed = octal(&self.header[148..156]);
         // The checksum counts its own eight bytes as blanks (POSIX.1 ustar).
@@ -166,7 +166,8 @@ impl Archive {
             .map(|byte| u64::from(*byte))
             .sum();
         if claimed != Some(sum - own + 8 * u64::from(b' ')) {
-            return Err(self.wrong(
+            return Err(wrong(
+                began,
                 "no tar header, or a damaged one: a job is an uncompressed tar archive (`hikyaku drop --job DIR` makes it)",
             ));
         }
@@ -186,25 +187,38 @@ impl Archive {
                 b'S' => "a sparse file",
                 _ => "an entry of an unknown type",
             };
-            return Err(self.wrong(format_args!(
-                "{what} {}: a job holds plain files only",
-                show(&String::from_utf8_lossy(name))
-            )));
+            return Err(wrong(
+                began,
+                format_args!(
+                    "{what} {}: a job holds plain files only",
+                    show(&String::from_utf8_lossy(name))
+                ),
+            ));
         }
         let is_ustar = self.header[257..262] == *b"ustar";
         // The GNU format (`ustar` and two blanks) keeps times where POSIX keeps the prefix.
         let is_gnu = self.header[257..265] == *b"ustar  \0";
         if is_ustar && !is_gnu && self.header[345] != 0 {
-            return Err(self.wrong("a file lies in a directory: a job holds plain names only"));
+            return Err(wrong(
+                began,
+                "a file lies in a directory: a job holds plain names only",
+            ));
         }
-        let name = check_name(name).map_err(|what| self.wrong(what))?;
-        let size = number(&self.header[124..136])
-            .ok_or_else(|| self.wrong(format_args!("the size of {} is no number", show(name))))?;
+        let name = check_name(name).map_err(|what| wrong(began, what))?;
+        let size = number(&self.header[124..136]).ok_or_else(|| {
+            wrong(
+                began,
+                format_args!("the size of {} is no number", show(name)),
+            )
+        })?;
         if self.names.iter().any(|before| **before == *name) {
             return Err(JobError::of_file(name, "the archive holds it twice"));
         }
         if self.names.len() >= JOB_FILES_MAX {
-            return Err(self.wrong(format_args!("more than {JOB_FILES_MAX} files")));
+            return Err(wrong(
+                began,
+                format_args!("more than {JOB_FILES_MAX} files"),
+            ));
         }
         self.names.push(name.into());
         on(Event::File { name, size }, at)?;
@@ -216,6 +230,10 @@ impl Archive {
         };
         Ok(())
     }
+}
+
+fn wrong(at: u64, what: impl std::fmt::Display) -> JobError {
+    JobError::of_file(ARCHIVE, format_args!("at byte {at}: {what}"))
 }
 
 fn clamp(left: u64, len: usize) -> usize {
@@ -319,3 +337,6 @@ pub fn write_padding(out: &mut Vec<u8>, size: u64) {
 pub fn write_end(out: &mut Vec<u8>) {
     out.resize(out.len() + 2 * BLOCK, 0);
 }
+
+#[cfg(test)]
+mod tests;

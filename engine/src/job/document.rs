@@ -528,3 +528,6 @@ fn charset(text: &str) -> Result<Charset, String> {
         _ => Err("must be \"utf-8\" or \"iso-2022-jp\"".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -435,3 +435,6 @@ fn keep(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

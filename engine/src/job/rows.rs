@@ -18,6 +18,7 @@
 mod csv;
 mod json;
 
+use super::RowView;
 use super::error::{JobError, show};
 use crate::limits::{JOB_COLUMNS_MAX, JOB_FIELD_MAX, JOB_NAME_MAX, JOB_ROW_MAX, JOB_ROWS_MAX};
 use crate::mail::address::{Address, AddressError};
@@ -33,6 +34,18 @@ pub struct Row {
     pub recipient: Address,
     /// All values in the order of the columns, as [`encode_field`] writes them.
     pub fields: Vec<u8>,
+}
+
+impl Row {
+    /// As templates read it.
+    #[must_use]
+    pub fn view(&self) -> RowView<'_> {
+        RowView {
+            number: self.number,
+            recipient: self.recipient.as_str(),
+            fields: &self.fields,
+        }
+    }
 }
 
 /// How recipients are written.
@@ -452,3 +465,6 @@ impl ByteOrderMark {
         &Self::MARK[..held]
     }
 }
+
+#[cfg(test)]
+mod tests;

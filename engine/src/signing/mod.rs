@@ -30,6 +30,7 @@ pub use key::PrivateKey;
 pub use unsigned::{BodyHash, Unsigned};
 
 use batch::{Batch, Job};
+use fields::SIGNED;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -131,6 +132,18 @@ impl Signer {
         self.keys_for(from_domain).next().is_some()
     }
 
+    /// The public side of the keys that sign for this From domain (lower case): `d=`, `s=`, and `p=` before
+    /// base64.
+    pub fn public_keys_for<'a>(
+        &'a self,
+        from_domain: &str,
+    ) -> impl Iterator<Item = (&'a str, &'a str, Vec<u8>)> + use<'a> {
+        self.keys_for(from_domain).map(|index| {
+            let key = &self.keys[index];
+            (&*key.domain, &*key.selector, key.private.public_key())
+        })
+    }
+
     /// Indices of the keys of the domain itself, else of those of the nearest parent that sign for
     /// subdomains.
     fn keys_for<'a>(&'a self, from_domain: &str) -> impl Iterator<Item = usize> + use<'a> {
@@ -192,7 +205,7 @@ impl Signer {
         unsigned: &mut Unsigned,
     ) -> Result<usize, SigningError> {
         let body = unsigned.scan(content);
-        let from = unsigned.from_field()?;
+        let from = unsigned.only_from()?;
         let Some(domain) = fields::address_domain(&content[from]) else {
             return Ok(0);
         };
@@ -264,6 +277,14 @@ impl Signer {
         }
         Ok(unsigned.len())
     }
+}
+
+/// Whether our signatures cover fields of this name.
+#[must_use]
+pub fn is_covered(name: &str) -> bool {
+    SIGNED
+        .iter()
+        .any(|(known, _)| known.eq_ignore_ascii_case(name))
 }
 
 /// A name of letters, digits, hyphens and underscores in labels of at most 63.

@@ -83,7 +83,7 @@ impl Unsigned {
     }
 
     /// Where in the content the value of the only From is.
-    pub(super) fn from_field(&self) -> Result<Range<usize>, SigningError> {
+    pub(super) fn only_from(&self) -> Result<Range<usize>, SigningError> {
         let mut found = self.scanned.iter().filter(|field| field.kind == FROM);
         match (found.next(), found.next()) {
             (Some(only), None) => Ok(only.value.clone()),

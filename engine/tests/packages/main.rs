@@ -14,6 +14,7 @@ mod engine;
 mod faults;
 mod nsd;
 mod postfix;
+mod preflight;
 mod server;
 mod smtp_sink;
 mod stream;

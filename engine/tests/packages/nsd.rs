@@ -1,6 +1,7 @@
-//! A private nsd: authoritative for `test.` from a zone that the test writes, and unable to answer
+//! A private nsd: authoritative for `test.` and others from zones that the test writes, and unable to answer
 //! for `broken.`, whose zone file is missing.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -23,14 +24,16 @@ pub(crate) struct Nsd {
 impl Nsd {
     /// Starts one; `records` are the zone's lines below SOA and NS.
     pub(crate) fn start(records: &str) -> Self {
+        Self::start_zones(&[("test", records)])
+    }
+
+    /// The same with more zones than `test`: the names of addresses, for example.
+    pub(crate) fn start_zones(zones: &[(&str, &str)]) -> Self {
         let dir = public_dir();
         let root = dir.path().display();
         let address = at("127.0.0.1", free_port());
-        let zone = format!(
-            "$ORIGIN test.\n$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 127.0.0.1\n{records}"
-        );
         let port = address.port();
-        let config = format!(
+        let mut config = format!(
             "server:
   ip-address: 127.0.0.1
   port: {port}
@@ -47,17 +50,21 @@ impl Nsd {
 remote-control:
   control-enable: no
 zone:
-  name: test
-  zonefile: test.zone
-zone:
   name: broken
   zonefile: missing.zone
 "
         );
-        let (zone_path, config_path) = (dir.path().join("test.zone"), dir.path().join("nsd.conf"));
-        fs::write(&zone_path, zone).expect("zone");
+        for (zone, records) in zones {
+            let path = dir.path().join(format!("{zone}.zone"));
+            let text = format!(
+                "$ORIGIN {zone}.\n$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 127.0.0.1\n{records}"
+            );
+            fs::write(&path, text).expect("zone");
+            run(bounded("nsd-checkzone", 30).arg(zone).arg(&path));
+            let _ = write!(config, "zone:\n  name: {zone}\n  zonefile: {zone}.zone\n");
+        }
+        let config_path = dir.path().join("nsd.conf");
         fs::write(&config_path, config).expect("settings");
-        run(bounded("nsd-checkzone", 30).arg("test").arg(&zone_path));
         let mut command = bounded("nsd", 240);
         command.arg("-d").arg("-c").arg(&config_path);
         let server = Server::start(&mut command, &dir.path().join("output"), address);

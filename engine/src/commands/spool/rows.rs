@@ -66,7 +66,7 @@ impl Jobs {
                 .read(at.at, &mut self.buffer)
                 .map_err(|error| error.to_string())?;
             let bundle = Bundle::decode(view.content).ok_or("its job cannot be read")?;
-            let secret = secret::find(spool).map_err(|error| error.to_string())?;
+            let secret = secret::existing(spool).map_err(|error| error.to_string())?;
             let template =
                 Template::compile(&bundle, &secret).map_err(|error| error.to_string())?;
             self.last = Some((log.id, live.submission, template));

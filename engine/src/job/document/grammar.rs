@@ -7,6 +7,7 @@ use jiff::{Timestamp, ToSpan};
 
 use super::TEXT_MAX;
 use crate::job::archive::check_name;
+use crate::job::token::VERP_PREFIX_MAX;
 use crate::job::{Mailbox, ReversePath};
 use crate::mail::address::{Address, IpLiterals, parse_domain};
 
@@ -112,8 +113,10 @@ pub(super) fn reverse_path(text: &str) -> Result<ReversePath, String> {
         .filter(|(prefix, domain)| !prefix.contains(['{', '}']) && !domain.contains(['{', '}']))
         .ok_or_else(wrong)?;
     // A token takes most of the 64 octets that a local part has.
-    if prefix.len() > 16 || !prefix.is_ascii() || prefix.starts_with('"') {
-        return Err("what stands before the token must be 1 to 16 ASCII characters".to_owned());
+    if prefix.len() > VERP_PREFIX_MAX || !prefix.is_ascii() || prefix.starts_with('"') {
+        return Err(format!(
+            "what stands before the token must be 1 to {VERP_PREFIX_MAX} ASCII characters"
+        ));
     }
     let address = Address::parse(format!("{prefix}+t@{domain}"))
         .map_err(|error| format!("{error}; {}", wrong()))?;

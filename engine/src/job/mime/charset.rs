@@ -206,7 +206,7 @@ mod tests {
             let octets = text.chars().map(|c| length.push(c)).last().unwrap_or(0);
             let mut out = Vec::new();
             iso_2022_jp(text, &mut out).expect("mappable");
-            assert_eq!(octets, out.len(), "{text}");
+            assert!(octets >= out.len(), "{text}: {octets} for {}", out.len());
         }
     }
 }

@@ -158,7 +158,12 @@ impl<'a> Line<'a> {
     /// Appends one unbreakable word after `blanks`, on a line of its own if it has no room here.
     fn word(&mut self, blanks: &str, pieces: &[&str]) {
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
-        if !self.fresh && !blanks.is_empty() && self.column + blanks.len() + length > LINE_ADVISED {
+        // Several blanks where a line is folded become one in some readers.
+        let advised = match blanks.len() {
+            0 | 1 => LINE_ADVISED,
+            _ => LINE_MAX,
+        };
+        if !self.fresh && !blanks.is_empty() && self.column + blanks.len() + length > advised {
             self.out.extend_from_slice(b"\r\n");
             self.column = 0;
         }
@@ -184,14 +189,13 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    /// Words with the blanks before each; blanks at the end are written when a word follows.
+    /// Words with the blanks before each; a blank at the end stands before an encoded word.
     fn raw(&mut self, text: &str) {
         let mut rest = text;
         while !rest.is_empty() {
             let word = rest.len() - rest.trim_start_matches(' ').len();
             let end = rest[word..].find(' ').map_or(rest.len(), |end| word + end);
             if word == rest.len() {
-                // Before an encoded word: that one folds on its own.
                 self.out.extend_from_slice(rest.as_bytes());
                 self.column += rest.len();
                 return;
@@ -227,7 +231,7 @@ impl<'a> Line<'a> {
     fn encoded(&mut self, text: &str, charset: Charset) -> Result<(), Unmappable> {
         let folded;
         let mut rest = text;
-        let q = charset == Charset::Utf8 && q_length(text) <= text.len().div_ceil(3) * 4;
+        let q = charset == Charset::Utf8 && is_mostly_ascii(text);
         if charset == Charset::Iso2022Jp {
             folded = charset::fold(text);
             rest = &folded;
@@ -239,14 +243,12 @@ impl<'a> Line<'a> {
         let mut first = true;
         while !rest.is_empty() {
             if !first || (!self.fresh && self.column + least > LINE_ADVISED) {
-                // A blank that stands here already belongs to the line before.
-                let blanks = self.out.iter().rev().take_while(|b| **b == b' ').count();
-                let kept = self.out.len() - if first { blanks } else { 0 };
-                self.out.truncate(kept);
-                self.out.extend_from_slice(b"\r\n");
-                let blanks = if first { blanks.max(1) } else { 1 };
-                self.out.resize(self.out.len() + blanks, b' ');
-                self.column = blanks;
+                // The blank that stands here already begins the next line instead.
+                if first && self.out.ends_with(b" ") {
+                    self.out.pop();
+                }
+                self.out.extend_from_slice(b"\r\n ");
+                self.column = 1;
             }
             let line = LINE_ADVISED.saturating_sub(self.column).max(least);
             let room = line.min(ENCODED_WORD_MAX) - overhead;
@@ -305,6 +307,9 @@ fn span_to_encode(value: &str) -> (usize, usize) {
     if plain {
         return (value.len(), value.len());
     }
+    if value.contains(&" ".repeat(BLANKS_MAX)) {
+        return (0, value.len());
+    }
     let mut span = None::<(usize, usize)>;
     let mut at = 0;
     for word in value.split(' ') {
@@ -315,11 +320,17 @@ fn span_to_encode(value: &str) -> (usize, usize) {
         }
         at += word.len() + 1;
     }
-    let blanks = " ".repeat(BLANKS_MAX);
-    if value.contains(&blanks) {
-        return (0, value.len());
+    let Some((mut begin, mut end)) = span else {
+        return (value.len(), value.len());
+    };
+    // One blank stands beside an encoded word; readers make one of several.
+    while value[..begin].ends_with("  ") {
+        begin -= 1;
     }
-    span.unwrap_or((value.len(), value.len()))
+    while value[end..].starts_with("  ") {
+        end += 1;
+    }
+    (begin, end)
 }
 
 /// What stands for itself in the `Q` encoding wherever an encoded word may stand (RFC 2047 §5 (3)).
@@ -334,8 +345,10 @@ fn q_width(character: char) -> usize {
     }
 }
 
-fn q_length(text: &str) -> usize {
-    text.chars().map(q_width).sum()
+/// Then `Q` can be read where nothing decodes it, and is hardly longer than `B`.
+fn is_mostly_ascii(text: &str) -> bool {
+    let others = text.chars().filter(|character| !character.is_ascii());
+    others.count() * 2 <= text.chars().count()
 }
 
 fn q_encode(text: &str, out: &mut Vec<u8>) {
@@ -349,6 +362,182 @@ fn q_encode(text: &str, out: &mut Vec<u8>) {
                 HEX[usize::from(other >> 4)],
                 HEX[usize::from(other & 15)],
             ]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mail_parser::MessageParser;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn field(value: &str, charset: Charset) -> Result<String, HeaderError> {
+        let mut out = Vec::new();
+        unstructured("Subject", value, charset, &mut out)?;
+        Ok(String::from_utf8(out).expect("ASCII"))
+    }
+
+    /// What a reader makes of a field.
+    fn read(field: &str) -> String {
+        let message = format!("{field}\r\n");
+        let message = MessageParser::new().parse(&message).expect("parses");
+        message.subject().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn subjects() {
+        let long_word = "x".repeat(WORD_MAX + 1);
+        let cases: [(&str, &str); 11] = [
+            ("Hello", "Subject: Hello\r\n"),
+            ("", "Subject: \r\n"),
+            ("  two  blanks ", "Subject: two  blanks\r\n"),
+            ("Café ouvert", "Subject: =?utf-8?Q?Caf=C3=A9?= ouvert\r\n"),
+            ("a é b ü c", "Subject: a =?utf-8?Q?=C3=A9_b_=C3=BC?= c\r\n"),
+            ("お知らせ", "Subject: =?utf-8?B?44GK55+l44KJ44Gb?=\r\n"),
+            (
+                "=?utf-8?Q?x?=",
+                "Subject: =?utf-8?Q?=3D=3Futf-8=3FQ=3Fx=3F=3D?=\r\n",
+            ),
+            (
+                &"word ".repeat(20),
+                "Subject: word word word word word word word word word word word word word word\r\n word word word word word word\r\n",
+            ),
+            (
+                "今だけ!春の大感謝祭セール開催中のお知らせです",
+                "Subject: =?utf-8?B?5LuK44Gg44GRIeaYpeOBruWkp+aEn+isneelreOCu+ODvOODq+mWiw==?=\r\n =?utf-8?B?5YKs5Lit44Gu44GK55+l44KJ44Gb44Gn44GZ?=\r\n",
+            ),
+            (
+                &"a".repeat(300),
+                &format!("Subject: {}\r\n", "a".repeat(300)),
+            ),
+            (
+                &long_word,
+                &read(&field(&long_word, Charset::Utf8).expect("fits")),
+            ),
+        ];
+        for (value, expected) in &cases[..10] {
+            assert_eq!(field(value, Charset::Utf8).as_deref(), Ok(*expected));
+        }
+        assert_eq!(cases[10].0, cases[10].1);
+    }
+
+    #[test]
+    fn blanks_are_kept_where_a_line_would_be_folded() {
+        let value = format!("{}  b", "a".repeat(75));
+        let out = field(&value, Charset::Utf8).expect("allowed");
+        assert_eq!(out, format!("Subject: {value}\r\n"));
+        assert_eq!(read(&out), value);
+    }
+
+    #[test]
+    fn iso_2022_jp_subjects() {
+        let cases = [
+            ("あ", "Subject: =?ISO-2022-JP?B?GyRCJCIbKEI=?=\r\n"),
+            ("News ｶﾞ", "Subject: News =?ISO-2022-JP?B?GyRCJSwbKEI=?=\r\n"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(field(value, Charset::Iso2022Jp).as_deref(), Ok(expected));
+        }
+        let refused = field("é", Charset::Iso2022Jp).expect_err("not Japanese");
+        assert_eq!(
+            refused.to_string(),
+            "'é' (U+00E9) does not exist in ISO-2022-JP"
+        );
+    }
+
+    #[test]
+    fn injection_is_refused() {
+        for character in [
+            '\r', '\n', '\0', '\t', '\u{b}', '\u{c}', '\u{1b}', '\u{7f}', '\u{85}', '\u{9f}',
+            '\u{2028}', '\u{2029}',
+        ] {
+            for charset in [Charset::Utf8, Charset::Iso2022Jp] {
+                let value = format!("a{character}Bcc: x@y.test");
+                let expected = Err(HeaderError::Control { character, at: 1 });
+                assert_eq!(field(&value, charset), expected);
+                let mut out = Vec::new();
+                let shown = mailbox("To", &value, "a@b.test", charset, &mut out);
+                assert!(shown.is_err());
+            }
+        }
+        let megabyte = "x".repeat(1 << 20);
+        let expected = Err(HeaderError::TooLong(1 << 20));
+        assert_eq!(field(&megabyte, Charset::Utf8), expected);
+    }
+
+    #[test]
+    fn mailboxes() {
+        let cases = [
+            ("", "To: a@b.test\r\n"),
+            ("Hanako Yamada", "To: Hanako Yamada <a@b.test>\r\n"),
+            ("Yamada, Hanako", "To: \"Yamada, Hanako\" <a@b.test>\r\n"),
+            (r#"a "b" \c"#, "To: \"a \\\"b\\\" \\\\c\" <a@b.test>\r\n"),
+            (
+                "x\" <evil@x.test>, \"",
+                "To: \"x\\\" <evil@x.test>, \\\"\" <a@b.test>\r\n",
+            ),
+            (
+                "山田 花子",
+                "To: =?utf-8?B?5bGx55SwIOiKseWtkA==?= <a@b.test>\r\n",
+            ),
+            (
+                "=?utf-8?Q?x?=",
+                "To: =?utf-8?Q?=3D=3Futf-8=3FQ=3Fx=3F=3D?= <a@b.test>\r\n",
+            ),
+        ];
+        for (name, expected) in cases {
+            let mut out = Vec::new();
+            mailbox("To", name, "a@b.test", Charset::Utf8, &mut out).expect("allowed");
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+            let message = [&out, &b"\r\n"[..]].concat();
+            let message = MessageParser::new().parse(&message).expect("parses");
+            let to = message.to().and_then(|to| to.first()).expect("a mailbox");
+            assert_eq!(to.address(), Some("a@b.test"));
+            assert_eq!(to.name().unwrap_or_default(), name);
+        }
+    }
+
+    fn lines_hold(out: &str) -> Result<(), TestCaseError> {
+        prop_assert!(out.is_ascii());
+        prop_assert!(out.ends_with("\r\n"));
+        for line in out[..out.len() - 2].split("\r\n") {
+            prop_assert!(line.len() <= LINE_MAX, "{line}");
+            prop_assert!(!line.trim().is_empty(), "{out:?}");
+            prop_assert!(!line.contains(['\r', '\n']));
+            for word in line.split(' ').filter(|word| word.contains("=?")) {
+                prop_assert!(word.len() <= ENCODED_WORD_MAX, "{word}");
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn any_subject_comes_back(value in "([a-z]{1,12}|[ぁ-んァ-ヶ一-鿿]{1,30}|[à-ü]{1,9}| {1,3}|=\\?|\\?=|😀|_|\"){1,40}") {
+            let out = field(&value, Charset::Utf8).expect("no controls");
+            lines_hold(&out)?;
+            prop_assert_eq!(read(&out), value.trim_matches(' '), "{}", out);
+        }
+
+        #[test]
+        fn any_japanese_subject_comes_back_as_iso_2022_jp(value in "([a-z]{1,12}|[ぁ-んァ-ヶ亜-腕]{1,30}|¥| {1,3}){1,20}") {
+            if let Ok(out) = field(&value, Charset::Iso2022Jp) {
+                lines_hold(&out)?;
+                prop_assert_eq!(read(&out), value.trim_matches(' '), "{}", out);
+            }
+        }
+
+        #[test]
+        fn any_value_is_refused_or_stays_within_its_field(value in "\\PC{0,20}(.|\r|\n| {1,60}|x{1,1000}){0,20}") {
+            if let Ok(out) = field(&value, Charset::Utf8) {
+                if !value.trim_matches(' ').is_empty() {
+                    lines_hold(&out)?;
+                }
+                let folded = out.trim_end().split("\r\n").skip(1);
+                prop_assert!(folded.into_iter().all(|line| line.starts_with(' ')));
+            }
         }
     }
 }

@@ -82,6 +82,9 @@ pub struct Pieces<'a> {
     at: usize,
     /// Set behind `<script>` or `<style>`: what hides until its end tag.
     raw: Option<&'a str>,
+    /// A tag had no end: what follows it is text. Looking for the end of each later one to the end of
+    /// the document would take time with the square of its length.
+    is_broken: bool,
 }
 
 impl<'a> Pieces<'a> {
@@ -92,11 +95,15 @@ impl<'a> Pieces<'a> {
             document,
             at: 0,
             raw: None,
+            is_broken: false,
         }
     }
 
     /// A tag at `self.at`, if what stands there is one, and how long it is.
-    fn tag(&self) -> Option<(Tag<'a>, usize)> {
+    fn tag(&mut self) -> Option<(Tag<'a>, usize)> {
+        if self.is_broken {
+            return None;
+        }
         let text = &self.document[self.at..];
         let body = text.strip_prefix('<')?;
         let is_end = body.starts_with('/');
@@ -108,7 +115,9 @@ impl<'a> Pieces<'a> {
             !b.is_ascii_whitespace() && !matches!(b, b'>' | b'/')
         });
         let rest = &body[name..];
-        let end = end_of_tag(rest.as_bytes())?;
+        let end = end_of_tag(rest.as_bytes());
+        self.is_broken = end.is_none();
+        let end = end?;
         let before = text.len() - rest.len();
         let tag = Tag {
             name: &body[..name],
@@ -348,6 +357,19 @@ mod tests {
             "\"</script\"",
         ];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_megabyte_of_tags_without_end_is_text() {
+        let document = "<a ".repeat(400_000);
+        let pieces = Pieces::new(&document);
+        let text: usize = pieces
+            .map(|piece| match piece {
+                Piece::Text(text) => text.len(),
+                Piece::Tag(_) | Piece::Hidden => 0,
+            })
+            .sum();
+        assert_eq!(text, document.len());
     }
 
     #[test]

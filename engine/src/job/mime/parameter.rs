@@ -29,10 +29,10 @@ pub fn write(name: &str, value: &str, out: &mut Vec<u8>) {
     while !rest.is_empty() {
         // A piece never ends inside `%XX`.
         let mut end = rest.len().min(PIECE);
-        if end < rest.len() {
-            if let Some(at) = rest[end - 2..end].find('%') {
-                end = end - 2 + at;
-            }
+        if end < rest.len()
+            && let Some(at) = rest[end - 2..end].find('%')
+        {
+            end = end - 2 + at;
         }
         let (piece, after) = rest.split_at(end);
         let charset = if number == 0 { "utf-8''" } else { "" };

@@ -120,6 +120,9 @@ impl<'d> Writer<'_, 'd> {
     }
 
     fn text(&mut self, text: &str) {
+        if self.pre == 0 && memchr::memchr(b'&', text.as_bytes()).is_none() {
+            return self.flow(text);
+        }
         let mut unescaped = std::mem::take(&mut self.unescaped);
         unescaped.clear();
         unescape(text, &mut unescaped);
@@ -140,28 +143,33 @@ impl<'d> Writer<'_, 'd> {
     }
 
     fn flow(&mut self, text: &str) {
-        let is_blank = |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{c}' | '\u{a0}');
-        // Filler of preheaders; also meaningless in plain text.
-        let is_filler = |c: char| {
-            matches!(
-                c,
-                '\u{200b}' | '\u{200c}' | '\u{ad}' | '\u{feff}' | '\u{34f}'
-            )
-        };
-        let mut rest = text;
+        let bytes = text.as_bytes();
+        let mut at = 0;
         loop {
-            let word = rest.trim_start_matches(|c| is_blank(c) || is_filler(c));
-            if rest[..rest.len() - word.len()].contains(is_blank) {
-                self.blank = true;
+            while let Some((octets, is_blank)) = gap(&bytes[at..]) {
+                self.blank |= is_blank;
+                at += octets;
             }
-            let end = word
-                .find(|c| is_blank(c) || is_filler(c))
-                .unwrap_or(word.len());
-            if end == 0 {
+            if at == bytes.len() {
                 return;
             }
-            self.word(&word[..end]);
-            rest = &word[end..];
+            // Words with one blank between them go together: nothing about them changes.
+            let begin = at;
+            at = loop {
+                let Some(found) = bytes[at..].iter().position(|b| GAPS[usize::from(*b)]) else {
+                    break bytes.len();
+                };
+                at += found;
+                let is_single = bytes[at] == b' '
+                    && bytes
+                        .get(at + 1)
+                        .is_some_and(|next| !GAPS[usize::from(*next)]);
+                if !is_single && gap(&bytes[at..]).is_some() {
+                    break at;
+                }
+                at += 1;
+            };
+            self.word(&text[begin..at]);
         }
     }
 
@@ -193,17 +201,21 @@ impl<'d> Writer<'_, 'd> {
         unescape(target, &mut address);
         let shown = self.out[from..].trim();
         let known = ["http://", "https://", "mailto:", "tel:"];
-        let bare = |text: &str| {
-            let text = text.trim_end_matches('/');
-            let cut = known.iter().find_map(|scheme| text.strip_prefix(scheme));
-            cut.unwrap_or(text).to_owned()
+        let scheme = |text: &str| {
+            let found = known.iter().find(|scheme| text.starts_with(**scheme));
+            found.map_or(0, |scheme| scheme.len())
         };
-        let leads_somewhere = known.iter().any(|scheme| address.starts_with(scheme));
-        if leads_somewhere && bare(shown) != bare(&address) {
+        let same = shown[scheme(shown)..].trim_end_matches('/')
+            == address[scheme(&address)..].trim_end_matches('/');
+        let leads_somewhere = scheme(&address) > 0;
+        if leads_somewhere && !same {
             if !shown.is_empty() {
                 self.blank = true;
             }
-            self.word(&format!("<{address}>"));
+            self.gap();
+            for piece in ["<", &address, ">"] {
+                self.out.push_str(piece);
+            }
         }
     }
 }
@@ -213,15 +225,50 @@ const VOID: [&str; 10] = [
     "area", "base", "col", "embed", "input", "link", "meta", "source", "track", "wbr",
 ];
 
+/// Octets with which a gap may begin.
+const GAPS: [bool; 256] = {
+    let mut table = [false; 256];
+    let first = b" \t\n\r\x0c\xc2\xcd\xe2\xef";
+    let mut at = 0;
+    while at < first.len() {
+        table[first[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
+/// How long the gap is that begins here, and whether it is a blank. What is none is filler: invisible
+/// characters that preheaders are stuffed with, and soft hyphens.
+fn gap(bytes: &[u8]) -> Option<(usize, bool)> {
+    match bytes {
+        [b' ' | b'\t' | b'\n' | b'\r' | b'\x0c', ..] => Some((1, true)),
+        // U+00A0; U+00AD.
+        [0xc2, 0xa0, ..] => Some((2, true)),
+        [0xc2, 0xad, ..] => Some((2, false)),
+        // U+034F; U+200B and U+200C; U+FEFF.
+        [0xcd, 0x8f, ..] => Some((2, false)),
+        [0xe2, 0x80, 0x8b | 0x8c, ..] | [0xef, 0xbb, 0xbf, ..] => Some((3, false)),
+        _ => None,
+    }
+}
+
 fn is_hidden(tag: &Tag<'_>) -> bool {
+    // Most styles say nothing of it; looking for a letter of each case is cheaper than reading them.
+    let attributes = tag.attributes.as_bytes();
+    let may_be = |word: &[u8]| memchr::memmem::find(attributes, word).is_some();
+    if !may_be(b"isplay") && !may_be(b"ISPLAY") {
+        return false;
+    }
     let Some((style, _)) = tag.attribute("style") else {
         return false;
     };
-    let hidden = style.to_ascii_lowercase();
-    hidden
+    style
         .split(';')
         .filter_map(|rule| rule.split_once(':'))
-        .any(|(key, value)| key.trim() == "display" && value.trim().starts_with("none"))
+        .any(|(key, value)| {
+            let value = value.trim().get(..4).unwrap_or_default();
+            key.trim().eq_ignore_ascii_case("display") && value.eq_ignore_ascii_case("none")
+        })
 }
 
 enum Kind {

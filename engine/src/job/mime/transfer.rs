@@ -36,7 +36,7 @@ pub fn choose(text: &[u8]) -> Encoding {
     let mut escaped = 0usize;
     let mut bare_cr = 0usize;
     let mut unusual = 0usize;
-    // Three counts without a branch, which the compiler turns into vector code: 1 µs for 20 KiB.
+    // Three counts without a branch, which the compiler turns into vector code: 3 µs for 20 KiB.
     for chunk in text.chunks(255) {
         let (mut escapes, mut crs, mut unusuals) = (0u8, 0u8, 0u8);
         for &byte in chunk {
@@ -266,7 +266,8 @@ mod tests {
             (&format!("{short}\r{short}"), SevenBit),
             (&format!("{long}\n"), QuotedPrintable),
             (&format!("{short}\n{long}"), QuotedPrintable),
-            ("café\n", QuotedPrintable),
+            ("un café crème, s'il vous plaît\n", QuotedPrintable),
+            ("é", Base64),
             ("a\0b, and so on", QuotedPrintable),
             ("特別なお知らせ\n", Base64),
         ];

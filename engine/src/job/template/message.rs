@@ -65,13 +65,11 @@ impl Compiler<'_> {
             message: &message,
         };
         let root = &message.parts[0];
-        if let Some(variant) = variant {
-            if variant.text.is_some() || variant.html.is_some() {
-                return Err(file.error(
-                    0,
-                    "has the text of all variants: give variants a subject, or parts",
-                ));
-            }
+        if variant.is_some_and(|variant| variant.text.is_some() || variant.html.is_some()) {
+            return Err(file.error(
+                0,
+                "has the text of all variants: give variants a subject, or parts",
+            ));
         }
         for header in &root.headers {
             let name = file.field_name(header);
@@ -157,7 +155,7 @@ impl Compiler<'_> {
         let mut place = Place {
             file: file.name.into(),
             line,
-            what: "",
+            what: Box::default(),
         };
         if MAILBOXES.contains(&lower) {
             let refuse = || {
@@ -179,12 +177,12 @@ impl Compiler<'_> {
                 .strip_prefix('"')
                 .and_then(|shown| shown.strip_suffix('"'))
                 .unwrap_or(shown);
-            place.what = "the display name";
+            place.what = "the display name".into();
             let shown = match shown {
                 "" => None,
                 shown => Some(self.text(place.clone(), shown, Escape::None)?),
             };
-            place.what = "the address";
+            place.what = "the address".into();
             let address = self.text(place, address.trim(), Escape::None)?;
             if let Text::Constant(constant) = &address {
                 self::address(constant)
@@ -316,7 +314,7 @@ impl<'a> File<'a> {
         Place {
             file: self.name.into(),
             line: self.line(part.offset_body),
-            what: "",
+            what: Box::default(),
         }
     }
 
@@ -345,7 +343,9 @@ impl<'a> File<'a> {
             let long = raw
                 .split(|byte| *byte == b'\n')
                 .any(|line| line.len() > LINE_MAX);
-            if !raw.is_ascii() || long {
+            // A bare CR would become a line end, and what follows it a field.
+            let bare_cr = memchr::memchr_iter(b'\r', raw).any(|at| raw.get(at + 1) != Some(&b'\n'));
+            if !raw.is_ascii() || raw.contains(&0) || long || bare_cr {
                 return Err(self.error(line, format_args!("{name}: must be ASCII in lines of at most {LINE_MAX} octets (RFC 2231 for file names)")));
             }
             transfer::canonical(raw.trim_ascii_end(), &mut fields);

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use jiff::tz::TimeZone;
 
+use crate::job::document::DOCUMENT;
 use crate::job::mime::header;
 use crate::job::token::{JobId, Secret, TOKEN_LEN, VERP_PREFIX_MAX};
 use crate::job::{Bundle, Content, Job, JobError, List, Mailbox, ReversePath, Tracking};
@@ -159,10 +160,8 @@ pub(super) fn compile(job: Job, bundle: &Bundle, secret: &Secret) -> Result<Temp
 }
 
 pub(super) fn in_toml(what: impl std::fmt::Display) -> JobError {
-    JobError::of_file(TOML, what)
+    JobError::of_file(DOCUMENT, what)
 }
-
-pub(super) const TOML: &str = "job.toml";
 
 fn domain_of(address: &str) -> &str {
     address.rsplit_once('@').map_or("", |(_, domain)| domain)
@@ -204,17 +203,20 @@ impl<'a> Compiler<'a> {
     /// is what the header of a message relies on.
     fn check(&self) -> Result<(), JobError> {
         let job = self.job;
-        if let ReversePath::Verp { prefix, .. } = &job.reverse_path {
-            if prefix.len() > VERP_PREFIX_MAX {
-                return Err(in_toml(format_args!(
-                    "reverse_path: {} characters before the token are too many, {VERP_PREFIX_MAX} fit into a local part",
-                    prefix.len()
-                )));
-            }
+        if let ReversePath::Verp { prefix, .. } = &job.reverse_path
+            && prefix.len() > VERP_PREFIX_MAX
+        {
+            return Err(in_toml(format_args!(
+                "reverse_path: {} characters before the token are too many, {VERP_PREFIX_MAX} fit into a local part",
+                prefix.len()
+            )));
         }
         for mailbox in std::iter::once(&job.from).chain(&job.reply_to) {
             let Mailbox { name, address } = mailbox;
-            if domain_of(address).is_empty() || !is_uri(address) {
+            if domain_of(address).is_empty()
+                || !address.is_ascii()
+                || header::check(address).is_err()
+            {
                 return Err(in_toml(format_args!("{address:?} is no address")));
             }
             if let Some(name) = name {
@@ -225,10 +227,10 @@ impl<'a> Compiler<'a> {
         if let Some(list) = &job.list {
             check_list(list)?;
         }
-        if let Some(Tracking { url, .. }) = &job.tracking {
-            if !url.starts_with("https://") || !is_uri(url) {
-                return Err(in_toml("tracking.url: must be an https:// address"));
-            }
+        if let Some(Tracking { url, .. }) = &job.tracking
+            && !is_https(url)
+        {
+            return Err(in_toml("tracking.url: must be an https:// address"));
         }
         for (name, _) in &job.headers {
             if !header::is_field_name(name) {
@@ -332,7 +334,7 @@ impl<'a> Compiler<'a> {
             self.field("Feedback-ID", text, pieces)?;
         }
         for (name, value) in &job.headers {
-            let text = self.text_of_toml("headers", value)?;
+            let text = self.text_of_toml(name, value)?;
             self.field(name, text, pieces)?;
         }
         pieces.bytes.extend_from_slice(b"MIME-Version: 1.0\r\n");
@@ -361,16 +363,19 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn text_of_toml(&mut self, what: &'static str, source: &str) -> Result<Text, JobError> {
-        let toml = self.bundle.file(TOML).unwrap_or_default();
+    fn text_of_toml(&mut self, key: &str, source: &str) -> Result<Text, JobError> {
+        let toml = self.bundle.file(DOCUMENT).unwrap_or_default();
+        let toml = std::str::from_utf8(toml).unwrap_or_default();
         let first = source.lines().next().unwrap_or_default();
-        let line = memchr::memmem::find(toml, first.as_bytes()).map_or(0, |at| {
-            toml[..at].iter().filter(|byte| **byte == b'\n').count()
-        });
+        // Not found where TOML has to escape something: then the file is all that is named.
+        let line = toml
+            .lines()
+            .position(|line| line.trim_start().starts_with(key) && line.contains(first))
+            .map_or(0, |line| line as u64 + 1);
         let place = Place {
-            file: TOML.into(),
-            line: line as u64 + 1,
-            what,
+            file: DOCUMENT.into(),
+            line,
+            what: key.into(),
         };
         self.text(place, source, Escape::None)
     }
@@ -410,7 +415,7 @@ impl<'a> Compiler<'a> {
         let place = Place {
             file: file.into(),
             line: 1,
-            what: "",
+            what: Box::default(),
         };
         self.text(place, source, escape)
     }
@@ -473,7 +478,8 @@ fn is_ours(name: &str) -> bool {
 }
 
 fn check_list(list: &List) -> Result<(), JobError> {
-    let uri_max = 800;
+    // With its token it is at most 41 octets longer, and alone on a line.
+    let uri_max = 900;
     if !is_uri(&list.id) || list.id.is_empty() {
         return Err(in_toml(format_args!(
             "list.id: {:?} is no identifier",
@@ -484,7 +490,7 @@ fn check_list(list: &List) -> Result<(), JobError> {
         header::check(label).map_err(|error| in_toml(format_args!("list.label {error}")))?;
     }
     if let Some(url) = &list.unsubscribe {
-        if !url.starts_with("https://") || !is_uri(url) || url.len() > uri_max {
+        if !is_https(url) || url.len() > uri_max {
             return Err(in_toml(
                 "list.unsubscribe: must be an https:// address (RFC 8058 §3.1)",
             ));
@@ -507,9 +513,14 @@ fn check_list(list: &List) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Printable ASCII without blanks and angle brackets, and no comma outside of quotes: what stands
-/// whole in a header field.
+fn is_https(text: &str) -> bool {
+    let scheme = text.get(..8).unwrap_or_default();
+    scheme.eq_ignore_ascii_case("https://") && is_uri(text)
+}
+
+/// Printable ASCII without blanks, quotes and angle brackets: what stands whole within such brackets
+/// in a header field.
 pub(super) fn is_uri(text: &str) -> bool {
     text.bytes()
-        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"' | b','))
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"'))
 }

@@ -30,16 +30,19 @@ pub(super) struct Texts {
 pub(super) struct Place {
     /// File of the job.
     pub(super) file: Box<str>,
-    /// Line at which the text begins, from 1.
+    /// Line at which the text begins, from 1; 0 when that is not known.
     pub(super) line: u64,
     /// What it is when it is not all of the file: `subject`.
-    pub(super) what: &'static str,
+    pub(super) what: Box<str>,
 }
 
 impl Place {
     fn error(&self, line: Option<usize>, what: &str) -> JobError {
-        let line = self.line + line.unwrap_or(1) as u64 - 1;
-        match self.what {
+        let line = match self.line {
+            0 => 0,
+            first => first + line.unwrap_or(1).max(1) as u64 - 1,
+        };
+        match &*self.what {
             "" => JobError::at(&self.file, line, what),
             part => JobError::at(&self.file, line, format_args!("{part}: {what}")),
         }

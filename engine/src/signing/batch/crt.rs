@@ -1,4 +1,4 @@
-//! The parts of an RSA-2048 private key (RFC 8017 §3.2, second representation) as numbers.
+//! The parts of an RSA-2048 key (RFC 8017 §3.2, second representation) as numbers.
 //!
 //! They come out of aws-lc-rs, which checked the key when it was read, as PKCS#8 (RFC 5208). The
 //! reader below knows as much DER as that takes, and gives `None` for anything else.
@@ -7,14 +7,14 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa;
 use std::fmt;
 
-/// Words of a prime of an RSA-2048 key.
-const WORDS: usize = 16;
-
+/// A number below 2^2048, least significant word first.
+pub(super) type Modulus = [u64; 32];
 /// A number below 2^1024, least significant word first.
-pub(super) type Factor = [u64; WORDS];
+pub(super) type Factor = [u64; 16];
 
-/// What signing by the Chinese remainder theorem takes. Wiped when dropped.
+/// What signing by the Chinese remainder theorem takes, and checking it. Wiped when dropped.
 pub(super) struct Crt {
+    pub(super) modulus: Modulus,
     pub(super) p: Factor,
     pub(super) q: Factor,
     /// d mod (p - 1).
@@ -26,9 +26,9 @@ pub(super) struct Crt {
 }
 
 impl Crt {
-    /// `None` unless both primes have 1024 bits.
+    /// `None` unless both primes have 1024 bits and the public exponent is 65537.
     pub(super) fn new(key: &rsa::KeyPair) -> Option<Self> {
-        if key.public_modulus_len() != 2 * size_of::<Factor>() {
+        if key.public_modulus_len() != size_of::<Modulus>() {
             return None;
         }
         let der = AsDer::<Pkcs8V1Der<'_>>::as_der(key).ok()?;
@@ -40,18 +40,20 @@ impl Crt {
         let _version = info.element(INTEGER)?;
         let _algorithm = info.element(SEQUENCE)?;
         let mut key = Der(Der(info.element(OCTET_STRING)?).element(SEQUENCE)?);
-        for _version_modulus_and_exponents in 0..4 {
-            key.element(INTEGER)?;
-        }
+        let _version = key.element(INTEGER)?;
+        let modulus = key.number()?;
+        let [public] = key.number()?;
+        let _private = key.element(INTEGER)?;
         let parts = Self {
-            p: key.factor()?,
-            q: key.factor()?,
-            dp: key.factor()?,
-            dq: key.factor()?,
-            q_inverse: key.factor()?,
+            modulus,
+            p: key.number()?,
+            q: key.number()?,
+            dp: key.number()?,
+            dq: key.number()?,
+            q_inverse: key.number()?,
         };
-        let full = |prime: &Factor| prime[WORDS - 1] >> 63 == 1;
-        (full(&parts.p) && full(&parts.q)).then_some(parts)
+        let full = |prime: &Factor| prime[prime.len() - 1] >> 63 == 1;
+        (public == 65537 && full(&parts.p) && full(&parts.q)).then_some(parts)
     }
 }
 
@@ -106,8 +108,8 @@ impl<'a> Der<'a> {
         Some(content)
     }
 
-    /// Takes a number below 2^1024.
-    fn factor(&mut self) -> Option<Factor> {
+    /// Takes a number that fits into so many words.
+    fn number<const WORDS: usize>(&mut self) -> Option<[u64; WORDS]> {
         let bytes = self.element(INTEGER)?;
         // A leading zero keeps a number with its highest bit set from being negative.
         let bytes = match bytes {
@@ -115,13 +117,13 @@ impl<'a> Der<'a> {
             [first, ..] if *first < 0x80 => bytes,
             _ => return None,
         };
-        if bytes.len() > size_of::<Factor>() {
+        if bytes.len() > WORDS * 8 {
             return None;
         }
-        let mut factor = [0; WORDS];
+        let mut number = [0; WORDS];
         for (place, byte) in bytes.iter().rev().enumerate() {
-            factor[place / 8] |= u64::from(*byte) << (place % 8 * 8);
+            number[place / 8] |= u64::from(*byte) << (place % 8 * 8);
         }
-        Some(factor)
+        Some(number)
     }
 }

@@ -10,7 +10,7 @@
 use super::crt::Factor;
 use super::{BatchError, LANES, Lane, MultiBuffer, Number};
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::path::Path;
 use std::{fmt, mem};
 
@@ -40,7 +40,7 @@ type ScratchSize = unsafe extern "C" fn(Method) -> c_int;
 /// `mbx_status mbx_rsa_private_crt_mb8(const int8u* const from_pa[8], int8u* const to_pa[8],
 /// const int64u* const p_pa[8], … q_pa[8], … dp_pa[8], … dq_pa[8], … iq_pa[8], int rsaBitlen,
 /// const mbx_RSA_Method* m, int8u* pBuffer)`
-type PrivateCrt = unsafe extern "C" fn(
+type PrivateKeyOp = unsafe extern "C" fn(
     *const *const u8,
     *const *mut u8,
     *const *const u64,
@@ -52,12 +52,24 @@ type PrivateCrt = unsafe extern "C" fn(
     Method,
     *mut u8,
 ) -> u32;
+/// `mbx_status mbx_rsa_public_mb8(const int8u* const from_pa[8], int8u* const to_pa[8],
+/// const int64u* const n_pa[8], int rsaBitlen, const mbx_RSA_Method* m, int8u* pBuffer)`
+type PublicKeyOp = unsafe extern "C" fn(
+    *const *const u8,
+    *const *mut u8,
+    *const *const u64,
+    c_int,
+    Method,
+    *mut u8,
+) -> u32;
 
 /// The functions in use. They stay loaded for the life of the process.
 pub(super) struct Library {
-    method: GetMethod,
-    private_crt: PrivateCrt,
-    /// Working memory of one call, 64-bit words.
+    private: PrivateKeyOp,
+    private_method: GetMethod,
+    public: PublicKeyOp,
+    public_method: GetMethod,
+    /// Working memory that one call of either takes, 64-bit words.
     scratch_words: usize,
 }
 
@@ -78,28 +90,25 @@ impl Library {
                 (name.to_owned(), handle)
             }
         };
-        let load_error = |source| BatchError::Load {
-            library: name.clone(),
-            source,
-        };
+        let load_error = |source| BatchError::Load { source };
         let handle = handle.map_err(load_error)?;
         // SAFETY: `get` asks that the symbol is of the given type. The types above are those of the
         // library's headers (crypto_mb/rsa.h, crypto_mb/cpu_features.h), the same in every release
-        // that has all four symbols; of another library with these names nothing can be said.
-        let (is_applicable, method, scratch_size, private_crt) = unsafe {
+        // that has all these symbols; of another library with such names nothing can be said.
+        let (is_applicable, scratch_size, library) = unsafe {
             (
-                *handle
-                    .get::<IsApplicable>(c"mbx_is_crypto_mb_applicable")
+                symbol::<IsApplicable>(&handle, c"mbx_is_crypto_mb_applicable")
                     .map_err(load_error)?,
-                *handle
-                    .get::<GetMethod>(c"mbx_RSA2K_private_crt_Method")
-                    .map_err(load_error)?,
-                *handle
-                    .get::<ScratchSize>(c"mbx_RSA_Method_BufSize")
-                    .map_err(load_error)?,
-                *handle
-                    .get::<PrivateCrt>(c"mbx_rsa_private_crt_mb8")
-                    .map_err(load_error)?,
+                symbol::<ScratchSize>(&handle, c"mbx_RSA_Method_BufSize").map_err(load_error)?,
+                Self {
+                    private: symbol(&handle, c"mbx_rsa_private_crt_mb8").map_err(load_error)?,
+                    private_method: symbol(&handle, c"mbx_RSA2K_private_crt_Method")
+                        .map_err(load_error)?,
+                    public: symbol(&handle, c"mbx_rsa_public_mb8").map_err(load_error)?,
+                    public_method: symbol(&handle, c"mbx_RSA2K_pub65537_Method")
+                        .map_err(load_error)?,
+                    scratch_words: 0,
+                },
             )
         };
         // The functions were copied out of their symbols: from here on nothing would keep the library
@@ -110,14 +119,15 @@ impl Library {
         if unsafe { is_applicable(0) } == 0 {
             return Err(BatchError::Cpu { library: name });
         }
-        // SAFETY: the argument is the library's own table, which is static.
-        let bytes = unsafe { scratch_size(method()) };
+        // SAFETY: the arguments are the library's own tables, which are static.
+        let bytes = unsafe {
+            scratch_size((library.private_method)()).max(scratch_size((library.public_method)()))
+        };
         match usize::try_from(bytes) {
             // 55 KB in the release of 2026.
             Ok(bytes) if (1..=1 << 20).contains(&bytes) => Ok(Self {
-                method,
-                private_crt,
                 scratch_words: bytes.div_ceil(8),
+                ..library
             }),
             _ => Err(BatchError::Scratch {
                 library: name,
@@ -125,6 +135,12 @@ impl Library {
             }),
         }
     }
+}
+
+/// SAFETY: as [`Handle::get`]: the symbol has to be of that type.
+unsafe fn symbol<T: Copy>(handle: &Handle, name: &CStr) -> Result<T, libloading::Error> {
+    // SAFETY: the caller's.
+    unsafe { handle.get::<T>(name) }.map(|symbol| *symbol)
 }
 
 fn load(path: &Path) -> Result<Handle, libloading::Error> {
@@ -148,12 +164,9 @@ const FLAGS: c_int = RTLD_NOW | RTLD_LOCAL;
 
 impl MultiBuffer for Library {
     fn sign(&self, lanes: &[Lane<'_>; LANES], signatures: &mut [Number; LANES]) -> bool {
-        // Parts of keys pass through this memory and not all are wiped by the library.
         let mut scratch = vec![0u64; self.scratch_words];
         let from = lanes.map(|lane| lane.input.as_ptr());
-        let to = signatures
-            .each_mut()
-            .map(|signature| signature.as_mut_ptr());
+        let to = signatures.each_mut().map(|number| number.as_mut_ptr());
         let part = |part: for<'k> fn(&Lane<'k>) -> &'k Factor| {
             lanes.each_ref().map(|lane| part(lane).as_ptr())
         };
@@ -165,10 +178,10 @@ impl MultiBuffer for Library {
         // SAFETY: each of the seven arrays has eight pointers and lives until the call returns. Inputs
         // and signatures have 2048 bits, the parts of a key 1024 (their types say so), which is what
         // the function reads and writes for `BITS`; the signatures are borrowed mutably and overlap
-        // nothing. The scratch memory has the size that the library named for this very table, which
-        // is static. The function keeps no pointer and has no state: any thread may call it.
+        // nothing. The scratch memory has at least the size that the library named for this very
+        // table, which is static. The function keeps no pointer and has no state: any thread may call.
         let status = unsafe {
-            (self.private_crt)(
+            (self.private)(
                 from.as_ptr(),
                 to.as_ptr(),
                 p.as_ptr(),
@@ -177,13 +190,38 @@ impl MultiBuffer for Library {
                 dq.as_ptr(),
                 q_inverse.as_ptr(),
                 BITS,
-                (self.method)(),
+                (self.private_method)(),
                 scratch.as_mut_ptr().cast(),
             )
         };
+        // Parts of keys passed through, and the library does not wipe all of them.
         scratch.fill(0);
         std::hint::black_box(&scratch);
         // Four bits for each lane.
+        status == 0
+    }
+
+    fn open(
+        &self,
+        lanes: &[Lane<'_>; LANES],
+        signatures: &[Number; LANES],
+        opened: &mut [Number; LANES],
+    ) -> bool {
+        let mut scratch = vec![0u64; self.scratch_words];
+        let from = signatures.each_ref().map(|number| number.as_ptr());
+        let to = opened.each_mut().map(|number| number.as_mut_ptr());
+        let modulus = lanes.map(|lane| lane.key.modulus.as_ptr());
+        // SAFETY: as in `sign`; all numbers here have 2048 bits.
+        let status = unsafe {
+            (self.public)(
+                from.as_ptr(),
+                to.as_ptr(),
+                modulus.as_ptr(),
+                BITS,
+                (self.public_method)(),
+                scratch.as_mut_ptr().cast(),
+            )
+        };
         status == 0
     }
 }
