@@ -94,7 +94,8 @@ impl World {
             wall: WallTime::from_unix_millis(wall),
         };
         let registry = Arc::new(Registry::new());
-        let mut shard = Shard::new(ShardId(0), config, registry, Arc::clone(&gauge), now, 7);
+        let mut shard = Shard::new(ShardId(0), config, registry, Arc::clone(&gauge), now, 7)
+            .with_secret(crate::job::token::Secret::new(&[7; 32]));
         before(&mut shard);
         let spool = Spool::open(dir, &options).expect("spool");
         let (log, recovered) = spool.open_log(0, wall).expect("log");
@@ -691,6 +692,25 @@ fn rows_are_due_by_their_own_clocks() {
         });
     }
     let chunk = chunk.finish().expect("rows");
+    let document = "name = \"own\"\nfrom = \"news@sender.test\"\nreverse_path = \"b@sender.test\"\n\
+        subject = \"s\"\n[recipients]\nfile = \"r.csv\"\n[content]\ntext = \"t.txt\"\n";
+    let file = |name: &str, content: &str| (name.into(), content.as_bytes().into());
+    let mut bundle = Vec::new();
+    crate::job::Bundle {
+        id: SubmissionId(1),
+        accepted_ms: 0,
+        columns: vec!["zone".into()],
+        files: vec![file("job.toml", document), file("t.txt", "Hello\n")],
+    }
+    .encode(&mut bundle);
+    let bundle = NewMessage {
+        envelope: Envelope {
+            kind: Kind::Bundle,
+            ..Envelope::default()
+        },
+        content: Content::from(bundle),
+        line: 0,
+    };
     let rows = NewMessage {
         envelope: Envelope {
             kind: Kind::Rows,
@@ -712,7 +732,7 @@ fn rows_are_due_by_their_own_clocks() {
         },
     );
     own.zone_column = Some(0);
-    world.submit(1, vec![rows], Some(own));
+    world.submit(1, vec![bundle, rows], Some(own));
     world.settle();
     let mut seen = Vec::new();
     for hour in 0..24 {
