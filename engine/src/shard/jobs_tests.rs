@@ -695,25 +695,6 @@ fn rows_are_due_by_their_own_clocks() {
         });
     }
     let chunk = chunk.finish().expect("rows");
-    let document = "name = \"own\"\nfrom = \"news@sender.test\"\nreverse_path = \"b@sender.test\"\n\
-        subject = \"s\"\n[recipients]\nfile = \"r.csv\"\n[content]\ntext = \"t.txt\"\n";
-    let file = |name: &str, content: &str| (name.into(), content.as_bytes().into());
-    let mut bundle = Vec::new();
-    crate::job::Bundle {
-        id: SubmissionId(1),
-        accepted_ms: 0,
-        columns: vec!["zone".into()],
-        files: vec![file("job.toml", document), file("t.txt", "Hello\n")],
-    }
-    .encode(&mut bundle);
-    let bundle = NewMessage {
-        envelope: Envelope {
-            kind: Kind::Bundle,
-            ..Envelope::default()
-        },
-        content: Content::from(bundle),
-        line: 0,
-    };
     let rows = NewMessage {
         envelope: Envelope {
             kind: Kind::Rows,
