@@ -15,6 +15,10 @@ use crate::smtp::Session;
 pub(super) struct Signatures {
     waiting: Vec<ConnKey>,
     /// Kept for their memory.
+    #[expect(
+        clippy::vec_box,
+        reason = "they move in and out of transactions as they are"
+    )]
     spare: Vec<Box<Unsigned>>,
 }
 
