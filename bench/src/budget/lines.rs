@@ -28,6 +28,8 @@ pub fn record(number: u64) -> AttemptRecord<'static> {
         submission: Some(SubmissionId(0x9f1c_22e0_8d1b_4a77_90ab_cdef_0123_4567)),
         file: Some(b"spring-sale-2026-11-21.eml"),
         job: Some(b"spring-sale"),
+        variant: None,
+        row: None,
         envid: None,
         reverse_path: b"bounce+c29tZXRva2Vu@news.shop.example",
         recipient: b"hanako.yamada@mail.receiver.example",

@@ -5,6 +5,7 @@ use std::hint::black_box;
 
 use hikyaku::mail::envelope::domain_of;
 use hikyaku::queue::domain::{Domains, MessageKey, Waiting};
+use hikyaku::queue::jobs::JobKey;
 use hikyaku::queue::wheel::Wheel;
 
 use crate::workload::Workload;
@@ -54,8 +55,8 @@ impl Ready {
         };
         let domain = self.domains.get_mut(domain);
         domain.recipients += 1;
-        domain.ready.push_back(entry);
-        let entry = domain.ready.pop_front();
+        domain.ready.push_back(JobKey::NONE, entry);
+        let entry = domain.ready.pop_front(JobKey::NONE);
         domain.recipients -= 1;
         entry
     }

@@ -238,7 +238,9 @@ impl Turns {
             messages: count,
             recipients: count,
             logs: Vec::new(),
+            suppressed: 0,
             keyed: None,
+            job: None,
         };
         if let Some(step) = self.desk.read_whole(submission, acceptance) {
             self.carry_out(step);
@@ -303,8 +305,8 @@ impl Turns {
                         self.carry_out(step);
                     }
                 }
-                // Routes lead to an address; room is tried again anyway.
-                Effect::Resolve { .. } | Effect::Room => {}
+                // Routes lead to an address; room is tried again anyway; nothing is signed.
+                Effect::Resolve { .. } | Effect::Room | Effect::Sign => {}
             }
         }
         if self.shard.log_len() >= LOG_CHUNK {

@@ -23,7 +23,9 @@ use hikyaku::io::clock;
 use hikyaku::io::driver::Receipts;
 use hikyaku::io::dropdir::{DropDir, DropLimits};
 use hikyaku::io::ingest::{Ingest, IngestState, Outlet, Parts};
+use hikyaku::io::jobfile::JobFile;
 use hikyaku::io::keys::KeyFile;
+use hikyaku::job::token::Secret;
 use hikyaku::mail::id::SubmissionId;
 
 use super::cpu;
@@ -64,7 +66,10 @@ pub fn us_per_message(work: &Workload, per_file: u64, base: &Path) -> Result<f64
         receipts: Arc::clone(&receipts),
         state: Arc::clone(&state),
         keys,
+        jobs: JobFile::open(&spool)?,
         spool,
+        secret: Secret::new(&[0; 32]),
+        suppressed: None,
     };
     let mut ingest = Ingest::new(parts, &HashMap::new())?;
     let done = Arc::new(AtomicBool::new(false));
@@ -131,7 +136,7 @@ fn answer(ring: &Ring<Command>, receipts: &Receipts, files: u64) -> u64 {
                 submission,
                 acceptance,
             } => accept(submission, acceptance.recipients),
-            Command::Discard { .. } => {}
+            Command::Discard { .. } | Command::Job { .. } => {}
             Command::Close { .. } => closed += 1,
         }
         if kept.len() > RING_CAPACITY {

@@ -45,6 +45,7 @@ pub(super) fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Err
         tls: TlsPolicy::Never,
         deadlines: Deadlines::default(),
         signer: None,
+        suppressed: None,
         stream_depth: StreamDepth::new(depth),
         stream_auto: None,
         strict: false,
