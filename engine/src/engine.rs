@@ -5,7 +5,16 @@
 //! ```
 //! Everything that can be refused is refused before the first shard starts, in one sentence.
 
-use std::net::{IpAddr, SocketAddr};
+mod configure;
+
+pub use crate::recovery::RecoverySummary;
+pub(crate) use configure::shard_config;
+use configure::{
+    check_host, core_of, descriptors, drop_limits, memory, named_holder, open_jobs, open_keys, pin,
+    resolver_config, resolvers, tls_policy,
+};
+pub use configure::{check_settings, judge_host};
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -16,45 +25,31 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::queue::SegQueue;
 use hikyaku_spool::faults::point;
-use hikyaku_spool::suppressed::Suppressed;
-use hikyaku_spool::{Spool, SpoolError, StopNote};
-use hikyaku_tuning::{
-    HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
-};
+use hikyaku_spool::{SpoolError, StopNote};
+use hikyaku_tuning::TuningError;
 
-use crate::budget::{Descriptors, Memory};
-use crate::connection::tls::{TlsConfigError, TlsMode, TlsPolicy};
+use crate::connection::tls::TlsConfigError;
 use crate::dns::route::RouteError;
 use crate::dns::site::RuleError;
-use crate::dns::{OwnAddresses, ProviderRules, Routes};
 use crate::handoff::Doorbell;
 use crate::ingest::Limits as IngestLimits;
 use crate::io::admission::Admission;
 use crate::io::driver::Receipts;
-use crate::io::dropdir::{DropDir, DropDirError, DropLimits};
-use crate::io::executor::{self, ExecutorError, ShardThread, Shared};
+use crate::io::dropdir::{DropDir, DropDirError};
+use crate::io::executor::{ExecutorError, ShardThread, Shared};
 use crate::io::ingest::{Ingest, IngestState, Outlet, Parts};
-use crate::io::jobfile::{self, JobFile};
-use crate::io::keys::KeyFile;
 use crate::io::logfile::{LogError, LogFile, LogSender};
-use crate::io::resolver::{ResolverConfig, servers_from_resolv_conf};
+use crate::io::resolver::ResolverConfig;
 use crate::io::secret::{self, SecretError};
 use crate::io::statefile::{Sources, StateFile};
-use crate::io::tls::load_roots;
 use crate::io::{clock, random};
 use crate::log::latency::{Account, Latency};
 use crate::log::record::{EngineEvent, EngineRecord, LineWriter};
 use crate::mail::id::ShardId;
-use crate::outcome::Classifier;
-use crate::queue::retry::{RetryPolicy, SiteBackoff};
-pub use crate::recovery::RecoverySummary;
-use crate::recovery::{OpenedSpool, open_spool, spool_options};
-use crate::settings::{Durability, Ehlo, Origin, Settings};
-use crate::shard::{
-    ConnectionCap, DoubtPolicy, EgressSource, Gauge, Recovery, ShardConfig, SiteLimits,
-};
-use crate::signing::{Signer, SigningError};
-use crate::smtp::StreamDepth;
+use crate::recovery::{OpenedSpool, open_spool};
+use crate::settings::Settings;
+use crate::shard::{Gauge, Recovery};
+use crate::signing::SigningError;
 use crate::throttle::Registry;
 
 /// Why the engine does not start.
@@ -481,359 +476,7 @@ fn say(log: &LogSender, event: EngineEvent) {
     log.send(line);
 }
 
-/// Opens what operators have said of jobs; the spool must be locked.
-fn open_jobs(settings: &Settings) -> Result<JobFile, StartError> {
-    let spool = &settings.engine.spool;
-    JobFile::open(spool).map_err(|source| StartError::File {
-        what: "paused jobs in",
-        path: spool.join(jobfile::FILE),
-        source,
-    })
-}
-
-/// Opens the idempotency keys; the spool must be locked.
-fn open_keys(settings: &Settings) -> Result<KeyFile, StartError> {
-    let spool = &settings.engine.spool;
-    let keys = KeyFile::open(spool, clock::wall()).map_err(|source| StartError::File {
-        what: "idempotency keys in",
-        path: spool.clone(),
-        source,
-    })?;
-    if keys.damaged > 0 {
-        tracing::error!(
-            records = keys.damaged,
-            "idempotency keys are damaged: files under them would be taken again"
-        );
-    }
-    Ok(keys)
-}
-
-/// Bounds of the drop directory, with names made numbers.
-fn drop_limits(settings: &Settings) -> Result<DropLimits, StartError> {
-    let drop = &settings.drop;
-    let number = |key, name: &str, file: &str| {
-        id_of(name, file).map_err(|problem| StartError::Limit(format!("drop.{key}: {problem}")))
-    };
-    Ok(DropLimits {
-        quarantine_files_max: usize::try_from(drop.quarantine_files).unwrap_or(usize::MAX),
-        quarantine_bytes_max: drop.quarantine_size,
-        uids: drop
-            .uids
-            .iter()
-            .map(|name| number("uids", name, "/etc/passwd"))
-            .collect::<Result<_, _>>()?,
-        group: drop
-            .group
-            .as_deref()
-            .map(|name| number("group", name, "/etc/group"))
-            .transpose()?,
-        tmp_remove: drop.tmp_remove,
-        ..DropLimits::default()
-    })
-}
-
-/// The number of a user or group: itself, or as the local file says. Names that only a directory
-/// service knows are given as numbers.
-fn id_of(name: &str, file: &str) -> Result<u32, String> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
-    text.lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|fields| fields.first() == Some(&name))
-        .and_then(|fields| fields.get(2)?.parse().ok())
-        .ok_or_else(|| format!("{name:?} is not in {file}: write its number"))
-}
-
-/// The drop directory's lock knows no names; the spool's does, when the same engine holds both.
-fn named_holder(settings: &Settings, error: DropDirError) -> StartError {
-    if !matches!(error, DropDirError::InUse(_)) {
-        return error.into();
-    }
-    match Spool::open(&settings.engine.spool, &spool_options(settings)) {
-        Err(locked @ SpoolError::Locked { .. }) => locked.into(),
-        _ => error.into(),
-    }
-}
-
-fn check_host(settings: &Settings) -> Result<(), StartError> {
-    for (what, dir) in [
-        ("spool directory", &settings.engine.spool),
-        ("log directory", &settings.engine.log),
-    ] {
-        std::fs::create_dir_all(dir).map_err(|source| StartError::File {
-            what,
-            path: dir.clone(),
-            source,
-        })?;
-    }
-    let failures: Vec<String> = judge_host(settings)
-        .failures()
-        .map(ToString::to_string)
-        .collect();
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(StartError::Host(failures.join("; ")))
-    }
-}
-
-/// What the host offers a run with these settings. An executor is tried only when nothing else
-/// stands against it: without locked memory it fails for a reason that is known already.
-#[must_use]
-pub fn judge_host(settings: &Settings) -> HostCheck {
-    let needs = host_needs(settings);
-    let check = HostCheck::run(&needs);
-    if !check.is_ok() {
-        return check;
-    }
-    HostCheck::run(&HostNeeds {
-        ring_attempt: Some(executor::probe()),
-        ..needs
-    })
-}
-
-/// Everything about settings that only building from them can tell: limits, routes, keys, certificates.
-///
-/// # Errors
-/// As [`Engine::start`].
-pub fn check_settings(settings: &Settings) -> Result<(), StartError> {
-    let config = shard_config(settings)?;
-    resolver_config(settings, &config)?;
-    tls_policy(settings)?;
-    resolvers(settings).map(drop)
-}
-
-/// What a run with these settings asks of the host.
-fn host_needs(settings: &Settings) -> HostNeeds {
-    HostNeeds {
-        descriptors: Descriptors::enough(settings.engine.connections_max),
-        descriptors_min: Descriptors::least(settings.engine.shards),
-        memory: settings.engine.memory,
-        spool: Some(settings.engine.spool.clone()),
-        drop: Some(settings.engine.drop.clone()),
-        spool_free_min: settings
-            .engine
-            .segment_bytes
-            .map_or(SPOOL_FREE_MIN, |bytes| bytes * 8)
-            .saturating_mul(settings.engine.shards.into()),
-        any_file_system: settings.engine.development,
-        ring_attempt: None,
-    }
-}
-
-/// What there is of descriptors, after the host check has raised the limit as far as it goes.
-fn descriptors(settings: &Settings) -> Descriptors {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let engine = &settings.engine;
-    Descriptors::divide(limit, engine.shards, engine.connections_max)
-}
-
-/// The memory of this run, divided.
-fn memory(settings: &Settings) -> Memory {
-    let engine = &settings.engine;
-    let total = engine
-        .memory
-        .unwrap_or_else(|| hikyaku_tuning::Memory::read().share());
-    Memory::divide(total, engine.shards, engine.connections_max)
-}
-
-pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartError> {
-    let profiles = match &settings.engine.profiles {
-        Some(dir) => Profiles::load(dir)?,
-        None => Profiles::builtin(),
-    };
-    let mut rules = Vec::new();
-    // Between the default profile and the others, where a limit for `*` lies as well.
-    let pipeline = settings.delivery.pipeline.map(|pipeline| match pipeline {
-        Pipeline::None => "pipeline=none",
-        Pipeline::Transaction => "pipeline=transaction",
-        Pipeline::Stream => "pipeline=stream",
-    });
-    let mut general = false;
-    for limit in &settings.limits {
-        let text = with_pipeline(&limit.text, pipeline);
-        general |= text.is_some();
-        let text = text.as_deref().unwrap_or(&limit.text);
-        let rule: LimitRule = text.parse().map_err(|error: TuningError| {
-            // The sentence names the flag; a limit from a file is better named by its place.
-            let sentence = error.to_string();
-            StartError::Limit(match &limit.origin {
-                Origin::File { .. } => {
-                    let told = sentence.strip_prefix("--limit ").unwrap_or(&sentence);
-                    format!("{}: {told}", limit.origin)
-                }
-                _ => sentence,
-            })
-        })?;
-        rules.push(rule);
-    }
-    if let Some(pipeline) = pipeline.filter(|_| !general) {
-        rules.push(format!("*={pipeline}").parse()?);
-    }
-    let rules = LimitRules::new(rules, &profiles)?;
-    let routes: Vec<(String, String)> = settings
-        .routes
-        .iter()
-        .map(|route| (route.pattern.to_string(), route.target()))
-        .collect();
-    let signer = if settings.dkim.is_empty() {
-        None
-    } else {
-        Some(
-            Signer::load(&settings.dkim)?
-                .with_lifetime(settings.signature_lifetime)
-                .with_batching(&settings.batching),
-        )
-    };
-    Ok(ShardConfig {
-        sources: settings
-            .sources
-            .iter()
-            .map(|source| EgressSource {
-                name: source.name.as_str().into(),
-                address: source.ip,
-                ehlo: ehlo(&source.ehlo, source.ip).into(),
-            })
-            .collect(),
-        port: settings.engine.port,
-        routes: Routes::parse(&routes)?,
-        sites: SiteLimits { profiles, rules },
-        retry: RetryPolicy {
-            first: settings.retry.first,
-            max: settings.retry.max,
-            expires_after: settings.retry.expire,
-            ..RetryPolicy::default()
-        },
-        doubt: DoubtPolicy {
-            on_doubt: settings.delivery.on_doubt,
-            crashes_max: settings.delivery.crashes_max,
-        },
-        backoff: SiteBackoff {
-            max: SiteBackoff::default().max.min(settings.retry.max),
-            ..SiteBackoff::default()
-        },
-        tls: match settings.tls.mode {
-            TlsMode::Never => crate::smtp::TlsPolicy::Never,
-            TlsMode::Opportunistic => crate::smtp::TlsPolicy::Opportunistic,
-            TlsMode::Required => crate::smtp::TlsPolicy::Require,
-        },
-        deadlines: settings.deadlines,
-        signer,
-        stream_depth: StreamDepth::new(settings.delivery.stream_depth),
-        stream_auto: settings.delivery.stream_auto,
-        strict: settings.durability == Durability::Strict,
-        classifier: Classifier::builtin(),
-        connections: ConnectionCap::new(descriptors(settings).connections),
-        suppressed: Some(Arc::new(Suppressed::new(&settings.engine.suppressions))),
-        log_attempts: true,
-    })
-}
-
-/// The limit for `*`, which may stand only once, with `pipeline` where it has none of its own.
-/// `None`: a limit for others.
-fn with_pipeline(limit: &str, pipeline: Option<&str>) -> Option<String> {
-    let (pattern, limits) = limit.split_once('=')?;
-    if pattern.trim() != "*" {
-        return None;
-    }
-    let has_own = limits
-        .split(',')
-        .any(|limit| limit.trim_start().starts_with("pipeline"));
-    let pipeline = pipeline.filter(|_| !has_own);
-    Some(pipeline.map_or_else(|| limit.to_owned(), |more| format!("{limit},{more}")))
-}
-
-/// The name for EHLO. A literal of an address that the kernel chooses is not known before the
-/// connection; loopback's is never right, but it is a literal, and whoever sends real mail names a
-/// source (RFC 5321 §4.1.3, §4.1.4).
-fn ehlo(ehlo: &Ehlo, address: IpAddr) -> String {
-    match ehlo {
-        Ehlo::Name(name) => name.clone(),
-        Ehlo::AddressLiteral => match address {
-            IpAddr::V4(address) if address.is_unspecified() => "[127.0.0.1]".to_owned(),
-            IpAddr::V4(address) => format!("[{address}]"),
-            IpAddr::V6(address) => format!("[IPv6:{address}]"),
-        },
-    }
-}
-
-fn tls_policy(settings: &Settings) -> Result<TlsPolicy, StartError> {
-    let roots = settings
-        .tls
-        .ca_file
-        .as_deref()
-        .map(load_roots)
-        .transpose()?;
-    Ok(match settings.tls.mode {
-        TlsMode::Required => TlsPolicy::Required { roots },
-        // A site may ask for TLS where the default is to do without, so a configuration is always
-        // at hand; the session decides whether it is used.
-        TlsMode::Never | TlsMode::Opportunistic => TlsPolicy::Opportunistic,
-    })
-}
-
-fn resolver_config(
-    settings: &Settings,
-    config: &ShardConfig,
-) -> Result<ResolverConfig, StartError> {
-    let mut resolver = ResolverConfig::default();
-    resolver.lookup.allow_prohibited = settings.engine.allow_private_targets;
-    resolver.lookup.rules = ProviderRules::new(&config.sites.profiles.mx_rules())?;
-    let addresses = config
-        .sources
-        .iter()
-        .map(|source| source.address)
-        .filter(|address| !address.is_unspecified());
-    let names = config
-        .sources
-        .iter()
-        .map(|source| &*source.ehlo)
-        .filter(|name| !name.starts_with('['));
-    resolver.lookup.own = OwnAddresses::new(addresses, names);
-    Ok(resolver)
-}
-
-fn resolvers(settings: &Settings) -> Result<Vec<SocketAddr>, StartError> {
-    const RESOLV_CONF: &str = "/etc/resolv.conf";
-    if !settings.resolvers.is_empty() {
-        return Ok(settings.resolvers.clone());
-    }
-    match std::fs::read_to_string(RESOLV_CONF) {
-        Ok(text) => Ok(servers_from_resolv_conf(&text)),
-        // As the C library does: without the file, ask this machine.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(servers_from_resolv_conf(""))
-        }
-        Err(source) => Err(StartError::File {
-            what: "list of resolvers",
-            path: RESOLV_CONF.into(),
-            source,
-        }),
-    }
-}
-
-/// Shard `index` runs on the core behind the ingestion core's, round the machine.
-fn core_of(settings: &Settings, index: u16) -> Option<usize> {
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    settings
-        .engine
-        .pin
-        .then(|| (usize::from(settings.engine.ingest_core) + 1 + usize::from(index)) % cores)
-}
-
-fn pin(core: u16) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(usize::from(core));
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        tracing::warn!(core, %error, "the ingestion thread is not pinned");
-    }
-}
-
 /// Commands in flight to one shard; a command is a drop file or a quarter of a mebibyte of one.
 const RING_CAPACITY: usize = 256;
-/// Room for a first set of segments of one shard.
-const SPOOL_FREE_MIN: u64 = 512 << 20;
 /// The log begins a new file at this size.
 const LOG_ROTATE: u64 = 1 << 30;
