@@ -84,7 +84,9 @@ fn pause_resume_and_cancel_over_a_kill() {
     running.kill();
     // Nothing is left, and nothing comes of another start.
     let ended = bed.once(&format!("{} --shards 2", all_to(&sink)));
-    assert_eq!((ended.code, ended.count("delivered")), (Some(0), 0));
+    assert_eq!(ended.code, Some(0));
+    // A delivery whose mark the kill took is settled by its slot and counted by the start; it is not sent again.
+    assert_eq!(bed.arrived().len(), 6);
     assert_eq!(bed.names("claimed"), Vec::<String>::new());
     sink.stop().expect("stops");
 }
