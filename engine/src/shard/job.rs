@@ -13,7 +13,6 @@ use hikyaku_spool::{Log, MessageRef, MessageView, SpoolError};
 use memchr::memmem::find;
 
 use super::Shard;
-use super::report::Unattempted;
 use crate::job::chunk::ChunkView;
 use crate::job::template::Template;
 use crate::job::terms::JobTerms;
@@ -266,21 +265,8 @@ impl Shard {
             ),
             None => format!("no message can be made from a row of job {job}: {reason}"),
         };
-        self.log_without_attempt(
-            now,
-            AttemptKind::Held,
-            Unattempted {
-                store,
-                message: at,
-                recipient: entry.recipient,
-                attempts: entry.attempts,
-                phase: "queue",
-                text: &text,
-                class: Class::Held,
-                possible_duplicate: false,
-                row: row.as_ref(),
-            },
-        );
+        let why = (Class::Held, &*text);
+        self.log_in_queue(now, AttemptKind::Held, entry, why, row.as_ref());
         self.end_held(entry);
     }
 }

@@ -184,6 +184,30 @@ impl Shard {
         self.lines.attempt(&record, &mut self.log);
     }
 
+    /// The line of a recipient whose end comes while he waits.
+    pub(super) fn log_in_queue(
+        &mut self,
+        now: Now,
+        kind: AttemptKind,
+        entry: Waiting,
+        (class, text): (Class, &str),
+        row: Option<&Row>,
+    ) {
+        let message = &self.messages[entry.message.0 as usize];
+        let of = Unattempted {
+            store: usize::from(message.store),
+            message: message.at(),
+            recipient: entry.recipient,
+            attempts: entry.attempts,
+            phase: "queue",
+            text,
+            class,
+            possible_duplicate: false,
+            row,
+        };
+        self.log_without_attempt(now, kind, of);
+    }
+
     /// The line of a recipient that was given up without a further attempt, or that may have been
     /// served by a process that ended.
     pub(super) fn log_without_attempt(&mut self, now: Now, kind: AttemptKind, of: Unattempted<'_>) {

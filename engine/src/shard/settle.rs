@@ -5,7 +5,7 @@ use hikyaku_spool::faults::point;
 use hikyaku_spool::{Mark, Slot, SpoolError, Verdict as Final};
 
 use super::job::Row;
-use super::report::{Attempt, Ended, Unattempted, site_name};
+use super::report::{Attempt, Ended, site_name};
 use super::transaction::Begun;
 use super::{ConnKey, Now, Shard, gauge};
 
@@ -300,23 +300,8 @@ impl Shard {
     /// Gives a recipient up.
     pub(super) fn expire(&mut self, now: Now, entry: Waiting) {
         let row = self.row_of(entry);
-        let message = &self.messages[entry.message.0 as usize];
-        let (store, at) = (usize::from(message.store), message.at());
-        self.log_without_attempt(
-            now,
-            AttemptKind::Expiration,
-            Unattempted {
-                store,
-                message: at,
-                recipient: entry.recipient,
-                attempts: entry.attempts,
-                phase: "queue",
-                text: "given up: too old, or tried too often",
-                class: Class::Expired,
-                possible_duplicate: false,
-                row: row.as_ref(),
-            },
-        );
+        let why = (Class::Expired, "given up: too old, or tried too often");
+        self.log_in_queue(now, AttemptKind::Expiration, entry, why, row.as_ref());
         self.mark(entry, entry.attempts, Final::Expired, 0, false);
         gauge::add(&self.gauge.expired, 1);
     }

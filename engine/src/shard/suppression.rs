@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use super::report::Unattempted;
 use super::transaction::Transaction;
 use super::{Now, Shard};
 use crate::log::record::AttemptKind;
@@ -93,23 +92,7 @@ impl Shard {
 
     /// A recipient's last state without an attempt: somebody here does not want it sent.
     pub(super) fn cancel(&mut self, now: Now, entry: Waiting, text: &str, class: Class) {
-        let message = &self.messages[entry.message.0 as usize];
-        let (store, at) = (usize::from(message.store), message.at());
-        self.log_without_attempt(
-            now,
-            AttemptKind::Cancelled,
-            Unattempted {
-                store,
-                message: at,
-                recipient: entry.recipient,
-                attempts: entry.attempts,
-                phase: "queue",
-                text,
-                class,
-                possible_duplicate: false,
-                row: None,
-            },
-        );
+        self.log_in_queue(now, AttemptKind::Cancelled, entry, (class, text), None);
         let job = self.job_of(entry);
         if let Some(job) = self.jobs.get_mut(job) {
             job.cancelled += 1;
