@@ -158,6 +158,61 @@ fn a_list_that_is_made_while_the_engine_runs_is_heeded() {
     sink.stop().expect("stops");
 }
 
+#[test]
+fn a_list_that_cannot_be_read_sends_nothing_until_it_can() {
+    let bed = Bed::new();
+    let sink = bed.sink("");
+    let list = bed.path("suppressions");
+    std::fs::create_dir(&list).expect("directory");
+    std::fs::write(list.join("data.mdb"), [0x5a; 8192]).expect("written");
+    let running = bed.start(&run(&bed, &all_to(&sink)));
+    bed.drop_file("1.eml", message("n@shop.test", "", &["a@a.test"]));
+    until("accepted", || state_of(&bed, "1.eml").is_some());
+    // Nothing tells that it was looked at; a connection was made for it, and then it waits.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(bed.arrived(), Vec::<String>::new());
+    running.kill();
+    std::fs::remove_file(list.join("data.mdb")).expect("removed");
+    suppress(&bed, "global", &["b@a.test"]);
+    let ended = bed.once(&run(&bed, &all_to(&sink)));
+    assert_eq!((ended.code, ended.count("delivered")), (Some(0), 1));
+    sink.stop().expect("stops");
+}
+
+#[test]
+fn who_is_suppressed_is_not_among_those_whom_a_control_file_cancelled() {
+    let bed = Bed::new();
+    let sink = bed.sink("");
+    let nowhere = "--route *=127.0.0.3:1 --tls never --retry-first 1s --retry-max 1s";
+    let running = bed.start(&run(&bed, nowhere));
+    let header = "x-job: spring\r\n";
+    let text = message("n@shop.test", "", &["gone@a.test", "late@b.test"]);
+    bed.drop_file(
+        "s.eml",
+        text.replacen("x-receiver", &format!("{header}x-receiver"), 1),
+    );
+    until("accepted", || state_of(&bed, "s.eml").is_some());
+    running.kill();
+    suppress(&bed, "global", &["gone@a.test"]);
+    let address = sink.addresses()[0];
+    let partly = format!("--route a.test={address} {nowhere}");
+    let running = bed.start(&run(&bed, &partly));
+    until("one is left out", || bed.log_of("cancelled").len() == 1);
+    bed.drop_file("spring.cancel", "");
+    until("cancelled", || {
+        state_of(&bed, "spring.cancel").as_deref() == Some("final")
+    });
+    let receipt = bed.receipt("spring.cancel");
+    let counts = ["recipients", "cancelled"].map(|key| receipt[key].as_u64());
+    assert_eq!(counts, [1, 1].map(Some));
+    until("final", || {
+        state_of(&bed, "s.eml").as_deref() == Some("final")
+    });
+    assert_eq!(bed.receipt("s.eml")["cancelled"], 2);
+    running.kill();
+    sink.stop().expect("stops");
+}
+
 fn job(recipients: &[&str]) -> Vec<u8> {
     let document = "name = \"spring\"\nfrom = \"News <news@shop.test>\"\nreverse_path = \"bounce@shop.test\"\n\
          subject = \"Hello\"\n[content]\ntext = \"body.txt\"\n[recipients]\nfile = \"rows.csv\"\n";

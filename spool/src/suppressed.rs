@@ -64,7 +64,7 @@ impl Suppressed {
         scopes: &[Scope<'s>],
     ) -> Result<Vec<Option<Scope<'s>>>, SuppressError> {
         let addresses = addresses.into_iter();
-        let Some(list) = self.list.get() else {
+        let Some(list) = self.open()? else {
             return Ok(addresses.map(|_| None).collect());
         };
         let view = list.view()?;
@@ -96,6 +96,15 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 mod tests {
     use super::*;
     use crate::suppress::Entry;
+
+    #[test]
+    fn a_list_that_cannot_be_opened_lets_nobody_pass() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        std::fs::write(dir.path().join("data.mdb"), [0x5a; 8192]).expect("written");
+        let list = Suppressed::new(dir.path());
+        assert!(list.is_empty(0).is_err());
+        assert!(list.check(["a@b.test"], &[Scope::Global]).is_err());
+    }
 
     #[test]
     fn a_list_that_appears_is_found_and_followed() {

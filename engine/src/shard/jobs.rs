@@ -300,6 +300,10 @@ impl Shard {
         if ending == Ending::Expired {
             return self.expire(now, entry);
         }
+        let job = self.job_of(entry);
+        if let Some(job) = self.jobs.get_mut(job) {
+            job.cancelled += 1;
+        }
         self.cancel(now, entry, "the job was cancelled", Class::Cancelled);
     }
 

@@ -159,6 +159,8 @@ pub struct Shard {
     /// Parts of submissions whose messages name several jobs, by job.
     parts: HashMap<u32, HashMap<Box<str>, u32>>,
     jobs: Jobs,
+    /// It was said that the suppression list cannot be read.
+    suppressions_unreadable: bool,
     /// Cancelled before this start, as far as accepted up to that moment.
     cancelled: HashMap<Box<str>, u64>,
     /// Control files that wait for jobs to end.
@@ -228,6 +230,7 @@ impl Shard {
             by_submission: HashMap::new(),
             parts: HashMap::new(),
             jobs: Jobs::default(),
+            suppressions_unreadable: false,
             cancelled: HashMap::new(),
             ends: Vec::new(),
             domains: Domains::default(),

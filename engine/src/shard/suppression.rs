@@ -6,8 +6,11 @@
 
 use std::time::Duration;
 
+use hikyaku_spool::Verdict;
+use hikyaku_spool::suppress::Scope;
+
 use super::transaction::Transaction;
-use super::{Now, Shard};
+use super::{Now, Shard, gauge};
 use crate::log::record::AttemptKind;
 use crate::mail::mailing::Mailing;
 use crate::outcome::Class;
@@ -23,7 +26,7 @@ impl Shard {
     }
 
     /// Takes the suppressed out of a transaction that has not begun. `addresses` are its recipients', in
-    /// their order; `content` is what would be sent.
+    /// their order.
     pub(super) fn leave_out_suppressed(
         &mut self,
         now: Now,
@@ -34,42 +37,29 @@ impl Shard {
         let Some(list) = &self.config.suppressed else {
             return;
         };
-        let found = match list.check(
-            addresses.iter().map(|address| &**address),
-            &mailing.scopes(),
-        ) {
-            Ok(found) if found.iter().all(Option::is_none) => return,
-            Ok(found) => found
-                .into_iter()
-                .map(|scope| scope.map(|scope| scope.to_string()))
-                .collect::<Vec<_>>(),
+        let addresses = addresses.iter().map(|address| &**address);
+        let found = match list.check(addresses, &mailing.scopes()) {
+            Ok(found) => found,
             Err(error) => {
-                tracing::error!(%error, "the suppression list cannot be read: who might be on it waits");
+                if !std::mem::replace(&mut self.suppressions_unreadable, true) {
+                    tracing::error!(%error, "the suppression list cannot be read: who might be on it waits");
+                }
                 for recipient in self.take_out(transaction, |_| true) {
                     self.wait_for(now, recipient, UNREADABLE_WAIT);
                 }
                 return;
             }
         };
-        self.end_suppressed(now, transaction, &found);
-    }
-
-    fn end_suppressed(
-        &mut self,
-        now: Now,
-        transaction: &mut Transaction,
-        found: &[Option<String>],
-    ) {
-        let hit = |index: usize| found.get(index).is_some_and(Option::is_some);
-        let scopes: Vec<String> = found.iter().flatten().cloned().collect();
-        let entries = self.take_out(transaction, hit);
+        let scopes: Vec<String> = found.iter().flatten().map(Scope::to_string).collect();
+        let entries = self.take_out(transaction, |index| {
+            matches!(found.get(index), Some(Some(_)))
+        });
+        if std::mem::replace(&mut self.suppressions_unreadable, false) {
+            tracing::info!("the suppression list can be read again");
+        }
         for (entry, scope) in entries.into_iter().zip(scopes) {
-            self.cancel(
-                now,
-                entry,
-                &format!("suppressed: {scope}"),
-                Class::LocalSuppressed,
-            );
+            let text = format!("suppressed: {scope}");
+            self.cancel(now, entry, &text, Class::LocalSuppressed);
         }
     }
 
@@ -93,18 +83,8 @@ impl Shard {
     /// A recipient's last state without an attempt: somebody here does not want it sent.
     pub(super) fn cancel(&mut self, now: Now, entry: Waiting, text: &str, class: Class) {
         self.log_in_queue(now, AttemptKind::Cancelled, entry, (class, text), None);
-        let job = self.job_of(entry);
-        if let Some(job) = self.jobs.get_mut(job) {
-            job.cancelled += 1;
-        }
-        self.mark(
-            entry,
-            entry.attempts,
-            hikyaku_spool::Verdict::Cancelled,
-            0,
-            false,
-        );
-        super::gauge::add(&self.gauge.cancelled, 1);
+        self.mark(entry, entry.attempts, Verdict::Cancelled, 0, false);
+        gauge::add(&self.gauge.cancelled, 1);
     }
 }
 
