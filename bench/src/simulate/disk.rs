@@ -442,7 +442,8 @@ impl State {
                 }
                 2 if self.rng.below(8) == 0 => {
                     self.counts.sectors_torn += 1;
-                    let torn = self.rng.below(old.len());
+                    // A sector that is torn at all is torn between words: nothing writes part of one.
+                    let torn = self.rng.below(old.len()) / 8 * 8;
                     file.write_all_at(&old[torn..], sector * SECTOR + torn as u64)?;
                 }
                 _ => {}
