@@ -107,7 +107,7 @@ impl Ingest {
                     }
                     self.route(reading, found);
                 }
-                Body::Job(Stage::Survey(None)) | Body::Messages { .. } => {}
+                Body::Job(Stage::Survey(None)) | Body::Messages { .. } | Body::Merge(_) => {}
             }
         }
         Ok(())
@@ -128,7 +128,7 @@ impl Ingest {
                 self.route(reading, found);
                 return Ok(true);
             }
-            Body::Messages { .. } => None,
+            Body::Messages { .. } | Body::Merge(_) => None,
         };
         let Some(reader) = reader else {
             return Ok(false);

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Body, Hasher, Ingest, Reading, clock, fingerprint};
-use crate::handoff::{Acceptance, Keyed};
+use crate::handoff::{Acceptance, JobRows, Keyed};
 use crate::ingest::{Refusal, Summary, code};
 use crate::io::dropdir::{Claimed, Receipt, ReceiptState};
 use crate::io::keys::{Entry, KeyFile};
@@ -43,11 +43,18 @@ fn entry(submission: SubmissionId, keyed: Keyed, acceptance: &Acceptance) -> Ent
 
 impl Ingest {
     /// A file with a key was read to its end.
-    pub(super) fn finish_keyed(&mut self, mut reading: Reading, summary: &Summary, key: &str) {
+    pub(super) fn finish_keyed(
+        &mut self,
+        mut reading: Reading,
+        summary: &Summary,
+        key: &str,
+        job: Option<JobRows>,
+    ) {
         let keyed = Keyed {
             key: fingerprint(key),
             content: match &mut reading.body {
                 Body::Messages { hasher, .. } => hasher.take().unwrap_or_default().finish(),
+                Body::Merge(stage) => stage.content.take().unwrap_or_default(),
                 Body::Job(_) => Hasher::default().finish(),
             },
         };
@@ -60,7 +67,7 @@ impl Ingest {
         match self.keys.find(&keyed.key, clock::wall()) {
             Ok(None) => {
                 self.in_flight.insert(keyed.key, reading.claimed.submission);
-                self.finish(reading, summary, Some(keyed), None);
+                self.finish(reading, summary, Some(keyed), job);
             }
             Ok(Some(known)) => {
                 self.discard(reading.claimed.submission);
