@@ -104,7 +104,7 @@ fn other_brackets_are_errors_with_their_line() {
         assert_eq!(error.line, line, "{part}");
         assert!(error.what.contains(what), "{part}: {}", error.what);
     }
-    let long = format!("[a{}]", "b".repeat(scan::NAME_MAX));
+    let long = format!("[a{}]", "b".repeat(NAME_MAX));
     assert!(scan(long.as_bytes(), &mut |_, _| {}).is_err());
     let longest = long.replacen('b', "", 1);
     assert!(scan(longest.as_bytes(), &mut |_, _| {}).is_ok());
