@@ -7,6 +7,7 @@
 //! the machines, name the profile (`google`, not `gmail.com`).
 
 use crate::error::TuningError;
+use crate::hours::{Days, Hours, TimeZone};
 use crate::limits::{Limits, Overlay, Pipeline, TlsPolicy};
 use crate::parse;
 use crate::profile::{DEFAULT, Profile, Profiles};
@@ -34,7 +35,7 @@ pub struct LimitRule {
     overlay: Overlay,
 }
 
-const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, idle";
+const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, idle, hours, days, time-zone";
 
 impl FromStr for LimitRule {
     type Err = TuningError;
@@ -99,6 +100,12 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
     if part.is_empty() {
         return Err(format!("is empty: write {KEYS}"));
     }
+    if key == "rate" && value == part && crate::hours::window(part).is_ok() {
+        return Err(
+            "is a window of hours: write hours=08:00-12:00 13:00-21:00, with a blank between"
+                .into(),
+        );
+    }
     match key {
         "rate" => once(&mut overlay.rate, Rate::parse(value)?),
         "connections" => once(&mut overlay.connections_max, count(value, 10_000)?),
@@ -121,6 +128,9 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
             }
             once(&mut overlay.idle_max, idle)
         }
+        "hours" => once(&mut overlay.hours, Hours::parse(value)?),
+        "days" => once(&mut overlay.days, Days::parse(value)?),
+        "time-zone" => once(&mut overlay.time_zone, TimeZone::parse(value)?),
         "tls" => once(
             &mut overlay.tls,
             match value {
@@ -330,6 +340,20 @@ mod tests {
             (rule.overlay().rate, rule.overlay().tls),
             (Some(Rate::UNLIMITED), Some(TlsPolicy::Required))
         );
+        let rule: LimitRule =
+            "docomo=hours=08:00-12:00 13:00-21:00,days=mon-fri sun,time-zone=asia/tokyo"
+                .parse()
+                .unwrap();
+        let limits = rule.overlay().over(Profiles::builtin().default_limits());
+        let shown = (limits.hours.to_string(), limits.days.to_string());
+        assert_eq!(
+            (shown, limits.time_zone.name(), limits.is_always_open()),
+            (
+                ("08:00-12:00 13:00-21:00".into(), "mon-fri sun".into()),
+                "Asia/Tokyo",
+                false
+            )
+        );
         assert_eq!(
             "google=1/s".parse::<LimitRule>().unwrap().pattern(),
             &Pattern::Site("google".into())
@@ -359,6 +383,26 @@ mod tests {
             ),
             ("docomo.ne.jp=connections=x", "`x` is no number"),
             ("docomo.ne.jp=idle=2h", "out of bounds"),
+            (
+                "docomo.ne.jp=hours=9-21",
+                "`hours=9-21`: `9-21` must be two times such as 09:00-21:00",
+            ),
+            (
+                "docomo.ne.jp=hours=08:00-12:00,13:00-21:00",
+                "`13:00-21:00`: is a window of hours: write hours=08:00-12:00 13:00-21:00",
+            ),
+            (
+                "docomo.ne.jp=days=",
+                "`days=`: is empty: write days such as",
+            ),
+            (
+                "docomo.ne.jp=days=weekdays",
+                "`weekdays` must be one of mon, tue",
+            ),
+            (
+                "docomo.ne.jp=time-zone=JST",
+                "`JST` is no time zone: write a name such as Asia/Tokyo",
+            ),
             ("docomo.ne.jp=tls=yes", "write may, required or never"),
             (
                 "docomo.ne.jp=pipeline=yes",

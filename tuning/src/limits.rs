@@ -4,6 +4,7 @@
 //! A key that a layer leaves out keeps the value below it; `profiles/default.toml` sets every key,
 //! so resolving cannot fail, except where two values contradict ([`Limits::contradiction`]).
 
+use crate::hours::{Days, Hours, TimeZone};
 use crate::units::Rate;
 use std::time::Duration;
 
@@ -106,6 +107,12 @@ pub struct Limits {
     pub pipeline: Pipeline,
     /// How long an idle connection is kept for the next message.
     pub idle_max: Duration,
+    /// Hours at which mail is sent there.
+    pub hours: Hours,
+    /// Days on which these hours begin.
+    pub days: Days,
+    /// Whose clock is meant.
+    pub time_zone: TimeZone,
     /// Time limits per phase.
     pub deadlines: Deadlines,
     /// Attempts and expiration.
@@ -115,6 +122,12 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Whether mail may be sent there at any time.
+    #[must_use]
+    pub fn is_always_open(&self) -> bool {
+        self.hours.is_always() && self.days.is_always()
+    }
+
     /// Two values that cannot both hold, as a sentence with the way out.
     #[must_use]
     pub fn contradiction(&self) -> Option<String> {
@@ -156,6 +169,9 @@ pub struct Overlay {
     pub tls: Option<TlsPolicy>,
     pub pipeline: Option<Pipeline>,
     pub idle_max: Option<Duration>,
+    pub hours: Option<Hours>,
+    pub days: Option<Days>,
+    pub time_zone: Option<TimeZone>,
     pub deadline_connect: Option<Duration>,
     pub deadline_greeting: Option<Duration>,
     pub deadline_ehlo: Option<Duration>,
@@ -191,6 +207,9 @@ macro_rules! each_key {
         $do!(tls, tls);
         $do!(pipeline, pipeline);
         $do!(idle_max, idle_max);
+        $do!(hours, hours);
+        $do!(days, days);
+        $do!(time_zone, time_zone);
         $do!(deadline_connect, deadlines.connect);
         $do!(deadline_greeting, deadlines.greeting);
         $do!(deadline_ehlo, deadlines.ehlo);
@@ -271,6 +290,9 @@ impl Overlay {
             tls: self.tls?,
             pipeline: self.pipeline?,
             idle_max: self.idle_max?,
+            hours: self.hours?,
+            days: self.days?,
+            time_zone: self.time_zone?,
             deadlines: Deadlines {
                 connect: self.deadline_connect?,
                 greeting: self.deadline_greeting?,
@@ -317,6 +339,9 @@ mod tests {
             tls = "never"
             pipeline = "none"
             idle_max = "7s"
+            hours = "07:00-17:00"
+            days = "sun"
+            time_zone = "Asia/Tokyo"
             deadlines = { connect = "7s", greeting = "7s", ehlo = "7s", tls = "7s", mail = "7s", rcpt = "7s", data = "7s", block = "7s", dot = "7s", quit = "7s" }
             retry = { delay_min = "7s", delay_max = "7s", age_max = "70s", attempts_max = 7 }
             backoff = { rate = "7/s", connections = 7, quiet = "7s", double_every = "7s", failures_max = 7 }

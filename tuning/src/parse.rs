@@ -4,6 +4,7 @@
 //! know where in the file a value stands. Unknown keys are refused: a misspelt limit is no limit.
 
 use crate::error::TuningError;
+use crate::hours::{Days, Hours, TimeZone};
 use crate::limits::{Overlay, Pipeline, TlsPolicy};
 use crate::profile::Rollup;
 use crate::units::{Rate, parse_duration};
@@ -77,6 +78,9 @@ struct RawProfile {
     tls: Option<RawTls>,
     pipeline: Option<RawPipeline>,
     idle_max: Option<Span<0, 600>>,
+    hours: Option<RawHours>,
+    days: Option<RawDays>,
+    time_zone: Option<RawZone>,
     #[serde(default)]
     deadlines: RawDeadlines,
     #[serde(default)]
@@ -180,6 +184,9 @@ impl RawProfile {
                 RawPipeline::Stream => Pipeline::Stream,
             }),
             idle_max: self.idle_max.map(|v| v.0),
+            hours: self.hours.map(|v| v.0),
+            days: self.days.map(|v| v.0),
+            time_zone: self.time_zone.map(|v| v.0),
             deadline_connect: deadlines.connect.map(|v| v.0),
             deadline_greeting: deadlines.greeting.map(|v| v.0),
             deadline_ehlo: deadlines.ehlo.map(|v| v.0),
@@ -272,6 +279,57 @@ impl<'de> Deserialize<'de> for RawRate {
         let text = deserializer
             .deserialize_any(Text("a rate in quotes, such as \"10/s\" or \"5000/h\""))?;
         Rate::parse(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
+struct RawHours(Hours);
+
+impl<'de> Deserialize<'de> for RawHours {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "hours in quotes, such as \"08:00-21:00\", or a list of them";
+        let text = deserializer.deserialize_any(Words(expected))?;
+        Hours::parse(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
+struct RawDays(Days);
+
+impl<'de> Deserialize<'de> for RawDays {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "days in quotes, such as \"mon-fri\", or a list of them";
+        let text = deserializer.deserialize_any(Words(expected))?;
+        Days::parse(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
+struct RawZone(TimeZone);
+
+impl<'de> Deserialize<'de> for RawZone {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "a time zone in quotes, such as \"Asia/Tokyo\"";
+        let text = deserializer.deserialize_any(Text(expected))?;
+        TimeZone::parse(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// A string, or a list of strings that is put together with blanks, as a flag has it.
+struct Words(&'static str);
+
+impl<'de> Visitor<'de> for Words {
+    type Value = String;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.into())
+    }
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<String, A::Error> {
+        let mut text = String::new();
+        while let Some(item) = items.next_element::<String>()? {
+            text.push_str(&item);
+            text.push(' ');
+        }
+        Ok(text)
     }
 }
 

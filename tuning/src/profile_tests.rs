@@ -412,6 +412,22 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ),
     (
         "google",
+        "hours = \"9-21\"",
+        &["`9-21` must be two times such as 09:00-21:00"],
+    ),
+    ("google", "hours = []", &["is empty: write hours such as"]),
+    (
+        "google",
+        "days = [\"mon\", \"tues\"]",
+        &["`tues` must be one of mon, tue"],
+    ),
+    (
+        "google",
+        "time_zone = \"Tokyo\"",
+        &["`Tokyo` is no time zone: write a name such as Asia/Tokyo"],
+    ),
+    (
+        "google",
         "idle_max = \"60\"",
         &["`60` is no duration: write a number and a unit such as 500ms, 60s"],
     ),

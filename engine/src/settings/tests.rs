@@ -303,11 +303,12 @@ fn no_pin_wins_over_the_file() {
 
 #[test]
 fn limits_may_be_tables() {
-    let settings =
-        file("[[limit]]\npattern = 'docomo.ne.jp'\nrate = '10/s'\nconnections_start = 2\n");
+    let settings = file(
+        "[[limit]]\npattern = 'docomo.ne.jp'\nrate = '10/s'\nconnections_start = 2\nhours = ['08:00-12:00', '13:00-21:00']\ntime_zone = 'Asia/Tokyo'\n",
+    );
     assert_eq!(
         settings.limits[0].text,
-        "docomo.ne.jp=rate=10/s,connections-start=2"
+        "docomo.ne.jp=rate=10/s,connections-start=2,hours=08:00-12:00 13:00-21:00,time-zone=Asia/Tokyo"
     );
     assert_eq!(
         settings.limits[0].origin.to_string(),

@@ -360,7 +360,9 @@ impl Shard {
 
     /// Nothing is left for this connection: it rests, or makes room for somebody else's.
     fn become_idle(&mut self, now: Now, key: ConnKey) {
-        if self.is_wanted_elsewhere(now, key) {
+        let site = self.conns[key.index as usize].site;
+        // Outside of its hours nothing will come for it, for hours.
+        if self.sites[site.0 as usize].closed || self.is_wanted_elsewhere(now, key) {
             if let Some(session) = &mut self.conns[key.index as usize].session {
                 session.quit(now.mono);
             }

@@ -165,6 +165,9 @@ impl Shard {
             // Their last recipients went with a connection that is gone: nobody else comes by.
             self.leave_round(now, key, job);
         }
+        if self.sites[key.0 as usize].round.peek().is_none() || !self.is_in_hours(now, key) {
+            return;
+        }
         loop {
             let site = &mut self.sites[key.0 as usize];
             if site.round.peek().is_none() {
@@ -487,6 +490,9 @@ impl Shard {
             if self.domains.get(domain).ready.len_of(job) == 0 || !self.serves(now, domain, key) {
                 self.leave_round(now, key, job);
                 continue;
+            }
+            if !self.is_in_hours(now, key) {
+                return false;
             }
             let state = &self.conns[conn.index as usize];
             if let Err(not_before) = state.permit.path().try_message(now.mono) {
