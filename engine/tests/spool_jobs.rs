@@ -149,7 +149,10 @@ fn rows_that_wait_are_shown_and_exported_as_the_messages_they_become() {
         "{ended:?}"
     );
     let (sink, here) = keeping_sink(&bed, "");
-    let ended = bed.once(&format!("{} --retry-first 1s --retry-max 1s", all_to(&sink)));
+    let ended = bed.once(&format!(
+        "{} --retry-first 1s --retry-max 1s",
+        all_to(&sink)
+    ));
     assert_eq!(
         (ended.count("delivered"), ended.count("held")),
         (3, 1),
