@@ -21,6 +21,6 @@ pub mod units;
 pub use error::TuningError;
 pub use host::{Finding, HostCheck, HostNeeds, MEMORY_MIN, Memory};
 pub use limit::{LimitRule, LimitRules, Pattern};
-pub use limits::{Backoff, Deadlines, Limits, Overlay, Pipeline, Retry, TlsPolicy};
+pub use limits::{Backoff, Chunking, Deadlines, Limits, Overlay, Pipeline, Retry, TlsPolicy};
 pub use profile::{Profile, Profiles, Rollup};
 pub use units::{Rate, parse_duration};

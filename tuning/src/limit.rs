@@ -7,7 +7,7 @@
 //! the machines, name the profile (`google`, not `gmail.com`).
 
 use crate::error::TuningError;
-use crate::limits::{Limits, Overlay, Pipeline, TlsPolicy};
+use crate::limits::{Chunking, Limits, Overlay, Pipeline, TlsPolicy};
 use crate::parse;
 use crate::profile::{DEFAULT, Profile, Profiles};
 use crate::units::{Rate, parse_duration};
@@ -34,7 +34,7 @@ pub struct LimitRule {
     overlay: Overlay,
 }
 
-const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, idle";
+const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, chunking, idle";
 
 impl FromStr for LimitRule {
     type Err = TuningError;
@@ -137,6 +137,14 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
                 "transaction" => Pipeline::Transaction,
                 "stream" => Pipeline::Stream,
                 _ => return Err("write none, transaction or stream".into()),
+            },
+        ),
+        "chunking" => once(
+            &mut overlay.chunking,
+            match value {
+                "auto" => Chunking::Auto,
+                "never" => Chunking::Never,
+                _ => return Err("write auto or never".into()),
             },
         ),
         _ => Err(format!("`{key}` is no limit: write {KEYS}")),
@@ -364,6 +372,7 @@ mod tests {
                 "docomo.ne.jp=pipeline=yes",
                 "write none, transaction or stream",
             ),
+            ("docomo.ne.jp=chunking=no", "write auto or never"),
             ("*docomo.ne.jp=1/s", "write `*.docomo.ne.jp`"),
             ("*.=1/s", "is no domain"),
             ("Docomo.ne.jp=1/s", "lower case"),

@@ -32,6 +32,15 @@ pub enum Pipeline {
     Stream,
 }
 
+/// Whether content travels as BDAT (RFC 3030) where the peer announces CHUNKING and PIPELINING.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Chunking {
+    /// Where it saves a round trip: envelope and content leave together.
+    Auto,
+    /// Always with DATA; for peers whose BDAT is broken.
+    Never,
+}
+
 /// Time limits of a session's phases (RFC 5321 §4.5.3.2 has the numbers that they start from).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Deadlines {
@@ -104,6 +113,8 @@ pub struct Limits {
     pub tls: TlsPolicy,
     /// Pipelining.
     pub pipeline: Pipeline,
+    /// BDAT or DATA.
+    pub chunking: Chunking,
     /// How long an idle connection is kept for the next message.
     pub idle_max: Duration,
     /// Time limits per phase.
@@ -155,6 +166,7 @@ pub struct Overlay {
     pub connection_rate: Option<Rate>,
     pub tls: Option<TlsPolicy>,
     pub pipeline: Option<Pipeline>,
+    pub chunking: Option<Chunking>,
     pub idle_max: Option<Duration>,
     pub deadline_connect: Option<Duration>,
     pub deadline_greeting: Option<Duration>,
@@ -190,6 +202,7 @@ macro_rules! each_key {
         $do!(connection_rate, connection_rate);
         $do!(tls, tls);
         $do!(pipeline, pipeline);
+        $do!(chunking, chunking);
         $do!(idle_max, idle_max);
         $do!(deadline_connect, deadlines.connect);
         $do!(deadline_greeting, deadlines.greeting);
@@ -270,6 +283,7 @@ impl Overlay {
             connection_rate: self.connection_rate?,
             tls: self.tls?,
             pipeline: self.pipeline?,
+            chunking: self.chunking?,
             idle_max: self.idle_max?,
             deadlines: Deadlines {
                 connect: self.deadline_connect?,
@@ -316,6 +330,7 @@ mod tests {
             connection_rate = "7/s"
             tls = "never"
             pipeline = "none"
+            chunking = "never"
             idle_max = "7s"
             deadlines = { connect = "7s", greeting = "7s", ehlo = "7s", tls = "7s", mail = "7s", rcpt = "7s", data = "7s", block = "7s", dot = "7s", quit = "7s" }
             retry = { delay_min = "7s", delay_max = "7s", age_max = "70s", attempts_max = 7 }

@@ -4,7 +4,7 @@
 //! know where in the file a value stands. Unknown keys are refused: a misspelt limit is no limit.
 
 use crate::error::TuningError;
-use crate::limits::{Overlay, Pipeline, TlsPolicy};
+use crate::limits::{Chunking, Overlay, Pipeline, TlsPolicy};
 use crate::profile::Rollup;
 use crate::units::{Rate, parse_duration};
 use serde::Deserialize;
@@ -76,6 +76,7 @@ struct RawProfile {
     connection_rate: Option<RawRate>,
     tls: Option<RawTls>,
     pipeline: Option<RawPipeline>,
+    chunking: Option<RawChunking>,
     idle_max: Option<Span<0, 600>>,
     #[serde(default)]
     deadlines: RawDeadlines,
@@ -146,6 +147,13 @@ enum RawPipeline {
     Stream,
 }
 
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum RawChunking {
+    Auto,
+    Never,
+}
+
 #[derive(Deserialize, Clone, Copy, Default)]
 #[serde(rename_all = "kebab-case")]
 enum RawRollup {
@@ -178,6 +186,10 @@ impl RawProfile {
                 RawPipeline::None => Pipeline::None,
                 RawPipeline::Transaction => Pipeline::Transaction,
                 RawPipeline::Stream => Pipeline::Stream,
+            }),
+            chunking: self.chunking.map(|v| match v {
+                RawChunking::Auto => Chunking::Auto,
+                RawChunking::Never => Chunking::Never,
             }),
             idle_max: self.idle_max.map(|v| v.0),
             deadline_connect: deadlines.connect.map(|v| v.0),

@@ -77,6 +77,7 @@ impl Dialogue {
             tls: TlsPolicy::Never,
             deadlines: Deadlines::default(),
             pipelining: true,
+            chunking: true,
             eight_bit_anyway: false,
         };
         let mut session = Session::new(NOW, Arc::new(config));
@@ -115,6 +116,7 @@ impl Dialogue {
                         recipients: [(7, "someone.or.other@example.com")],
                         size: self.content.len() as u64,
                         needs: self.needs,
+                        may_group: true,
                     },
                 )
                 .expect("a ready session");
