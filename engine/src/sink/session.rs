@@ -13,8 +13,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::content::{Content, DotScanner, EndFinder};
 use super::bdat::Bdat;
+use super::content::{Content, DotScanner, EndFinder};
 use super::script::{BehindDot, Fate, Script, Stage};
 use super::tally::Tally;
 use super::{Arrival, Features, Inspector, ledger};
@@ -574,6 +574,7 @@ impl Session {
             self.bad_syntax(world, "BDAT size [LAST]");
             return self.hang_up(world);
         };
+        world.tally.counters.chunks += 1;
         let breach = world.script.bdat;
         let refused = self.mail.is_none() || self.recipients.is_empty();
         if breach == Bdat::Commands || (breach == Bdat::Leak && refused) {
