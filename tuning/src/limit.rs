@@ -8,7 +8,7 @@
 
 use crate::error::TuningError;
 use crate::hours::{Days, Hours, TimeZone};
-use crate::limits::{Limits, Overlay, Pipeline, TlsPolicy};
+use crate::limits::{Chunking, Limits, Overlay, Pipeline, TlsPolicy};
 use crate::parse;
 use crate::profile::{DEFAULT, Profile, Profiles};
 use crate::units::{Rate, parse_duration};
@@ -35,7 +35,7 @@ pub struct LimitRule {
     overlay: Overlay,
 }
 
-const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, idle, hours, days, time-zone";
+const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, chunking, idle, hours, days, time-zone";
 
 impl FromStr for LimitRule {
     type Err = TuningError;
@@ -147,6 +147,14 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
                 "transaction" => Pipeline::Transaction,
                 "stream" => Pipeline::Stream,
                 _ => return Err("write none, transaction or stream".into()),
+            },
+        ),
+        "chunking" => once(
+            &mut overlay.chunking,
+            match value {
+                "auto" => Chunking::Auto,
+                "never" => Chunking::Never,
+                _ => return Err("write auto or never".into()),
             },
         ),
         _ => Err(format!("`{key}` is no limit: write {KEYS}")),
@@ -408,6 +416,7 @@ mod tests {
                 "docomo.ne.jp=pipeline=yes",
                 "write none, transaction or stream",
             ),
+            ("docomo.ne.jp=chunking=no", "write auto or never"),
             ("*docomo.ne.jp=1/s", "write `*.docomo.ne.jp`"),
             ("*.=1/s", "is no domain"),
             ("Docomo.ne.jp=1/s", "lower case"),

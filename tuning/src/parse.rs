@@ -5,7 +5,7 @@
 
 use crate::error::TuningError;
 use crate::hours::{Days, Hours, TimeZone};
-use crate::limits::{Overlay, Pipeline, TlsPolicy};
+use crate::limits::{Chunking, Overlay, Pipeline, TlsPolicy};
 use crate::profile::Rollup;
 use crate::units::{Rate, parse_duration};
 use serde::Deserialize;
@@ -77,6 +77,7 @@ struct RawProfile {
     connection_rate: Option<RawRate>,
     tls: Option<RawTls>,
     pipeline: Option<RawPipeline>,
+    chunking: Option<RawChunking>,
     idle_max: Option<Span<0, 600>>,
     hours: Option<RawHours>,
     days: Option<RawDays>,
@@ -150,6 +151,13 @@ enum RawPipeline {
     Stream,
 }
 
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum RawChunking {
+    Auto,
+    Never,
+}
+
 #[derive(Deserialize, Clone, Copy, Default)]
 #[serde(rename_all = "kebab-case")]
 enum RawRollup {
@@ -182,6 +190,10 @@ impl RawProfile {
                 RawPipeline::None => Pipeline::None,
                 RawPipeline::Transaction => Pipeline::Transaction,
                 RawPipeline::Stream => Pipeline::Stream,
+            }),
+            chunking: self.chunking.map(|v| match v {
+                RawChunking::Auto => Chunking::Auto,
+                RawChunking::Never => Chunking::Never,
             }),
             idle_max: self.idle_max.map(|v| v.0),
             hours: self.hours.map(|v| v.0),
