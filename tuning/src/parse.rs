@@ -4,7 +4,7 @@
 //! know where in the file a value stands. Unknown keys are refused: a misspelt limit is no limit.
 
 use crate::error::TuningError;
-use crate::limits::{Overlay, Pipeline, TlsPolicy};
+use crate::limits::{CONNECTIONS_MAX, Overlay, Pipeline, TlsPolicy};
 use crate::profile::Rollup;
 use crate::units::{Rate, parse_duration};
 use serde::Deserialize;
@@ -68,8 +68,8 @@ fn printable(text: &str) -> String {
 struct RawProfile {
     #[serde(rename = "match")]
     matching: Option<RawMatch>,
-    connections_max: Option<Count<1, 10_000>>,
-    connections_start: Option<Count<1, 10_000>>,
+    connections_max: Option<Count<1, CONNECTIONS_MAX>>,
+    connections_start: Option<Count<1, CONNECTIONS_MAX>>,
     messages_per_connection_max: Option<Count<1, 1_000_000>>,
     recipients_per_transaction_max: Option<Count<1, 1_000>>,
     rate: Option<RawRate>,
@@ -124,7 +124,7 @@ struct RawRetry {
 #[serde(deny_unknown_fields)]
 struct RawBackoff {
     rate: Option<RawRate>,
-    connections: Option<Count<1, 10_000>>,
+    connections: Option<Count<1, CONNECTIONS_MAX>>,
     quiet: Option<Span<1, 604_800>>,
     double_every: Option<Span<1, 86_400>>,
     failures_max: Option<Count<1, 10_000>>,
