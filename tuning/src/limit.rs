@@ -8,7 +8,7 @@
 
 use crate::error::TuningError;
 use crate::hours::{Days, Hours, TimeZone};
-use crate::limits::{Chunking, Limits, Overlay, Pipeline, TlsPolicy};
+use crate::limits::{CONNECTIONS_MAX, Chunking, Limits, Overlay, Pipeline, TlsPolicy};
 use crate::parse;
 use crate::profile::{DEFAULT, Profile, Profiles};
 use crate::units::{Rate, parse_duration};
@@ -108,8 +108,11 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
     }
     match key {
         "rate" => once(&mut overlay.rate, Rate::parse(value)?),
-        "connections" => once(&mut overlay.connections_max, count(value, 10_000)?),
-        "connections-start" => once(&mut overlay.connections_start, count(value, 10_000)?),
+        "connections" => once(&mut overlay.connections_max, count(value, CONNECTIONS_MAX)?),
+        "connections-start" => once(
+            &mut overlay.connections_start,
+            count(value, CONNECTIONS_MAX)?,
+        ),
         "messages-per-connection" => once(
             &mut overlay.messages_per_connection_max,
             count(value, 1_000_000)?,
@@ -387,7 +390,7 @@ mod tests {
             ("docomo.ne.jp=10/s,20/s", "`20/s`: is given twice"),
             (
                 "docomo.ne.jp=connections=0",
-                "0 is out of bounds: write a whole number from 1 to 10000",
+                "0 is out of bounds: write a whole number from 1 to 65000",
             ),
             ("docomo.ne.jp=connections=x", "`x` is no number"),
             ("docomo.ne.jp=idle=2h", "out of bounds"),

@@ -95,6 +95,11 @@ pub struct Backoff {
     pub failures_max: u32,
 }
 
+/// Most connections that one egress path may have, over all shards: what one source address has ports
+/// for at one destination. Each that is open costs the engine some 15 KiB and the kernel its buffers;
+/// the process's own bound (`--connections-max`) and its descriptors hold beside it.
+pub const CONNECTIONS_MAX: u32 = 65_000;
+
 /// Every limit of one egress path. A plain value: copy it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {

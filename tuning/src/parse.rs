@@ -5,7 +5,7 @@
 
 use crate::error::TuningError;
 use crate::hours::{Days, Hours, TimeZone};
-use crate::limits::{Chunking, Overlay, Pipeline, TlsPolicy};
+use crate::limits::{CONNECTIONS_MAX, Chunking, Overlay, Pipeline, TlsPolicy};
 use crate::profile::Rollup;
 use crate::units::{Rate, parse_duration};
 use serde::Deserialize;
@@ -69,8 +69,8 @@ fn printable(text: &str) -> String {
 struct RawProfile {
     #[serde(rename = "match")]
     matching: Option<RawMatch>,
-    connections_max: Option<Count<1, 10_000>>,
-    connections_start: Option<Count<1, 10_000>>,
+    connections_max: Option<Count<1, CONNECTIONS_MAX>>,
+    connections_start: Option<Count<1, CONNECTIONS_MAX>>,
     messages_per_connection_max: Option<Count<1, 1_000_000>>,
     recipients_per_transaction_max: Option<Count<1, 1_000>>,
     rate: Option<RawRate>,
@@ -129,7 +129,7 @@ struct RawRetry {
 #[serde(deny_unknown_fields)]
 struct RawBackoff {
     rate: Option<RawRate>,
-    connections: Option<Count<1, 10_000>>,
+    connections: Option<Count<1, CONNECTIONS_MAX>>,
     quiet: Option<Span<1, 604_800>>,
     double_every: Option<Span<1, 86_400>>,
     failures_max: Option<Count<1, 10_000>>,

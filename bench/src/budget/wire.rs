@@ -6,7 +6,9 @@
 //! many sockets are ready at once, and how often the sink takes the core away, depends on what the
 //! shard does between two calls; so as much time is spent there on hashing, and taken out of the
 //! result again. What is left is the sockets' share: the calls, the ring between them, waking tasks,
-//! switches. The sink is a process of its own, as in `hikyaku-bench load`.
+//! switches, and how many of those there were. The sink is a process of its own, as in
+//! `hikyaku-bench load`, on the executor's processor or on another one as the caller wants: that is
+//! what the cost of a socket depends on most.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -36,6 +38,8 @@ pub struct WireArgs {
     pub shard_us: f64,
     /// The sink.
     pub sink: SocketAddr,
+    /// Where the kernel counts the switches of the sink's thread.
+    pub sink_status: Option<String>,
 }
 
 /// What it took.
@@ -49,6 +53,10 @@ pub struct Wire {
     pub writes: f64,
     /// Reads for each message.
     pub reads: f64,
+    /// How often the executor slept for each message, and how often it was put aside.
+    pub switches: (f64, f64),
+    /// How often the sink slept for each message.
+    pub sink_sleeps: f64,
 }
 
 /// Envelope and content of messages, again and again.
@@ -171,7 +179,8 @@ async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
         counts.left.set(messages);
         counts.writes.set(0);
         counts.reads.set(0);
-        let begun = cpu::process();
+        let (begun, switched) = (cpu::process(), switches("/proc/thread-self/status"));
+        let slept = args.sink_status.as_deref().map(switches);
         let tasks: Vec<_> = streams
             .drain(..)
             .map(|stream| {
@@ -186,12 +195,31 @@ async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
             (cpu::us(cpu::process() - begun) * each - script.passes_us).max(0.0);
         figures.writes = counts.writes.get() as f64 * each;
         figures.reads = counts.reads.get() as f64 * each;
+        let now = switches("/proc/thread-self/status");
+        figures.switches = (
+            now.0.saturating_sub(switched.0) as f64 * each,
+            now.1.saturating_sub(switched.1) as f64 * each,
+        );
+        if let (Some(path), Some(slept)) = (args.sink_status.as_deref(), slept) {
+            let now = switches(path);
+            figures.sink_sleeps = now.0.saturating_sub(slept.0) as f64 * each;
+        }
     }
     figures.us_per_connection = cpu::us(connected - begun) / f64::from(args.connections.max(1));
     for mut stream in streams {
         stream.write_all(b"QUIT\r\n").await?;
     }
     Ok(figures)
+}
+
+/// Voluntary and involuntary context switches of the thread with this `status` file.
+fn switches(status: &str) -> (u64, u64) {
+    let text = std::fs::read_to_string(status).unwrap_or_default();
+    let of = |name| crate::process::value(&text, name).unwrap_or(0);
+    (
+        of("voluntary_ctxt_switches:"),
+        of("nonvoluntary_ctxt_switches:"),
+    )
 }
 
 async fn open(sink: SocketAddr) -> std::io::Result<TcpStream> {
@@ -299,6 +327,7 @@ mod tests {
                 connections: 3,
                 shard_us: 2.0,
                 sink: sink.addresses()[0],
+                sink_status: None,
             })
             .unwrap();
             assert!(wire.us_per_message > 0.0 && wire.us_per_connection > 0.0);
