@@ -1,0 +1,204 @@
+//! A bucket: prints in ascending order, one behind the other, as one value of the index.
+//!
+//! Prints are hashes, so they lie evenly between the bounds of their bucket: a search begins where the print would be if they
+//! lay exactly so and is wrong by some thirty prints. That is one or two lines of memory, where halving would touch ten.
+
+use super::print::{PLACE, PRINT, Place, Print, place};
+
+/// More prints than this are split over several buckets.
+pub(super) const PRINTS_MAX: usize = 4093;
+/// So many prints to a bucket when many are split: they fill eight pages of 4 KiB to 4 octets.
+const PRINTS_FILL: usize = 2729;
+
+/// The prints at `wanted`, in a bucket whose places end at `end` and that holds all there are. Total on any bytes.
+pub(super) fn at<'b>(bucket: &'b [u8], end: &Place, wanted: &Place) -> &'b [Print] {
+    let (prints, _) = bucket.as_chunks::<PRINT>();
+    let first = first_from(prints, number(end), number(wanted));
+    let behind = &prints[first..];
+    let count = behind.iter().take_while(|print| place(print) == *wanted);
+    &behind[..count.count()]
+}
+
+/// The first print that does not lie before `wanted`.
+fn first_from(prints: &[Print], end: u64, wanted: u64) -> usize {
+    let of = |index: usize| number(&place(&prints[index]));
+    let Some(first) = prints.first().map(|print| number(&place(print))) else {
+        return 0;
+    };
+    if wanted <= first {
+        return 0;
+    }
+    let width = end.saturating_sub(first).max(1);
+    let guess = u128::from(wanted - first) * prints.len() as u128 / u128::from(width);
+    let guess =
+        usize::try_from(guess).map_or(prints.len() - 1, |guess| guess.min(prints.len() - 1));
+    // It lies in low..=high: everything before `low` is less, and what is at `high` is not.
+    let (mut low, mut high, mut step) = (guess, guess, STEP);
+    if of(guess) < wanted {
+        loop {
+            low = high + 1;
+            high = (high + step).min(prints.len());
+            if high == prints.len() || of(high) >= wanted {
+                break;
+            }
+            step *= 2;
+        }
+    } else {
+        loop {
+            high = low;
+            low = low.saturating_sub(step);
+            if low == 0 || of(low) < wanted {
+                break;
+            }
+            step *= 2;
+        }
+    }
+    let between = &prints[low.min(high)..high];
+    low.min(high) + between.partition_point(|print| number(&place(print)) < wanted)
+}
+
+/// How far from the guess the first look is.
+const STEP: usize = 16;
+
+fn number(place: &Place) -> u64 {
+    let [a, b, c, d, e, f] = *place;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
+
+/// The bucket with `new` in it, which are in ascending order; tells the position of each that was not there.
+pub(super) fn merged(
+    bucket: &[u8],
+    new: impl Iterator<Item = Print>,
+    mut fresh: impl FnMut(usize),
+) -> Vec<u8> {
+    let (old, _) = bucket.as_chunks::<PRINT>();
+    let mut out = Vec::with_capacity(bucket.len() + new.size_hint().0 * PRINT);
+    let (mut taken, mut last) = (0, None);
+    for (index, print) in new.enumerate() {
+        let until = taken + old[taken..].partition_point(|old| *old < print);
+        out.extend_from_slice(old[taken..until].as_flattened());
+        taken = until;
+        // There already, or twice among the new ones: the first stays.
+        if old.get(taken) != Some(&print) && last != Some(print) {
+            fresh(index);
+            out.extend_from_slice(&print);
+        }
+        last = Some(print);
+    }
+    out.extend_from_slice(old[taken..].as_flattened());
+    out
+}
+
+/// The bucket without a print; nothing when it is not there.
+pub(super) fn without(bucket: &[u8], print: &Print) -> Option<Vec<u8>> {
+    let (prints, _) = bucket.as_chunks::<PRINT>();
+    let index = prints.binary_search(print).ok()?;
+    let mut out = bucket.to_vec();
+    out.drain(index * PRINT..(index + 1) * PRINT);
+    Some(out)
+}
+
+/// Cuts a bucket that ends at `end` into buckets that are small enough, each with its end. All prints of an address stay
+/// together, however many there are.
+pub(super) fn split<'b>(bucket: &'b [u8], end: Place, mut piece: impl FnMut(Place, &'b [u8])) {
+    let (mut rest, _) = bucket.as_chunks::<PRINT>();
+    if rest.len() > PRINTS_MAX {
+        let each = rest.len().div_ceil(rest.len().div_ceil(PRINTS_FILL));
+        while rest.len() > each {
+            let last = place(&rest[each - 1]);
+            let together = rest[each..].iter().take_while(|p| place(p) == last);
+            let (one, behind) = rest.split_at(each + together.count());
+            if behind.is_empty() {
+                break;
+            }
+            piece(last, one.as_flattened());
+            rest = behind;
+        }
+    }
+    piece(end, rest.as_flattened());
+}
+
+const _: () = assert!(PLACE < PRINT && PRINTS_FILL <= PRINTS_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn print(place: u16, tail: u8) -> Print {
+        let [a, b] = place.to_be_bytes();
+        [a, b, 0, 0, 0, 0, 0, 0, 0, 0, 0, tail]
+    }
+
+    const END: Place = [0xff; PLACE];
+
+    proptest! {
+        #[test]
+        fn a_bucket_is_a_set(
+            old in proptest::collection::btree_set((0..60_u16, 0..4_u8), 0..200),
+            new in proptest::collection::vec((any::<u16>(), 0..4_u8), 0..50),
+            end in any::<[u8; PLACE]>(),
+        ) {
+            let of = |(place, tail): (u16, u8)| print(place * 1000, tail);
+            let mut set: std::collections::BTreeSet<Print> = old.iter().map(|it| of(*it)).collect();
+            let bucket: Vec<u8> = set.iter().flatten().copied().collect();
+            let mut new: Vec<Print> = new.into_iter().map(|(place, tail)| print(place, tail)).collect();
+            new.sort_unstable();
+            let mut fresh = Vec::new();
+            let merged = merged(&bucket, new.iter().copied(), |index| fresh.push(index));
+            for (index, print) in new.iter().enumerate() {
+                prop_assert_eq!(set.insert(*print), fresh.contains(&index));
+            }
+            let (prints, rest) = merged.as_chunks::<PRINT>();
+            prop_assert!(rest.is_empty() && prints.iter().eq(&set));
+            // Whatever the bound says: it is where a search begins, not what it finds.
+            for end in [END, end, [0; PLACE]] {
+                for place in (0..60).map(|n| n * 1000).chain([u16::MAX]) {
+                    let wanted = super::place(&print(place, 0));
+                    let found = at(&merged, &end, &wanted);
+                    prop_assert!(found.iter().eq(set.iter().filter(|p| super::place(p) == wanted)));
+                }
+            }
+            for print in &set {
+                let left = without(&merged, print).expect("is there");
+                prop_assert_eq!(left.len() + PRINT, merged.len());
+                prop_assert_eq!(without(&left, print), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_split_between_addresses() {
+        let cases = [
+            (PRINTS_MAX, 1, 1),
+            (PRINTS_MAX + 1, 1, 2),
+            (3 * PRINTS_FILL, 1, 3),
+            (6_000, 5_000, 2),
+            (5_000, 5_000, 1),
+        ];
+        for (prints, same, pieces) in cases {
+            let number = |n: usize| u16::try_from(n).expect("small");
+            let bucket: Vec<u8> = (0..prints)
+                .flat_map(|n| {
+                    let mut print = print(number(n.saturating_sub(same - 1)), 0);
+                    print[8..].copy_from_slice(&u32::try_from(n).expect("small").to_be_bytes());
+                    print
+                })
+                .collect();
+            let (mut ends, mut all) = (Vec::new(), Vec::new());
+            split(&bucket, END, |end, piece| {
+                let (prints, _) = piece.as_chunks::<PRINT>();
+                assert!(prints.iter().all(|print| place(print) <= end));
+                assert!(
+                    prints
+                        .iter()
+                        .all(|print| ends.last().is_none_or(|last| place(print) > *last))
+                );
+                ends.push(end);
+                all.extend_from_slice(piece);
+            });
+            assert_eq!((ends.len(), ends.last()), (pieces, Some(&END)), "{prints}");
+            assert_eq!(all, bucket);
+        }
+    }
+}
