@@ -5,7 +5,7 @@
 //! in memory: what is resident are pages of the file, which the kernel takes back when it needs them.
 //!
 //! ```text
-//! index      end of a bucket (6 bytes) -> its prints, 12 bytes each, sorted                what a check reads      bucket.rs
+//! index      end and begin of a bucket -> its prints, 12 bytes each, sorted            what a check reads      bucket.rs
 //! evidence   print -> time, scope, address, why                                            what export prints
 //! meta       "seed" -> what prints are hashed with                                                                  print.rs
 //! ```
@@ -33,7 +33,8 @@ use heed::types::Bytes;
 use heed::{Database, Env, EnvOpenOptions, PutFlags, RoTxn, RwTxn, WithoutTls};
 
 use crate::map::open_environment;
-use print::{PLACE, Print, Seed, place};
+use bucket::Bounds;
+use print::{Print, Seed, place};
 
 pub use import::Import;
 pub use scope::Scope;
@@ -230,54 +231,71 @@ impl Suppressions {
         Ok(added)
     }
 
-    /// Adds entries that are in the order of their prints; what is there already keeps its older evidence.
-    fn insert(
+    fn insert(&self, txn: &mut RwTxn<'_>, sorted: &[(Print, Vec<u8>)]) -> heed::Result<u64> {
+        let fresh = self.insert_prints(txn, sorted)?;
+        self.insert_evidence(txn, sorted, &fresh)?;
+        Ok(fresh.len() as u64)
+    }
+
+    /// Adds what is in ascending order; gives the positions of those that were not there.
+    fn insert_prints<T>(
         &self,
         txn: &mut RwTxn<'_>,
-        sorted: &[(Print, impl AsRef<[u8]>)],
-    ) -> heed::Result<u64> {
+        sorted: &[(Print, T)],
+    ) -> heed::Result<Vec<usize>> {
         let mut fresh = Vec::new();
-        // All of the index first: pages are given out in order, and what checks read then lies together.
         let mut rest = sorted;
         while let Some((print, _)) = rest.first() {
             let begin = sorted.len() - rest.len();
             let found = self
                 .index
                 .get_greater_than_or_equal_to(txn, &place(print))?;
-            let (end, old) = found.map_or((LAST, &[][..]), |(end, old)| (to_place(end), old));
+            let (bounds, old) =
+                found.map_or((Bounds::ALL, &[][..]), |(key, old)| (Bounds::of(key), old));
             let (new, behind) =
-                rest.split_at(rest.partition_point(|(print, _)| place(print) <= end));
+                rest.split_at(rest.partition_point(|(print, _)| place(print) <= bounds.end));
             let merged = bucket::merged(old, new.iter().map(|(print, _)| *print), |index| {
                 fresh.push(begin + index);
             });
             if merged.len() != old.len() {
+                // The last piece of a bucket that is split begins elsewhere: it has another key.
+                let key = found.map(|(key, _)| key.to_vec());
+                if let Some(key) = key {
+                    self.index.delete(txn, &key)?;
+                }
                 let mut written = Ok(());
-                bucket::split(&merged, end, |end, piece| {
+                bucket::split(&merged, bounds, |bounds, piece| {
                     if written.is_ok() {
-                        written = self.index.put(txn, &end, piece);
+                        written = self.index.put(txn, &bounds.key(), piece);
                     }
                 });
                 written?;
             }
             rest = behind;
         }
-        let mut last = self.evidence.last(txn)?.map(|(print, _)| print.to_vec());
-        for index in &fresh {
+        Ok(fresh)
+    }
+
+    /// Adds the evidence of those that were not there; what is there already keeps its older one.
+    fn insert_evidence(
+        &self,
+        txn: &mut RwTxn<'_>,
+        sorted: &[(Print, impl AsRef<[u8]>)],
+        fresh: &[usize],
+    ) -> heed::Result<()> {
+        let last = self.evidence.last(txn)?.map(|(print, _)| print.to_vec());
+        let first = fresh.first().map(|index| &sorted[*index].0[..]);
+        // Behind all others: LMDB then fills its pages.
+        let flags = match last.as_deref() < first {
+            true => PutFlags::APPEND,
+            false => PutFlags::empty(),
+        };
+        for index in fresh {
             let (print, value) = &sorted[*index];
-            // Behind all others: LMDB then fills its pages.
-            let is_last = last.as_deref().is_none_or(|last| print[..] > *last);
-            if is_last {
-                last = None;
-            }
-            let flags = if is_last {
-                PutFlags::APPEND
-            } else {
-                PutFlags::empty()
-            };
             self.evidence
                 .put_with_flags(txn, flags, print, value.as_ref())?;
         }
-        Ok(fresh.len() as u64)
+        Ok(())
     }
 
     /// Takes an address out of one scope; tells whether it was there.
@@ -296,13 +314,13 @@ impl Suppressions {
         let found = self
             .index
             .get_greater_than_or_equal_to(txn, &place(print))?;
-        let left = found.and_then(|(end, old)| Some((to_place(end), bucket::without(old, print)?)));
+        let left = found.and_then(|(key, old)| Some((key.to_vec(), bucket::without(old, print)?)));
         match left {
             None => return Ok(false),
-            Some((end, left)) if left.is_empty() => {
-                self.index.delete(txn, &end)?;
+            Some((key, left)) if left.is_empty() => {
+                self.index.delete(txn, &key)?;
             }
-            Some((end, left)) => self.index.put(txn, &end, &left)?,
+            Some((key, left)) => self.index.put(txn, &key, &left)?,
         }
         self.evidence.delete(txn, print)?;
         Ok(true)
@@ -368,14 +386,6 @@ fn make_tables(env: &Env<WithoutTls>) -> heed::Result<(Table, Table, Option<Seed
 }
 
 const SEED: &[u8] = b"seed";
-/// The end of the last bucket.
-const LAST: [u8; PLACE] = [0xff; PLACE];
-
-/// A key of the index; nobody but this file writes one.
-fn to_place(key: &[u8]) -> [u8; PLACE] {
-    key.try_into().unwrap_or(LAST)
-}
-
 /// The list at one moment. Keep it for a batch of checks, not for longer: pages it may see are not reused.
 pub struct View<'l> {
     list: &'l Suppressions,
@@ -405,11 +415,11 @@ impl View<'_> {
         let found = list
             .index
             .get_greater_than_or_equal_to(&self.txn, &address.place);
-        let Some((end, prints)) = found.map_err(list.failed())? else {
+        let Some((key, prints)) = found.map_err(list.failed())? else {
             return Ok(None);
         };
         // Almost always none: so scopes are hashed behind it.
-        let same = bucket::at(prints, &to_place(end), &address.place);
+        let same = bucket::at(prints, Bounds::of(key), &address.place);
         Ok(scopes.iter().copied().find(|scope| {
             !same.is_empty() && same.contains(&address.in_scope(list.seed.scope(*scope)))
         }))

@@ -1,7 +1,8 @@
 //! A bucket: prints in ascending order, one behind the other, as one value of the index.
 //!
 //! Prints are hashes, so they lie evenly between the bounds of their bucket: a search begins where the print would be if they
-//! lay exactly so and is wrong by some thirty prints. That is one or two lines of memory, where halving would touch ten.
+//! lay exactly so and is wrong by some thirty prints. The lines of memory around it are fetched at once, where halving would
+//! wait for ten of them one after the other.
 
 use super::print::{PLACE, PRINT, Place, Print, place};
 
@@ -10,55 +11,80 @@ pub(super) const PRINTS_MAX: usize = 4093;
 /// So many prints to a bucket when many are split: they fill eight pages of 4 KiB to 4 octets.
 const PRINTS_FILL: usize = 2729;
 
-/// The prints at `wanted`, in a bucket whose places end at `end` and that holds all there are. Total on any bytes.
-pub(super) fn at<'b>(bucket: &'b [u8], end: &Place, wanted: &Place) -> &'b [Print] {
+/// Where a bucket begins and ends: the end of the one before it, exclusive, and its own, inclusive. As octets, end first, it is
+/// the key of the bucket: the first key that is not less than a place is that of its bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// May lie too high when buckets before it were removed: a search begins by it, and does not end by it.
+    begin: Place,
+    pub(super) end: Place,
+}
+
+impl Bounds {
+    /// Of everything.
+    pub(super) const ALL: Self = Self {
+        begin: [0; PLACE],
+        end: [0xff; PLACE],
+    };
+
+    /// Of a key; nobody but this file makes one.
+    pub(super) fn of(key: &[u8]) -> Self {
+        match key.as_chunks::<PLACE>() {
+            ([end, begin], []) => Self {
+                begin: *begin,
+                end: *end,
+            },
+            _ => Self::ALL,
+        }
+    }
+
+    pub(super) fn key(self) -> [u8; 2 * PLACE] {
+        let mut key = [0; 2 * PLACE];
+        key[..PLACE].copy_from_slice(&self.end);
+        key[PLACE..].copy_from_slice(&self.begin);
+        key
+    }
+}
+
+/// The prints at `wanted`, in a bucket that holds all there are. Total on any bytes.
+pub(super) fn at<'b>(bucket: &'b [u8], bounds: Bounds, wanted: &Place) -> &'b [Print] {
     let (prints, _) = bucket.as_chunks::<PRINT>();
-    let first = first_from(prints, number(end), number(wanted));
+    let first = first_from(prints, bounds, number(wanted));
     let behind = &prints[first..];
     let count = behind.iter().take_while(|print| place(print) == *wanted);
     &behind[..count.count()]
 }
 
 /// The first print that does not lie before `wanted`.
-fn first_from(prints: &[Print], end: u64, wanted: u64) -> usize {
-    let of = |index: usize| number(&place(&prints[index]));
-    let Some(first) = prints.first().map(|print| number(&place(print))) else {
-        return 0;
-    };
-    if wanted <= first {
-        return 0;
+fn first_from(prints: &[Print], bounds: Bounds, wanted: u64) -> usize {
+    let (begin, end) = (number(&bounds.begin), number(&bounds.end));
+    let (width, from) = (
+        end.saturating_sub(begin).max(1),
+        wanted.saturating_sub(begin),
+    );
+    let guess = u128::from(from) * prints.len() as u128 / u128::from(width);
+    let guess = usize::try_from(guess).map_or(prints.len(), |guess| guess.min(prints.len()));
+    let (low, high) = (
+        guess.saturating_sub(ERROR),
+        (guess + ERROR).min(prints.len()),
+    );
+    // Counting has no branches to guess wrong, and asks memory for all of these lines at once.
+    let near = &prints[low..high];
+    let less = near.iter().filter(|print| number(&place(print)) < wanted);
+    match less.count() {
+        0 if low > 0 => first_in(&prints[..low], wanted),
+        all if all == near.len() => high + first_in(&prints[high..], wanted),
+        some => low + some,
     }
-    let width = end.saturating_sub(first).max(1);
-    let guess = u128::from(wanted - first) * prints.len() as u128 / u128::from(width);
-    let guess =
-        usize::try_from(guess).map_or(prints.len() - 1, |guess| guess.min(prints.len() - 1));
-    // It lies in low..=high: everything before `low` is less, and what is at `high` is not.
-    let (mut low, mut high, mut step) = (guess, guess, STEP);
-    if of(guess) < wanted {
-        loop {
-            low = high + 1;
-            high = (high + step).min(prints.len());
-            if high == prints.len() || of(high) >= wanted {
-                break;
-            }
-            step *= 2;
-        }
-    } else {
-        loop {
-            high = low;
-            low = low.saturating_sub(step);
-            if low == 0 || of(low) < wanted {
-                break;
-            }
-            step *= 2;
-        }
-    }
-    let between = &prints[low.min(high)..high];
-    low.min(high) + between.partition_point(|print| number(&place(print)) < wanted)
 }
 
-/// How far from the guess the first look is.
-const STEP: usize = 16;
+fn first_in(prints: &[Print], wanted: u64) -> usize {
+    prints.partition_point(|print| number(&place(print)) < wanted)
+}
+
+/// How wrong a guess usually is, at most. Of n evenly distributed prints half the root of n lie further on one side than they
+/// should, in two of three buckets; this is almost twice as many in a bucket that is about to be split.
+const ERROR: usize = 56;
 
 fn number(place: &Place) -> u64 {
     let [a, b, c, d, e, f] = *place;
@@ -98,9 +124,10 @@ pub(super) fn without(bucket: &[u8], print: &Print) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Cuts a bucket that ends at `end` into buckets that are small enough, each with its end. All prints of an address stay
-/// together, however many there are.
-pub(super) fn split<'b>(bucket: &'b [u8], end: Place, mut piece: impl FnMut(Place, &'b [u8])) {
+/// Cuts a bucket into buckets that are small enough, each with its bounds. All prints of an address stay together, however many
+/// there are.
+pub(super) fn split<'b>(bucket: &'b [u8], bounds: Bounds, mut piece: impl FnMut(Bounds, &'b [u8])) {
+    let Bounds { mut begin, end } = bounds;
     let (mut rest, _) = bucket.as_chunks::<PRINT>();
     if rest.len() > PRINTS_MAX {
         let each = rest.len().div_ceil(rest.len().div_ceil(PRINTS_FILL));
@@ -111,11 +138,11 @@ pub(super) fn split<'b>(bucket: &'b [u8], end: Place, mut piece: impl FnMut(Plac
             if behind.is_empty() {
                 break;
             }
-            piece(last, one.as_flattened());
-            rest = behind;
+            piece(Bounds { begin, end: last }, one.as_flattened());
+            (begin, rest) = (last, behind);
         }
     }
-    piece(end, rest.as_flattened());
+    piece(Bounds { begin, end }, rest.as_flattened());
 }
 
 const _: () = assert!(PLACE < PRINT && PRINTS_FILL <= PRINTS_MAX);
@@ -130,14 +157,12 @@ mod tests {
         [a, b, 0, 0, 0, 0, 0, 0, 0, 0, 0, tail]
     }
 
-    const END: Place = [0xff; PLACE];
-
     proptest! {
         #[test]
         fn a_bucket_is_a_set(
             old in proptest::collection::btree_set((0..60_u16, 0..4_u8), 0..200),
             new in proptest::collection::vec((any::<u16>(), 0..4_u8), 0..50),
-            end in any::<[u8; PLACE]>(),
+            key in any::<[u8; 2 * PLACE]>(),
         ) {
             let of = |(place, tail): (u16, u8)| print(place * 1000, tail);
             let mut set: std::collections::BTreeSet<Print> = old.iter().map(|it| of(*it)).collect();
@@ -152,10 +177,10 @@ mod tests {
             let (prints, rest) = merged.as_chunks::<PRINT>();
             prop_assert!(rest.is_empty() && prints.iter().eq(&set));
             // Whatever the bound says: it is where a search begins, not what it finds.
-            for end in [END, end, [0; PLACE]] {
+            for bounds in [Bounds::ALL, Bounds::of(&key), Bounds::of(&[0; 2 * PLACE])] {
                 for place in (0..60).map(|n| n * 1000).chain([u16::MAX]) {
                     let wanted = super::place(&print(place, 0));
-                    let found = at(&merged, &end, &wanted);
+                    let found = at(&merged, bounds, &wanted);
                     prop_assert!(found.iter().eq(set.iter().filter(|p| super::place(p) == wanted)));
                 }
             }
@@ -185,19 +210,21 @@ mod tests {
                     print
                 })
                 .collect();
-            let (mut ends, mut all) = (Vec::new(), Vec::new());
-            split(&bucket, END, |end, piece| {
+            let (mut bounds, mut all) = (vec![], Vec::new());
+            split(&bucket, Bounds::ALL, |of, piece| {
                 let (prints, _) = piece.as_chunks::<PRINT>();
-                assert!(prints.iter().all(|print| place(print) <= end));
-                assert!(
-                    prints
-                        .iter()
-                        .all(|print| ends.last().is_none_or(|last| place(print) > *last))
-                );
-                ends.push(end);
+                let begin = bounds.last().map_or([0; PLACE], |last: &Bounds| last.end);
+                assert_eq!((of.begin, Bounds::of(&of.key())), (begin, of));
+                let inside = |print: &Print| place(print) <= of.end && place(print) >= begin;
+                assert!(prints.iter().all(inside));
+                assert!(begin == [0; PLACE] || place(&prints[0]) > begin);
+                bounds.push(of);
                 all.extend_from_slice(piece);
             });
-            assert_eq!((ends.len(), ends.last()), (pieces, Some(&END)), "{prints}");
+            assert_eq!(
+                (bounds.len(), bounds[pieces - 1].end),
+                (pieces, [0xff; PLACE])
+            );
             assert_eq!(all, bucket);
         }
     }

@@ -1,9 +1,8 @@
 //! Many entries at once, sorted first, so that each page of the list is written once and not once per entry.
 //!
 //! Entries are dealt into 256 parts by the first octet of their print. What does not fit into memory lies in files without a
-//! name beside the list, which a kill leaves nothing of. At the end each part is sorted and added: everything in one
-//! transaction when nothing had to leave memory, else one for each part. A kill then leaves the parts that were added; the same
-//! import again adds the rest.
+//! name beside the list, which a kill leaves nothing of. At the end each part is sorted, and as many as fit into memory are added
+//! in one transaction: all, when nothing had to leave it. A kill leaves what was added so far; the same import again adds the rest.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -89,33 +88,36 @@ impl<'l> Import<'l> {
     pub fn finish(mut self, mut done: impl FnMut(u64, u64)) -> Result<u64, SuppressError> {
         let list = self.list;
         let failed = list.failed();
-        let at_once = self.parts.iter().all(|part| part.file.is_none());
         let (mut seen, mut added) = (0, 0);
-        let mut open = None;
-        for part in std::mem::take(&mut self.parts) {
-            let records = part.read().map_err(|source| self.failed(source))?;
-            if records.is_empty() {
-                continue;
+        let mut parts = std::mem::take(&mut self.parts).into_iter();
+        loop {
+            // As many parts as fit into memory together, at least one.
+            let (mut group, mut held) = (Vec::new(), 0);
+            while held <= self.memory
+                && let Some(part) = parts.next()
+            {
+                let records = part.read().map_err(|source| self.failed(source))?;
+                held += records.len();
+                group.push(records);
             }
-            let sorted = sorted(&records);
-            let mut txn = match open.take() {
-                Some(txn) => txn,
-                None => list.env.write_txn().map_err(&failed)?,
-            };
-            added += list.insert(&mut txn, &sorted).map_err(&failed)?;
-            seen += sorted.len() as u64;
-            if at_once {
-                open = Some(txn);
-            } else {
-                txn.commit().map_err(&failed)?;
-                done(seen, added);
+            if group.is_empty() {
+                return Ok(added);
             }
-        }
-        if let Some(txn) = open {
+            let group: Vec<_> = group.iter().map(|records| sorted(records)).collect();
+            let mut txn = list.env.write_txn().map_err(&failed)?;
+            // The index first: pages are given out in order, and those that checks read then lie together.
+            let mut fresh = Vec::new();
+            for sorted in &group {
+                fresh.push(list.insert_prints(&mut txn, sorted).map_err(&failed)?);
+            }
+            for (sorted, fresh) in group.iter().zip(&fresh) {
+                list.insert_evidence(&mut txn, sorted, fresh)
+                    .map_err(&failed)?;
+                (seen, added) = (seen + sorted.len() as u64, added + fresh.len() as u64);
+            }
             txn.commit().map_err(&failed)?;
             done(seen, added);
         }
-        Ok(added)
     }
 
     fn spill(&mut self) -> std::io::Result<()> {
@@ -126,11 +128,7 @@ impl<'l> Import<'l> {
                     let name = format!("import-{}-{number}", std::process::id());
                     let path = self.list.path.join(name);
                     let mut options = File::options();
-                    let file = options
-                        .read(true)
-                        .append(true)
-                        .create(true)
-                        .open(&path)?;
+                    let file = options.read(true).append(true).create(true).open(&path)?;
                     std::fs::remove_file(&path)?;
                     part.file.insert(file)
                 }
