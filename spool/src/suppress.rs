@@ -231,7 +231,13 @@ impl Suppressions {
         Ok(added)
     }
 
-    fn insert(&self, txn: &mut RwTxn<'_>, sorted: &[(Print, Vec<u8>)]) -> heed::Result<u64> {
+    /// Adds what is in ascending order; tells how many were not there.
+    fn insert(
+        &self,
+        txn: &mut RwTxn<'_>,
+        sorted: &[(Print, impl AsRef<[u8]>)],
+    ) -> heed::Result<u64> {
+        // The index first: pages are given out in order, and those that checks read then lie together.
         let fresh = self.insert_prints(txn, sorted)?;
         self.insert_evidence(txn, sorted, &fresh)?;
         Ok(fresh.len() as u64)

@@ -4,12 +4,15 @@
 //! lay exactly so and is wrong by some thirty prints. The lines of memory around it are fetched at once, where halving would
 //! wait for ten of them one after the other.
 
+use std::hint::black_box;
+
 use super::print::{PLACE, PRINT, Place, Print, place};
 
 /// More prints than this are split over several buckets.
-pub(super) const PRINTS_MAX: usize = 4093;
-/// So many prints to a bucket when many are split: they fill eight pages of 4 KiB to 4 octets.
-const PRINTS_FILL: usize = 2729;
+pub(super) const PRINTS_MAX: usize = 8190;
+/// So many prints to a bucket when many are split: they fill sixteen pages of 4 KiB. Fewer, and the tree over the buckets of 10^8
+/// entries would not stay in a core's cache; more, and each single change would write more.
+const PRINTS_FILL: usize = 5460;
 
 /// Where a bucket begins and ends: the end of the one before it, exclusive, and its own, inclusive. As octets, end first, it is
 /// the key of the bucket: the first key that is not less than a place is that of its bucket.
@@ -68,10 +71,14 @@ fn first_from(prints: &[Print], bounds: Bounds, wanted: u64) -> usize {
         guess.saturating_sub(ERROR),
         (guess + ERROR).min(prints.len()),
     );
-    // Counting has no branches to guess wrong, and asks memory for all of these lines at once.
     let near = &prints[low..high];
-    let less = near.iter().filter(|print| number(&place(print)) < wanted);
-    match less.count() {
+    // Asks memory for all of these lines at once; halving alone would wait for one after the other.
+    black_box(
+        near.iter()
+            .step_by(LINE / PRINT)
+            .fold(0, |all, print| all ^ print[0]),
+    );
+    match first_in(near, wanted) {
         0 if low > 0 => first_in(&prints[..low], wanted),
         all if all == near.len() => high + first_in(&prints[high..], wanted),
         some => low + some,
@@ -83,8 +90,10 @@ fn first_in(prints: &[Print], wanted: u64) -> usize {
 }
 
 /// How wrong a guess usually is, at most. Of n evenly distributed prints half the root of n lie further on one side than they
-/// should, in two of three buckets; this is almost twice as many in a bucket that is about to be split.
-const ERROR: usize = 56;
+/// should, in two of three buckets; this is almost twice as many in a bucket of usual size.
+const ERROR: usize = 64;
+/// Octets that memory gives at once.
+const LINE: usize = 64;
 
 fn number(place: &Place) -> u64 {
     let [a, b, c, d, e, f] = *place;
@@ -198,8 +207,8 @@ mod tests {
             (PRINTS_MAX, 1, 1),
             (PRINTS_MAX + 1, 1, 2),
             (3 * PRINTS_FILL, 1, 3),
-            (6_000, 5_000, 2),
-            (5_000, 5_000, 1),
+            (12_000, 10_000, 2),
+            (10_000, 10_000, 1),
         ];
         for (prints, same, pieces) in cases {
             let number = |n: usize| u16::try_from(n).expect("small");

@@ -103,18 +103,10 @@ impl<'l> Import<'l> {
             if group.is_empty() {
                 return Ok(added);
             }
-            let group: Vec<_> = group.iter().map(|records| sorted(records)).collect();
+            let group: Vec<_> = group.iter().flat_map(|records| sorted(records)).collect();
             let mut txn = list.env.write_txn().map_err(&failed)?;
-            // The index first: pages are given out in order, and those that checks read then lie together.
-            let mut fresh = Vec::new();
-            for sorted in &group {
-                fresh.push(list.insert_prints(&mut txn, sorted).map_err(&failed)?);
-            }
-            for (sorted, fresh) in group.iter().zip(&fresh) {
-                list.insert_evidence(&mut txn, sorted, fresh)
-                    .map_err(&failed)?;
-                (seen, added) = (seen + sorted.len() as u64, added + fresh.len() as u64);
-            }
+            added += list.insert(&mut txn, &group).map_err(&failed)?;
+            seen += group.len() as u64;
             txn.commit().map_err(&failed)?;
             done(seen, added);
         }
