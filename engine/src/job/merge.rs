@@ -108,6 +108,7 @@ impl Common {
         Job {
             reverse_path: self.path(),
             name: self.job.unwrap_or_default(),
+            key: None,
             from: Mailbox {
                 name: None,
                 address: self.reverse_path,

@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use super::{Body, Claimed, Hasher, Ingest, Reading};
-use crate::handoff::JobRows;
+use crate::handoff::keyed::fingerprint;
 use crate::handoff::route::shard_for;
+use crate::handoff::{JobRows, Keyed};
 use crate::ingest::merge::{MergePass, MergeReader, MergeRow, MergeRows, MergeSurvey, RowTerms};
 use crate::ingest::{Content, FileKey, Limits, NewMessage, Refusal, Summary, code};
 use crate::job::chunk::{Chunk, ChunkWriter};
@@ -24,8 +25,8 @@ pub(super) struct Stage {
     /// Of all octets of the first pass, as long as the file may have a key.
     hasher: Option<Hasher>,
     key: Option<Box<str>>,
-    /// What came under the key.
-    pub(super) content: Option<[u8; 16]>,
+    /// The key, and what came under it, once that is known.
+    keyed: Option<Keyed>,
 }
 
 enum Pass {
@@ -61,8 +62,13 @@ impl Stage {
             pass: Pass::Survey(Some(Box::new(reader.expecting(size)))),
             hasher: Some(Hasher::default()),
             key: None,
-            content: None,
+            keyed: None,
         }
+    }
+
+    /// Whether recipients are being handed out.
+    const fn gives(&self) -> bool {
+        matches!(self.pass, Pass::Rows(_))
     }
 
     fn rows(&mut self) -> Option<&mut Rows> {
@@ -116,7 +122,17 @@ impl Ingest {
             None => self.end_merge_pass(&mut reading),
         };
         match outcome {
-            Ok(false) => self.reading = Some(reading),
+            Ok(false) => {
+                // Asked before anything is given away.
+                let keyed = match &reading.body {
+                    Body::Merge(stage) if bytes.is_none() && stage.gives() => stage.keyed,
+                    _ => None,
+                };
+                self.reading = match keyed {
+                    Some(keyed) => self.unless_known(reading, keyed),
+                    None => Some(reading),
+                };
+            }
             Ok(true) => self.finish_merge(reading),
             Err(stop) => self.stop_merge(reading, stop),
         }
@@ -185,9 +201,12 @@ impl Ingest {
         let Some(reader) = reader else {
             return Ok(false);
         };
-        // What is read again was counted.
-        if let Some(hasher) = stage.hasher.take() {
-            stage.content = Some(hasher.finish());
+        // Once: what is read a second time is a part of the file.
+        if let (Some(key), Some(hasher)) = (stage.key.take(), stage.hasher.take()) {
+            stage.keyed = Some(Keyed {
+                key: fingerprint(&key),
+                content: hasher.finish(),
+            });
         }
         let next: Range<u64>;
         stage.pass = match reader.finish()? {
@@ -332,7 +351,7 @@ impl Ingest {
         let Body::Merge(stage) = &mut reading.body else {
             return;
         };
-        let key = stage.key.take();
+        let keyed = stage.keyed;
         let Some(rows) = stage.rows() else {
             return;
         };
@@ -342,9 +361,9 @@ impl Ingest {
             recipients,
             bytes: reading.claimed.size,
         };
-        match key {
+        match keyed {
             None => self.finish(reading, &summary, None, Some(found)),
-            Some(key) => self.finish_keyed(reading, &summary, &key, Some(found)),
+            Some(keyed) => self.finish_keyed(reading, &summary, keyed, Some(found)),
         }
     }
 }
