@@ -9,6 +9,8 @@
 //! (xtext) and `XONDOUBT=` say per message what `x-job`, `x-virtual-mta` and `x-on-doubt` say in a
 //! message file. A fourth, `XKEY=` (xtext) on the first MAIL of the file only, is the idempotency key
 //! of the file.
+//! XACK ON (PowerMTA) is what happens anyway; XACK OFF is refused. A file that begins with XMRG is a mail
+//! merge: [`super::merge`] reads it.
 //! There is no end marker: each message has its final dot, and QUIT may close the file.
 
 use memchr::memchr_iter;
@@ -95,7 +97,7 @@ impl Dialogue {
                 // Whoever can read merges begins anew with a reader of theirs.
                 self.merge = true;
                 let detail =
-                    "a mail merge (XMRG): only the engine reads it, from a drop file NAME.bsmtp";
+                    "a mail merge (XMRG) that is cut off, or stands where only messages are read";
                 return Err(Offence::new(code::COMMAND, detail));
             }
             b"xdfn" | b"xprt" => {
