@@ -318,3 +318,32 @@ const COMPILED_FACTOR: usize = 3;
 const CHECKED: usize = 8;
 /// A larger buffer is not kept.
 const BUFFER_MAX: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_made_message_needs_is_read_off_it() {
+        let needs = |content: &str| {
+            let row = Row {
+                number: 0,
+                variant: None,
+                reverse_path: "a@b.test".into(),
+            };
+            let made = Made {
+                content: content.as_bytes().to_vec(),
+                signed_at: 0,
+                row,
+            };
+            let needs = made.needs("c@d.test");
+            (needs.eight_bit, needs.smtputf8, needs.dot_lines)
+        };
+        assert_eq!(needs("From: a\r\n\r\nhi\r\n"), (false, false, false));
+        assert_eq!(needs("From: a\r\n\r\nh\u{e4}\r\n"), (true, false, false));
+        // The parts of a merge are sent as they are, and so are the values in its header.
+        assert_eq!(needs("From: \u{e4}\r\n\r\nhi\r\n"), (true, true, false));
+        assert_eq!(needs("From: \u{e4}\r\n"), (true, true, false));
+        assert_eq!(needs("From: a\r\n\r\nhi\r\n.x\r\n"), (false, false, true));
+    }
+}

@@ -53,7 +53,9 @@ fn check(file: &mut File, path: &Path, limits: &Limits) -> Result<MergeSurvey, D
     let mut reader = MergeReader::new(SubmissionId(0), 0, limits.clone()).expecting(size);
     let mut range = 0..u64::MAX;
     let survey = loop {
-        each(file, path, range, |bytes| reader.feed(bytes).map_err(refused))?;
+        each(file, path, range, |bytes| {
+            reader.feed(bytes).map_err(refused)
+        })?;
         match reader.finish().map_err(refused)? {
             MergePass::Done(survey) => break *survey,
             MergePass::Again(again, part) => {

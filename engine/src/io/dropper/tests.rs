@@ -554,3 +554,50 @@ fn a_key_is_for_one_file() {
         assert_eq!((f.entries("tmp"), f.entries("new")), (0, 0));
     }
 }
+
+#[test]
+fn a_merge_is_dropped_as_it_is_or_not_at_all() {
+    let fixture = Fixture::new();
+    let message = "MAIL FROM:<s@a.test>\nRCPT TO:<r@b.test>\nDATA\nFrom: s\n\nhi\n.\n";
+    let merge = "XACK ON\nXMRG FROM:<s@a.test>\nXDFN x=1\nRCPT TO:<r@b.test>\nXDFN x=2\nRCPT TO:<R@b.test>\n\
+        RCPT TO:<r@B.test>\nXPRT 1 LAST\nFrom: s\n\nhi [x]\n.\n";
+    let good = fixture.file("good.bsmtp", merge);
+    let before = fixture.file("before.bsmtp", message);
+    // In one go with others, and each file for itself.
+    let report = run(&fixture.options(&[before, good.clone()])).unwrap();
+    let counts: Vec<_> = report
+        .files
+        .iter()
+        .map(|file| (file.messages, file.recipients))
+        .collect();
+    assert_eq!(counts, [(1, 1), (2, 2)]);
+    let new = fixture.dir().join("new").join(&report.files[1].name);
+    assert_eq!(fs::read_to_string(new).unwrap(), merge);
+    let left = fixture.entries("new");
+
+    let cases = [
+        (merge.replace("x=2", "y=2"), "line 6", "names [x]"),
+        (merge.replace(" LAST", ""), "line 13", "the LAST"),
+        (
+            merge.replace("FROM:<s@a.test>", "TO:x"),
+            "line 2",
+            "write XMRG FROM",
+        ),
+        (message.to_owned() + merge, "line 9", "a file of its own"),
+        ("XMRG FROM:<s@a.test>".to_owned(), "line 1", "cut off"),
+    ];
+    for (text, line, what) in cases {
+        let bad = fixture.file("bad.bsmtp", &text);
+        let error = run(&fixture.options(&[bad])).expect_err(&text).to_string();
+        assert!(error.contains(line) && error.contains(what), "{error}");
+    }
+    let with = |change: fn(&mut DropOptions)| {
+        let mut options = fixture.options(std::slice::from_ref(&good));
+        change(&mut options);
+        run(&options).expect_err("refused").to_string()
+    };
+    assert!(with(|options| options.key = Some("k".into())).contains("--key"));
+    assert!(with(|options| options.recipients = vec!["a@b.test".into()]).contains("--to"));
+    assert!(with(|options| options.batch = NonZeroUsize::new(1)).contains("--batch"));
+    assert_eq!((fixture.entries("new"), fixture.entries("tmp")), (left, 0));
+}
