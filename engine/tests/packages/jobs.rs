@@ -267,7 +267,7 @@ fn check(name: &str, read: &BTreeMap<String, Value>, value: &str) {
         .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;");
-    let escaped = escaped.replace('"', "&quot;").replace('\'', "&#x27;");
+    let escaped = escaped.replace('"', "&quot;").replace('\'', "&#39;");
     let html = part("html");
     assert!(
         html.contains(&format!("\">{escaped}</p>")),
