@@ -14,6 +14,7 @@
 //! render on what only one row has: control characters for a header field, characters that its
 //! charset lacks, a loop that takes too long.
 
+mod bound;
 mod message;
 mod parts;
 mod plan;

@@ -1,8 +1,7 @@
 //! The texts of a job that hold placeholders, compiled once by minijinja.
 //!
-//! A text cannot read files, include others, call out, or run for long: fuel bounds its steps and a
-//! bound its output. (Whoever may drop jobs is trusted with memory: `{% set x = x ~ x %}` doubles a
-//! value with each step, below both bounds.) What it names has to exist: an unknown field is refused when the job is compiled,
+//! A text cannot read files, include others, call out, run for long, or take much memory: fuel bounds its
+//! steps, a bound its output, and [`super::bound`] refuses what could make large values. What it names has to exist: an unknown field is refused when the job is compiled,
 //! with file and line. Values are data: a `{{` in a field is two braces in the message.
 //!
 //! A text without any placeholder is kept as a constant and costs nothing per message.
@@ -16,7 +15,7 @@ use crate::job::JobError;
 use crate::job::mime::html;
 use crate::limits::{TEMPLATE_FUEL, TEMPLATE_OUTPUT_MAX};
 
-use super::RenderError;
+use super::{RenderError, bound};
 
 /// All texts of a job.
 #[derive(Debug)]
@@ -125,6 +124,7 @@ impl Texts {
         if !["{{", "{%", "{#"].iter().any(|open| source.contains(open)) {
             return Ok(Text::Constant(source.into()));
         }
+        bound::check(source).map_err(|(line, what)| place.error(line, &what))?;
         let index = self.places.len();
         let name = format!("{}{index}", if escape == Escape::Html { 'h' } else { 't' });
         self.environment
