@@ -1,9 +1,9 @@
 //! The settings of the shard that is measured: those of a run under `hikyaku-bench load`.
 
 use std::error::Error;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use hikyaku::dns::Routes;
+use hikyaku::dns::{Pattern, Routes};
 use hikyaku::mail::envelope::OnDoubt;
 use hikyaku::outcome::Classifier;
 use hikyaku::queue::retry::{RetryPolicy, SiteBackoff};
@@ -27,6 +27,7 @@ pub(super) fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Err
         args.connections
     );
     let rules = LimitRules::new(vec![limit.parse()?], &profiles)?;
+    let peer = SocketAddr::from(([127, 0, 0, 1], 2525)).into();
     let config = ShardConfig {
         sources: vec![EgressSource {
             name: "0.0.0.0".into(),
@@ -34,7 +35,7 @@ pub(super) fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Err
             ehlo: "out.test".into(),
         }],
         port: 25,
-        routes: Routes::parse(&[("*", "127.0.0.1:2525")])?,
+        routes: Routes::new([(&Pattern::All, &peer)]),
         sites: SiteLimits { profiles, rules },
         retry: RetryPolicy::default(),
         doubt: DoubtPolicy {
