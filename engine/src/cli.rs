@@ -17,7 +17,7 @@ pub use check::{CheckArgs, CheckCommand, CheckJobArgs, CheckMessageArgs};
 pub use demo::{DemoArgs, SinkForDemoArgs};
 pub use drop::{DropArgs, WaitFor};
 pub use keygen::{KeyKind, KeygenArgs};
-pub use run::{BatchChoice, PipelineChoice, RunArgs, TlsChoice};
+pub use run::{BatchChoice, ChunkingChoice, PipelineChoice, RunArgs, TlsChoice};
 pub use spool::{
     SpoolArgs, SpoolCatArgs, SpoolCommand, SpoolExportArgs, SpoolLsArgs, SpoolVerifyArgs,
 };

@@ -276,7 +276,12 @@ struct ReadAhead<'a> {
     /// Segments by how they are read, from the oldest: not asked for yet, as a whole, or only where messages begin.
     asked: Vec<Option<bool>>,
     current: u32,
+    /// Of the current segment, what lies before is not resident any more.
+    released: u64,
 }
+
+/// What was looked at is let go in such pieces: memory during a start does not depend on the size of segments.
+const RELEASE_BYTES: u64 = 4 << 20;
 
 /// Where messages are as large on average, only their beginnings are read.
 const SPARSE_BYTES: u64 = 32 << 10;
@@ -291,16 +296,29 @@ impl<'a> ReadAhead<'a> {
             log,
             asked: vec![None; log.segments.len()],
             current: u32::MAX,
+            released: 0,
         }
     }
 
     fn at(&mut self, slot: u32) {
         let log = self.log;
-        if let Some((_, here)) = log.table.in_slot(slot)
+        let here = log.table.in_slot(slot);
+        if let Some((_, here)) = here
+            && here.spot.segment == self.current
+            && u64::from(here.spot.offset) > self.released + RELEASE_BYTES
+        {
+            let end = u64::from(here.spot.offset) / BLOCK * BLOCK;
+            log.segment(self.current)
+                .map
+                .release_range(self.released, end);
+            self.released = end;
+        }
+        if let Some((_, here)) = here
             && here.spot.segment != self.current
         {
             self.release();
             self.current = here.spot.segment;
+            self.released = 0;
             // The one behind it, too, so that the disk is never idle.
             let last = log.segments.back().map_or(0, |last| last.id);
             for id in here.spot.segment..=here.spot.segment.saturating_add(1).min(last) {

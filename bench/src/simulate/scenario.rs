@@ -8,7 +8,7 @@ use hikyaku::mail::envelope::Envelope;
 
 use super::dns::{Names, Zone};
 use super::ledger::{DropFile, End, Ledger, Recipient};
-use super::peer::{Persona, SPAM};
+use super::peer::{Bdat, Persona, SPAM};
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +72,8 @@ pub(super) struct Scenario {
     /// Transactions in flight where a site has shown that it can.
     pub(super) stream_depth: u8,
     pub(super) stream_auto: Option<u32>,
+    /// Content as chunks where a site announces it.
+    pub(super) chunking: bool,
     pub(super) log_segments_max: u64,
     pub(super) indoubt_slots: u32,
 }
@@ -98,6 +100,7 @@ impl Scenario {
             strict: rng.below(4) == 0,
             stream_depth: [2, 4, 16][rng.below(3)],
             stream_auto: [None, Some(0), Some(2)][rng.below(3)],
+            chunking: rng.below(4) > 0,
             log_segments_max: 6 + rng.below(20) as u64,
             indoubt_slots: [4, 16, 64][rng.below(3)],
         }
@@ -108,10 +111,16 @@ fn persona(rng: &mut Rng, rough: usize) -> Persona {
     let mut yes = |of: usize| rng.below(of) > 0;
     let (pipelining, chunking, eight_bit) = (yes(3), yes(2), yes(4));
     let (smtputf8, size, starttls) = (yes(2), yes(2), yes(2));
+    let bdat = if yes(8) {
+        Bdat::Known
+    } else {
+        [Bdat::Unknown, Bdat::Commands, Bdat::Silent][rng.below(3)]
+    };
     let mut rate = |rates: [usize; 4]| if rough == 0 { 0 } else { rates[rng.below(4)] };
     Persona {
         pipelining,
         chunking,
+        bdat,
         eight_bit,
         smtputf8,
         size,

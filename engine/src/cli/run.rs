@@ -87,6 +87,10 @@ pub struct RunArgs {
     /// transaction]
     #[arg(long, value_enum, help_heading = "Pipelining")]
     pub pipeline: Option<PipelineChoice>,
+    /// Whether content goes as BDAT where CHUNKING and PIPELINING are offered, in one group with its
+    /// envelope, where neither a profile nor a limit says otherwise [default: auto]
+    #[arg(long, value_enum, help_heading = "Pipelining")]
+    pub chunking: Option<ChunkingChoice>,
     /// Transactions in flight on a connection that streams, 2 to 64 [default: 16]
     #[arg(long, value_name = "N", help_heading = "Pipelining")]
     pub stream_depth: Option<u8>,
@@ -176,6 +180,15 @@ pub enum PipelineChoice {
     /// Also the next messages, behind content whose reply is due; a lost connection then leaves
     /// several messages in doubt
     Stream,
+}
+
+/// BDAT or DATA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ChunkingChoice {
+    /// BDAT where it saves a round trip, until a site shows that it does not cope
+    Auto,
+    /// DATA
+    Never,
 }
 
 /// Whether DKIM signatures are made in batches.

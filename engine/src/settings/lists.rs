@@ -218,6 +218,8 @@ pub(super) fn limits(
                     let value = match &raw {
                         Raw::Text(text) => text.clone(),
                         Raw::Integer(number) => number.to_string(),
+                        // Hours and days, which a flag separates by blanks.
+                        Raw::List(items) => items.join(" "),
                         _ => {
                             return Err(refuse(
                                 &raw,

@@ -2,7 +2,7 @@
 //! sentence is what an operator gets to see.
 
 use super::*;
-use crate::cli::{BatchChoice, PipelineChoice, TlsChoice};
+use crate::cli::{BatchChoice, ChunkingChoice, PipelineChoice, TlsChoice};
 use crate::mail::envelope::OnDoubt;
 use std::net::IpAddr;
 
@@ -298,11 +298,12 @@ fn no_pin_wins_over_the_file() {
 
 #[test]
 fn limits_may_be_tables() {
-    let settings =
-        file("[[limit]]\npattern = 'docomo.ne.jp'\nrate = '10/s'\nconnections_start = 2\n");
+    let settings = file(
+        "[[limit]]\npattern = 'docomo.ne.jp'\nrate = '10/s'\nconnections_start = 2\nhours = ['08:00-12:00', '13:00-21:00']\ntime_zone = 'Asia/Tokyo'\n",
+    );
     assert_eq!(
         settings.limits[0].text,
-        "docomo.ne.jp=rate=10/s,connections-start=2"
+        "docomo.ne.jp=rate=10/s,connections-start=2,hours=08:00-12:00 13:00-21:00,time-zone=Asia/Tokyo"
     );
     assert_eq!(
         settings.limits[0].origin.to_string(),
@@ -550,6 +551,10 @@ fn wrong_files_are_refused_in_one_sentence() {
             "2:12: delivery.pipeline: \"fast\" must be \"none\", \"transaction\" or \"stream\"",
         ),
         (
+            "[delivery]\nchunking = 'always'\n",
+            "2:12: delivery.chunking: \"always\" must be \"auto\" or \"never\"",
+        ),
+        (
             "[delivery]\nstream_depth = 1\n",
             "2:16: delivery.stream_depth: 1 is out of bounds: write 2 to 64",
         ),
@@ -602,6 +607,29 @@ fn pipelining_and_durability_come_from_flag_file_or_default() {
         .origin("delivery.pipeline")
         .to_string();
     assert_eq!(origin, "--pipeline");
+}
+
+#[test]
+fn chunking_comes_from_flag_file_or_default() {
+    let text = "[delivery]\nchunking = 'never'\n";
+    let auto = RunArgs {
+        chunking: Some(ChunkingChoice::Auto),
+        ..RunArgs::default()
+    };
+    for (text, flags, expected, origin) in [
+        ("", &RunArgs::default(), None, "default"),
+        (
+            text,
+            &RunArgs::default(),
+            Some(Chunking::Never),
+            "/etc/h.toml:2:12",
+        ),
+        (text, &auto, Some(Chunking::Auto), "--chunking"),
+    ] {
+        let settings = with(text, flags).expect("good");
+        assert_eq!(settings.delivery.chunking, expected);
+        assert_eq!(settings.origin("delivery.chunking").to_string(), origin);
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Signatures held against mail-auth's verifier and the published canonicalisation samples.
 
+mod corpora;
+
 use super::key::Facts;
 use super::*;
 use proptest::prelude::*;
