@@ -10,8 +10,8 @@ mod configure;
 pub use crate::recovery::RecoverySummary;
 pub(crate) use configure::shard_config;
 use configure::{
-    check_host, core_of, descriptors, drop_limits, memory, named_holder, open_jobs, open_keys, pin,
-    resolver_config, resolvers, tls_policy,
+    authorities, check_host, core_of, descriptors, drop_limits, memory, named_holder, open_jobs,
+    open_keys, pin, resolver_config, resolvers,
 };
 pub use configure::{check_settings, judge_host};
 
@@ -29,7 +29,6 @@ use hikyaku_spool::{SpoolError, StopNote};
 use hikyaku_tuning::TuningError;
 
 use crate::connection::tls::TlsConfigError;
-use crate::dns::route::RouteError;
 use crate::dns::site::RuleError;
 use crate::handoff::Doorbell;
 use crate::ingest::Limits as IngestLimits;
@@ -65,8 +64,6 @@ pub enum StartError {
     Tuning(#[from] TuningError),
     #[error("{0}")]
     Limit(String),
-    #[error(transparent)]
-    Route(#[from] RouteError),
     #[error(transparent)]
     Provider(#[from] RuleError),
     #[error(transparent)]
@@ -167,7 +164,7 @@ impl Engine {
             ..resolver_config(settings, &config)?
         };
         let resolvers = resolvers(settings)?;
-        let tls = tls_policy(settings)?;
+        let authorities = authorities(settings)?;
         let limits = drop_limits(settings)?;
         let dir = DropDir::open(&settings.engine.drop, limits)
             .map_err(|error| named_holder(settings, error))?;
@@ -214,7 +211,7 @@ impl Engine {
             receipts: Arc::clone(&receipts),
             resolver,
             resolvers,
-            tls,
+            authorities,
             secret,
             sync: settings.engine.sync,
         };

@@ -29,5 +29,5 @@ pub use cache::{Cache, CacheLimits};
 pub use config::Config;
 pub use lookup::{Lookup, LookupAction};
 pub use records::{Question, RecordAction, RecordLookup, Records};
-pub use route::{Routes, Target, TargetHost};
+pub use route::{Pattern, Routes, Target, TargetHost};
 pub use site::{OwnAddresses, ProviderRules, SiteName};

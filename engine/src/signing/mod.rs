@@ -31,6 +31,7 @@ pub use key::PrivateKey;
 pub use unsigned::{BodyHash, Unsigned};
 pub use verify::{Fault, PublicKey, Verified, Verifier};
 
+use crate::mail::domain::is_domain_name;
 use batch::{Batch, Job};
 use fields::SIGNED;
 use std::collections::HashMap;
@@ -287,15 +288,4 @@ pub fn is_covered(name: &str) -> bool {
     SIGNED
         .iter()
         .any(|(known, _)| known.eq_ignore_ascii_case(name))
-}
-
-/// A name of letters, digits, hyphens and underscores in labels of at most 63.
-pub(crate) fn is_domain_name(name: &str) -> bool {
-    name.len() <= crate::limits::DOMAIN_MAX
-        && name.split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        })
 }
