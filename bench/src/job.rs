@@ -5,9 +5,10 @@
 //! |---|---|
 //! | every row arrives, and nobody else | all |
 //! | recipient, To, merge fields (subject, text and HTML part), one From | all |
-//! | List-Unsubscribe and reverse-path: tokens that verify, of this job and this row | all |
+//! | List-Unsubscribe, Message-ID and reverse-path: tokens that verify, of this job and this row | all |
 //! | copies of a row, before and after a kill, are the same to the byte | all copies |
-//! | copies beyond the first were named as possible | all |
+//! | copies beyond the first: their row was named as often, by recovery reports and by the log | all |
+//! | rows that repeat an address (`--duplicates`) are counted and get nothing | all |
 //! | DKIM verifies (mail-auth), and the texts say the row's non-ASCII name once decoded | 1 in `--sample` |
 //! | the receipt says what became of all rows, no file is left anywhere | at the end |
 //! | spool bytes per recipient beside the row's own data, peak memory | `--spool-max`, `--memory-max` |
@@ -18,6 +19,8 @@
 
 mod check;
 mod dkim;
+mod kills;
+mod named;
 mod work;
 
 use std::error::Error;
@@ -38,6 +41,8 @@ use crate::random::say_seed;
 use crate::report::{self, Figures};
 use check::Checker;
 use dkim::Verifier;
+use kills::{Kills, Moment};
+use named::{Named, Reports, in_log};
 use work::Work;
 
 /// `hikyaku-bench job`.
@@ -55,9 +60,15 @@ pub struct JobArgs {
     /// How messages are signed
     #[arg(long, value_enum, default_value = "rsa")]
     pub dkim: Dkim,
+    /// Rows behind these that repeat their addresses, in another case of the domain
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=100_000_000))]
+    pub duplicates: u64,
     /// Kill -9 when this share of the rows has arrived, and start again; repeatable or with commas
     #[arg(long, value_name = "SHARE", value_delimiter = ',')]
     pub kill_at: Vec<f64>,
+    /// Kill -9 so often at random moments, and start again
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub kills: u32,
     /// One message in so many is verified for DKIM and decoded
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub sample: u64,
@@ -152,6 +163,7 @@ struct Run {
 fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, Box<dyn Error>> {
     let work = Work {
         rows: args.rows,
+        duplicates: args.duplicates,
         domains: args.domains,
         template_bytes: args.template_kib << 10,
         seed,
@@ -179,28 +191,42 @@ fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, 
 
     let begun = Instant::now();
     let deadline = begun + seconds(args.timeout);
-    let mut kills: Vec<f64> = args.kill_at.clone();
-    kills.sort_by(f64::total_cmp);
-    let mut kills = kills.into_iter();
+    let mut kills = Kills::new(&args.kill_at, args.kills, args.rows, seed);
+    let mut reports = Reports::new(dir.join("log"));
     let mut used: Vec<Usage> = Vec::new();
     let mut faults = Vec::new();
     let (mut killed, mut spool_written) = (0_u32, 0.0);
+    let mut killed_after: Vec<f64> = Vec::new();
     let engine_said = loop {
-        let kill_at = kills.next().map(|share| share * args.rows as f64);
+        let moment = kills.next(checker.arrived());
         let mut child = start(args, engine, dir, &sink.addresses()[0].to_string())?;
-        let ended = child.wait_until(deadline, || {
-            kill_at.is_some_and(|at| checker.arrived() as f64 >= at)
-        })?;
+        let started = Instant::now();
+        let ended = match moment {
+            Some(Moment::After(time)) => {
+                std::thread::sleep(time);
+                child.wait_until(deadline, || true)?
+            }
+            Some(Moment::Arrived(at)) => {
+                let ended = child.wait_until(deadline, || checker.arrived() >= at)?;
+                if ended.is_none() {
+                    std::thread::sleep(kills.shift());
+                }
+                ended
+            }
+            None => child.wait_until(deadline, || false)?,
+        };
         let Some(status) = ended else {
             child.look();
             used.push(child.usage());
-            if kill_at.is_none() {
+            if moment.is_none() || Instant::now() >= deadline {
                 return Err(format!("not done after {} s", args.timeout).into());
             }
+            killed_after.push(started.elapsed().as_secs_f64() * 1000.0);
             // What it wrote is told by its successor's figures only as far as that went itself.
             spool_written += child.usage().write_bytes as f64;
             drop(child); // SIGKILL
             killed += 1;
+            reports.look()?;
             continue;
         };
         used.push(child.usage());
@@ -220,12 +246,12 @@ fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, 
         let errors = report.counters.protocol_errors;
         faults.push(format!("{errors} protocol errors at the sink"));
     }
-    let named = named_in(&dir.join("log"))?;
-    if found.copies - found.arrived > named {
-        let more = found.copies - found.arrived;
-        faults.push(format!("{more} second copies, {named} named as possible"));
-    }
-    faults.extend(settle(dir, args.rows));
+    reports.look()?;
+    let (by_reports, reports_read, reports_cut) = reports.end();
+    let by_log = in_log(&dir.join("log"))?;
+    faults.extend(named::judge(&found.extra, &by_reports, "recovery reports"));
+    faults.extend(named::judge(&found.extra, &by_log, "the log"));
+    faults.extend(settle(dir, args));
 
     let rows = args.rows as f64;
     let mut figures = Figures::default();
@@ -277,7 +303,15 @@ fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, 
     }
     figures.add("kills", f64::from(killed));
     figures.add("second_copies", (found.copies - found.arrived) as f64);
-    figures.add("named_as_possible", named as f64);
+    let named = |by: &Named| by.values().sum::<u64>() as f64;
+    figures.add("named_by_reports", named(&by_reports));
+    figures.add("named_by_log", named(&by_log));
+    figures.add("recovery_reports", reports_read as f64);
+    figures.add("recovery_reports_cut", reports_cut as f64);
+    if let Some(spread) = report::Spread::of(killed_after.iter().copied()) {
+        figures.add("killed_after_ms_median", spread.median);
+        figures.add("killed_after_ms_max", spread.max);
+    }
     figures.add("sampled", found.sampled as f64);
     figures.add("dkim_verified", found.verified as f64);
     Ok(Run {
@@ -359,35 +393,8 @@ fn start(args: &JobArgs, engine: &Path, dir: &Path, sink: &str) -> Result<Watche
     Ok(Watched::new(command.spawn()?))
 }
 
-/// Lines that name a recipient who may get a second copy.
-fn named_in(log: &Path) -> std::io::Result<u64> {
-    let mut named = 0;
-    for entry in fs::read_dir(log)? {
-        let entry = entry?;
-        // A report of a recovery lies beside it, and names them once more.
-        if !entry
-            .file_name()
-            .to_string_lossy()
-            .starts_with("hikyaku.jsonl")
-        {
-            continue;
-        }
-        let text = fs::read(entry.path())?;
-        let wanted = b"\"possible_duplicate\":true";
-        named += lines_with(&text, wanted);
-    }
-    Ok(named)
-}
-
-fn lines_with(text: &[u8], wanted: &[u8]) -> u64 {
-    let first = text.split(|&byte| byte == b'\n');
-    first
-        .filter(|line| line.windows(wanted.len()).any(|part| part == wanted))
-        .count() as u64
-}
-
 /// What is wrong with what is left.
-fn settle(dir: &Path, rows: u64) -> Vec<String> {
+fn settle(dir: &Path, args: &JobArgs) -> Vec<String> {
     let mut faults = Vec::new();
     for part in ["new", "claimed", "quarantine"] {
         let left = fs::read_dir(dir.join("drop").join(part)).map_or(0, Iterator::count);
@@ -400,8 +407,16 @@ fn settle(dir: &Path, rows: u64) -> Vec<String> {
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or(Value::Null);
     let told = |name: &str| receipt[name].as_u64();
-    if receipt["state"] != "final" || told("rows") != Some(rows) || told("delivered") != Some(rows)
-    {
+    let wanted = [
+        ("rows", args.rows + args.duplicates),
+        ("duplicates", args.duplicates),
+        ("recipients", args.rows),
+        ("delivered", args.rows),
+    ];
+    let is_right = wanted
+        .iter()
+        .all(|(name, count)| told(name) == Some(*count));
+    if receipt["state"] != "final" || !is_right {
         faults.push(format!("the receipt says {receipt}"));
     }
     faults

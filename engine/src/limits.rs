@@ -30,6 +30,8 @@ const _: () = assert!(REPLY_TEXT_MAX <= REPLY_LINE_MAX && REPLY_LINE_MAX <= REPL
 
 /// Bytes of `job.toml`.
 pub const JOB_DOCUMENT_MAX: usize = 256 << 10;
+/// Longest idempotency key, job id and egress source of a drop file, octets.
+pub const KEY_MAX: usize = 128;
 /// Bytes of all parts of a job together: templates, attachments and inline images.
 pub const JOB_PARTS_MAX: usize = 32 << 20;
 /// Files of a job.

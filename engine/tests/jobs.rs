@@ -4,11 +4,9 @@
 
 mod support;
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::hash::Hash;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -16,16 +14,9 @@ use std::sync::{Arc, Mutex};
 use hikyaku::io::secret;
 use hikyaku::job::archive::{write_end, write_header, write_padding};
 use hikyaku::job::token::{Purpose, Secret, Token};
-use hikyaku::signing::PrivateKey;
+use hikyaku::signing::{PrivateKey, PublicKey, Verifier};
 use hikyaku::sink::{Inspector, SinkConfig, SinkHandle};
 use hikyaku_spool::inspect;
-use mail_auth::common::cache::NoCache;
-use mail_auth::common::parse::TxtRecordParser as _;
-use mail_auth::common::verify::DomainKey;
-use mail_auth::hickory_resolver::config::{ResolverConfig, ResolverOpts};
-use mail_auth::{
-    AuthenticatedMessage, DkimResult, MessageAuthenticator, Parameters, ResolverCache, Txt,
-};
 use support::{Bed, all_to, until};
 
 /// What arrived, by recipient.
@@ -404,28 +395,6 @@ fn a_kill_at_a_point_loses_no_row_and_leaves_no_bundle() {
     }
 }
 
-/// The name server of the sender's domain.
-struct Zone(Txt);
-
-impl ResolverCache<Box<str>, Txt> for Zone {
-    fn get<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        let known: Box<str> = "s1._domainkey.sender.test.".into();
-        (known.borrow() == name).then(|| self.0.clone())
-    }
-
-    fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        None
-    }
-
-    fn insert(&self, _: Box<str>, _: Txt, _: std::time::Instant) {}
-}
-
 #[test]
 fn every_message_is_signed_and_the_same_after_a_kill() {
     const ROWS: u32 = 120;
@@ -436,7 +405,7 @@ fn every_message_is_signed_and_the_same_after_a_kill() {
         fs::copy(data.join(key), &path).expect("key");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("mode");
         let record = PrivateKey::read(&path).expect("key").dns_record();
-        let zone = Zone(DomainKey::parse(record.as_bytes()).expect("record").into());
+        let record = PublicKey::parse(record.as_bytes()).expect("record");
         let settings = bed.path("settings.toml");
         let text = "[[dkim]]\ndomain = \"sender.test\"\nselector = \"s1\"\nkey = \"key.pem\"\n";
         fs::write(&settings, text).expect("settings");
@@ -453,23 +422,15 @@ fn every_message_is_signed_and_the_same_after_a_kill() {
         let ended = bed.once(&run);
         assert_eq!(ended.code, Some(0), "{ended:?}");
         check_all(&bed, &arrived, ROWS, 3);
-        let resolver =
-            MessageAuthenticator::new(ResolverConfig::default(), ResolverOpts::default())
-                .expect("resolver");
+        let verifier = Verifier::new().expect("verifier");
         for (recipient, copies) in &*arrived.lock().expect("arrived") {
-            let message = AuthenticatedMessage::parse(&copies[0].content).expect("a message");
-            let results = futures_lite::future::block_on(resolver.verify_dkim(Parameters {
-                params: &message,
-                cache_txt: Some(&zone),
-                cache_mx: None::<&NoCache<_, _>>,
-                cache_ptr: None::<&NoCache<_, _>>,
-                cache_ipv4: None::<&NoCache<_, _>>,
-                cache_ipv6: None::<&NoCache<_, _>>,
-            }));
-            let [one] = results.as_slice() else {
-                panic!("{recipient}: {} signatures", results.len())
+            let found = verifier.verify(&copies[0].content, |domain, selector| {
+                ((domain, selector) == ("sender.test", "s1")).then(|| record.clone())
+            });
+            let [one] = found.as_slice() else {
+                panic!("{recipient}: {} signatures", found.len())
             };
-            assert_eq!(*one.result(), DkimResult::Pass, "{recipient}");
+            assert_eq!(one.fault, None, "{recipient}");
         }
         assert_spool_is_empty(&bed, key);
     }

@@ -18,6 +18,7 @@
 
 pub mod dns;
 pub mod ingest;
+pub mod job;
 pub mod mail;
 pub mod smtp;
 pub mod spool;
@@ -29,7 +30,7 @@ mod pieces;
 pub type Property = fn(&[u8]);
 
 /// Every target by the name of its program and its corpus.
-pub const TARGETS: [(&str, Property); 12] = [
+pub const TARGETS: [(&str, Property); 15] = [
     ("address", mail::address),
     ("bsmtp", ingest::bsmtp),
     ("dns_answer", dns::dns_answer),
@@ -37,6 +38,9 @@ pub const TARGETS: [(&str, Property); 12] = [
     ("eml", ingest::eml),
     ("envelope", mail::envelope),
     ("indoubt", spool::indoubt),
+    ("job_archive", job::archive),
+    ("job_rows", job::rows),
+    ("job_template", job::template),
     ("profile", tables::profile),
     ("reply", smtp::reply),
     ("segment_scan", spool::segment_scan),

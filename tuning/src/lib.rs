@@ -23,6 +23,6 @@ pub use error::TuningError;
 pub use host::{Finding, HostCheck, HostNeeds, MEMORY_MIN, Memory};
 pub use hours::{Days, Hours, TimeZone};
 pub use limit::{LimitRule, LimitRules, Pattern};
-pub use limits::{Backoff, Deadlines, Limits, Overlay, Pipeline, Retry, TlsPolicy};
+pub use limits::{Backoff, Chunking, Deadlines, Limits, Overlay, Pipeline, Retry, TlsPolicy};
 pub use profile::{Profile, Profiles, Rollup};
 pub use units::{Rate, parse_duration};

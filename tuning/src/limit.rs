@@ -8,7 +8,7 @@
 
 use crate::error::TuningError;
 use crate::hours::{Days, Hours, TimeZone};
-use crate::limits::{Limits, Overlay, Pipeline, TlsPolicy};
+use crate::limits::{CONNECTIONS_MAX, Chunking, Limits, Overlay, Pipeline, TlsPolicy};
 use crate::parse;
 use crate::profile::{DEFAULT, Profile, Profiles};
 use crate::units::{Rate, parse_duration};
@@ -35,7 +35,7 @@ pub struct LimitRule {
     overlay: Overlay,
 }
 
-const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, idle, hours, days, time-zone";
+const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, chunking, idle, hours, days, time-zone";
 
 impl FromStr for LimitRule {
     type Err = TuningError;
@@ -108,8 +108,11 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
     }
     match key {
         "rate" => once(&mut overlay.rate, Rate::parse(value)?),
-        "connections" => once(&mut overlay.connections_max, count(value, 10_000)?),
-        "connections-start" => once(&mut overlay.connections_start, count(value, 10_000)?),
+        "connections" => once(&mut overlay.connections_max, count(value, CONNECTIONS_MAX)?),
+        "connections-start" => once(
+            &mut overlay.connections_start,
+            count(value, CONNECTIONS_MAX)?,
+        ),
         "messages-per-connection" => once(
             &mut overlay.messages_per_connection_max,
             count(value, 1_000_000)?,
@@ -147,6 +150,14 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
                 "transaction" => Pipeline::Transaction,
                 "stream" => Pipeline::Stream,
                 _ => return Err("write none, transaction or stream".into()),
+            },
+        ),
+        "chunking" => once(
+            &mut overlay.chunking,
+            match value {
+                "auto" => Chunking::Auto,
+                "never" => Chunking::Never,
+                _ => return Err("write auto or never".into()),
             },
         ),
         _ => Err(format!("`{key}` is no limit: write {KEYS}")),
@@ -379,7 +390,7 @@ mod tests {
             ("docomo.ne.jp=10/s,20/s", "`20/s`: is given twice"),
             (
                 "docomo.ne.jp=connections=0",
-                "0 is out of bounds: write a whole number from 1 to 10000",
+                "0 is out of bounds: write a whole number from 1 to 65000",
             ),
             ("docomo.ne.jp=connections=x", "`x` is no number"),
             ("docomo.ne.jp=idle=2h", "out of bounds"),
@@ -408,6 +419,7 @@ mod tests {
                 "docomo.ne.jp=pipeline=yes",
                 "write none, transaction or stream",
             ),
+            ("docomo.ne.jp=chunking=no", "write auto or never"),
             ("*docomo.ne.jp=1/s", "write `*.docomo.ne.jp`"),
             ("*.=1/s", "is no domain"),
             ("Docomo.ne.jp=1/s", "lower case"),

@@ -33,6 +33,15 @@ pub enum Pipeline {
     Stream,
 }
 
+/// Whether content travels as BDAT (RFC 3030) where the peer announces CHUNKING and PIPELINING.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Chunking {
+    /// Where it saves a round trip: envelope and content leave together.
+    Auto,
+    /// Always with DATA; for peers whose BDAT is broken.
+    Never,
+}
+
 /// Time limits of a session's phases (RFC 5321 §4.5.3.2 has the numbers that they start from).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Deadlines {
@@ -86,6 +95,11 @@ pub struct Backoff {
     pub failures_max: u32,
 }
 
+/// Most connections that one egress path may have, over all shards: what one source address has ports
+/// for at one destination. Each that is open costs the engine some 15 KiB and the kernel its buffers;
+/// the process's own bound (`--connections-max`) and its descriptors hold beside it.
+pub const CONNECTIONS_MAX: u32 = 65_000;
+
 /// Every limit of one egress path. A plain value: copy it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
@@ -105,6 +119,8 @@ pub struct Limits {
     pub tls: TlsPolicy,
     /// Pipelining.
     pub pipeline: Pipeline,
+    /// BDAT or DATA.
+    pub chunking: Chunking,
     /// How long an idle connection is kept for the next message.
     pub idle_max: Duration,
     /// Hours at which mail is sent there.
@@ -168,6 +184,7 @@ pub struct Overlay {
     pub connection_rate: Option<Rate>,
     pub tls: Option<TlsPolicy>,
     pub pipeline: Option<Pipeline>,
+    pub chunking: Option<Chunking>,
     pub idle_max: Option<Duration>,
     pub hours: Option<Hours>,
     pub days: Option<Days>,
@@ -206,6 +223,7 @@ macro_rules! each_key {
         $do!(connection_rate, connection_rate);
         $do!(tls, tls);
         $do!(pipeline, pipeline);
+        $do!(chunking, chunking);
         $do!(idle_max, idle_max);
         $do!(hours, hours);
         $do!(days, days);
@@ -289,6 +307,7 @@ impl Overlay {
             connection_rate: self.connection_rate?,
             tls: self.tls?,
             pipeline: self.pipeline?,
+            chunking: self.chunking?,
             idle_max: self.idle_max?,
             hours: self.hours?,
             days: self.days?,
@@ -338,6 +357,7 @@ mod tests {
             connection_rate = "7/s"
             tls = "never"
             pipeline = "none"
+            chunking = "never"
             idle_max = "7s"
             hours = "07:00-17:00"
             days = "sun"

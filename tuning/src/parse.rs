@@ -5,7 +5,7 @@
 
 use crate::error::TuningError;
 use crate::hours::{Days, Hours, TimeZone};
-use crate::limits::{Overlay, Pipeline, TlsPolicy};
+use crate::limits::{CONNECTIONS_MAX, Chunking, Overlay, Pipeline, TlsPolicy};
 use crate::profile::Rollup;
 use crate::units::{Rate, parse_duration};
 use serde::Deserialize;
@@ -69,14 +69,15 @@ fn printable(text: &str) -> String {
 struct RawProfile {
     #[serde(rename = "match")]
     matching: Option<RawMatch>,
-    connections_max: Option<Count<1, 10_000>>,
-    connections_start: Option<Count<1, 10_000>>,
+    connections_max: Option<Count<1, CONNECTIONS_MAX>>,
+    connections_start: Option<Count<1, CONNECTIONS_MAX>>,
     messages_per_connection_max: Option<Count<1, 1_000_000>>,
     recipients_per_transaction_max: Option<Count<1, 1_000>>,
     rate: Option<RawRate>,
     connection_rate: Option<RawRate>,
     tls: Option<RawTls>,
     pipeline: Option<RawPipeline>,
+    chunking: Option<RawChunking>,
     idle_max: Option<Span<0, 600>>,
     hours: Option<RawHours>,
     days: Option<RawDays>,
@@ -128,7 +129,7 @@ struct RawRetry {
 #[serde(deny_unknown_fields)]
 struct RawBackoff {
     rate: Option<RawRate>,
-    connections: Option<Count<1, 10_000>>,
+    connections: Option<Count<1, CONNECTIONS_MAX>>,
     quiet: Option<Span<1, 604_800>>,
     double_every: Option<Span<1, 86_400>>,
     failures_max: Option<Count<1, 10_000>>,
@@ -148,6 +149,13 @@ enum RawPipeline {
     None,
     Transaction,
     Stream,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum RawChunking {
+    Auto,
+    Never,
 }
 
 #[derive(Deserialize, Clone, Copy, Default)]
@@ -182,6 +190,10 @@ impl RawProfile {
                 RawPipeline::None => Pipeline::None,
                 RawPipeline::Transaction => Pipeline::Transaction,
                 RawPipeline::Stream => Pipeline::Stream,
+            }),
+            chunking: self.chunking.map(|v| match v {
+                RawChunking::Auto => Chunking::Auto,
+                RawChunking::Never => Chunking::Never,
             }),
             idle_max: self.idle_max.map(|v| v.0),
             hours: self.hours.map(|v| v.0),

@@ -383,13 +383,13 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "# a\n# b\nconnections_max = 0",
         &[
             "line 3, `connections_max = 0`",
-            "0 is out of bounds: write a whole number from 1 to 10000",
+            "0 is out of bounds: write a whole number from 1 to 65000",
         ],
     ),
     (
         "google",
-        "connections_max = 10001",
-        &["10001 is out of bounds: write a whole number from 1 to 10000"],
+        "connections_max = 65001",
+        &["65001 is out of bounds: write a whole number from 1 to 65000"],
     ),
     ("google", "connections_max = -1", &["-1 is out of bounds"]),
     (
@@ -397,13 +397,13 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "connections_max = \"5\"",
         &[
             "string \"5\"",
-            "a whole number from 1 to 10000 without quotes",
+            "a whole number from 1 to 65000 without quotes",
         ],
     ),
     (
         "google",
         "connections_max = 1.5",
-        &["a whole number from 1 to 10000"],
+        &["a whole number from 1 to 65000"],
     ),
     (
         "google",

@@ -1,5 +1,6 @@
 //! Looks at every message as the sink accepts it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -23,6 +24,8 @@ pub(super) struct Checker {
 struct State {
     /// XXH3 of the message of each row that has arrived; 0: it has not.
     seen: Vec<u64>,
+    /// Copies beyond the first, by recipient.
+    extra: BTreeMap<String, u64>,
     arrived: u64,
     copies: u64,
     bytes: u64,
@@ -61,6 +64,8 @@ impl Faults {
 
 /// What came of it.
 pub(super) struct Found {
+    /// Copies beyond the first, by recipient.
+    pub(super) extra: BTreeMap<String, u64>,
     pub(super) arrived: u64,
     pub(super) copies: u64,
     pub(super) bytes: u64,
@@ -80,6 +85,7 @@ impl Checker {
             sample,
             state: Mutex::new(State {
                 seen: vec![0; rows],
+                extra: BTreeMap::new(),
                 arrived: 0,
                 copies: 0,
                 bytes: 0,
@@ -120,6 +126,7 @@ impl Checker {
         let seen = &mut state.seen[usize::try_from(number).unwrap_or(0)];
         let before = std::mem::replace(seen, hash);
         if before != 0 {
+            *state.extra.entry(recipient.to_string()).or_default() += 1;
             if before != hash {
                 state
                     .faults
@@ -170,7 +177,6 @@ impl Checker {
             return Err(format!("To: {to}"));
         }
         field(header, "From")?;
-        field(header, "Message-ID")?;
         let code = format!("\r\nCode {}\r\n", self.work.code(number));
         let found = body.matches(&code).count();
         if found != 2 {
@@ -189,6 +195,9 @@ impl Checker {
         let text = list.get(at..at + TOKEN_LEN).ok_or("no token")?;
         token(Purpose::Unsubscribe, text)?;
         field(header, "List-Unsubscribe-Post")?;
+        let id = field(header, "Message-ID")?;
+        let text = id.strip_prefix('<').and_then(|id| id.split('@').next());
+        token(Purpose::MessageId, text.unwrap_or(id))?;
         let path = String::from_utf8_lossy(arrival.reverse_path);
         let text = path
             .strip_prefix("bounce+")
@@ -220,6 +229,7 @@ impl Checker {
         }
         let now = Instant::now();
         Found {
+            extra: std::mem::take(&mut state.extra),
             arrived: state.arrived,
             copies: state.copies,
             bytes: state.bytes,

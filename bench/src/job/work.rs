@@ -18,6 +18,8 @@ pub(super) const UNSUBSCRIBE: &str = "https://sender.test/unsubscribe/";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Work {
     pub(super) rows: u64,
+    /// Rows behind them that repeat an address.
+    pub(super) duplicates: u64,
     pub(super) domains: u64,
     /// Text and HTML template.
     pub(super) template_bytes: u64,
@@ -115,6 +117,9 @@ impl Work {
         for number in 0..self.rows {
             size += self.line(number, &mut line, &mut made);
         }
+        for number in 0..self.duplicates {
+            size += self.repeat(number, &mut line);
+        }
         let mut part = Vec::new();
         write_header(&mut part, "rows.csv", size);
         out.write_all(&part)?;
@@ -122,6 +127,10 @@ impl Work {
         let mut again = Made::default();
         for number in 0..self.rows {
             self.line(number, &mut line, &mut again);
+            out.write_all(line.as_bytes())?;
+        }
+        for number in 0..self.duplicates {
+            self.repeat(number, &mut line);
             out.write_all(line.as_bytes())?;
         }
         part.clear();
@@ -147,6 +156,16 @@ impl Work {
             quoted(row.city),
             row.code
         );
+        line.len() as u64
+    }
+
+    /// A row that must not become a message: its code is none.
+    fn repeat(&self, number: u64, line: &mut String) -> u64 {
+        line.clear();
+        let email = self.email(number % self.rows);
+        let (local, domain) = email.split_once('@').unwrap_or_default();
+        let domain = domain.to_ascii_uppercase();
+        let _ = writeln!(line, "{local}@{domain},repeated,nowhere,none");
         line.len() as u64
     }
 

@@ -8,7 +8,7 @@ use hikyaku::mail::envelope::Envelope;
 
 use super::dns::{Names, Zone};
 use super::ledger::{DropFile, End, Ledger, Recipient};
-use super::peer::{Persona, SPAM};
+use super::peer::{Bdat, Persona, SPAM};
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +74,8 @@ pub(super) struct Scenario {
     pub(super) stream_auto: Option<u32>,
     /// Hours of all sites: limits as an operator writes them.
     pub(super) hours: Option<String>,
+    /// Content as chunks where a site announces it.
+    pub(super) chunking: bool,
     pub(super) log_segments_max: u64,
     pub(super) indoubt_slots: u32,
 }
@@ -101,6 +103,7 @@ impl Scenario {
             stream_depth: [2, 4, 16][rng.below(3)],
             stream_auto: [None, Some(0), Some(2)][rng.below(3)],
             hours: None,
+            chunking: rng.below(4) > 0,
             log_segments_max: 6 + rng.below(20) as u64,
             indoubt_slots: [4, 16, 64][rng.below(3)],
         }
@@ -129,10 +132,16 @@ fn persona(rng: &mut Rng, rough: usize) -> Persona {
     let mut yes = |of: usize| rng.below(of) > 0;
     let (pipelining, chunking, eight_bit) = (yes(3), yes(2), yes(4));
     let (smtputf8, size, starttls) = (yes(2), yes(2), yes(2));
+    let bdat = if yes(8) {
+        Bdat::Known
+    } else {
+        [Bdat::Unknown, Bdat::Commands, Bdat::Silent][rng.below(3)]
+    };
     let mut rate = |rates: [usize; 4]| if rough == 0 { 0 } else { rates[rng.below(4)] };
     Persona {
         pipelining,
         chunking,
+        bdat,
         eight_bit,
         smtputf8,
         size,

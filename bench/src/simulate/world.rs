@@ -9,8 +9,8 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use hikyaku::dns::lookup::{LookupAction, QueryId, Via};
 use hikyaku::dns::rng::Rng;
+use hikyaku::dns::{LookupAction, QueryId, Via};
 use hikyaku::handoff::{Receipt, Tally};
 use hikyaku::mail::id::{ShardId, SubmissionId};
 use hikyaku::shard::{ConnKey, ConnectFailure, Effect, Now, Shard};

@@ -60,6 +60,8 @@ enum Failure {
     Gone(MessageId),
     #[error("message {0} keeps being moved by the engine: try again")]
     Restless(MessageId),
+    #[error("{0}: damaged, or of another release")]
+    Damaged(&'static str),
     #[error("message {0} has an envelope that this release cannot read")]
     Envelope(MessageId),
     #[error("{} lies in the spool: export to another directory", .0.display())]
@@ -473,8 +475,13 @@ fn cat(args: &SpoolCatArgs, out: &mut dyn Write) -> Result<(), Failure> {
             let mut lines = Vec::new();
             write_message_file(&mut lines, &envelope, &[]);
             out.write_all(&lines)?;
-        } else {
-            out.write_all(view.content)?;
+            return Ok(());
+        }
+        let submission = log.message(at).map(|live| live.submission);
+        match EnvelopeView::parse(view.envelope).map(|stored| stored.kind) {
+            Some(Kind::Rows) => rows::write_rows(log, submission.unwrap_or(0), &view, out)?,
+            Some(Kind::Bundle) => rows::write_bundle(&view, out)?,
+            _ => out.write_all(view.content)?,
         }
         return Ok(());
     }

@@ -9,7 +9,7 @@ use std::thread;
 use hikyaku_spool::suppressed::Suppressed;
 use hikyaku_spool::{Spool, SpoolError};
 use hikyaku_tuning::{
-    HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
+    Chunking, HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
 };
 
 use super::StartError;
@@ -197,13 +197,18 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
     let mut rules = Vec::new();
     // Between the default profile and the others, where a limit for `*` lies as well.
     let pipeline = settings.delivery.pipeline.map(|pipeline| match pipeline {
-        Pipeline::None => "pipeline=none",
-        Pipeline::Transaction => "pipeline=transaction",
-        Pipeline::Stream => "pipeline=stream",
+        Pipeline::None => ("pipeline", "none"),
+        Pipeline::Transaction => ("pipeline", "transaction"),
+        Pipeline::Stream => ("pipeline", "stream"),
     });
+    let chunking = settings.delivery.chunking.map(|chunking| match chunking {
+        Chunking::Auto => ("chunking", "auto"),
+        Chunking::Never => ("chunking", "never"),
+    });
+    let more: Vec<(&str, &str)> = pipeline.into_iter().chain(chunking).collect();
     let mut general = false;
     for limit in &settings.limits {
-        let text = with_pipeline(&limit.text, pipeline);
+        let text = with_more(&limit.text, &more);
         general |= text.is_some();
         let text = text.as_deref().unwrap_or(&limit.text);
         let rule: LimitRule = text.parse().map_err(|error: TuningError| {
@@ -219,8 +224,12 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
         })?;
         rules.push(rule);
     }
-    if let Some(pipeline) = pipeline.filter(|_| !general) {
-        rules.push(format!("*={pipeline}").parse()?);
+    if !general && !more.is_empty() {
+        let text: Vec<String> = more
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        rules.push(format!("*={}", text.join(",")).parse()?);
     }
     let rules = LimitRules::new(rules, &profiles)?;
     let routes: Vec<(String, String)> = settings
@@ -281,18 +290,22 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
     })
 }
 
-/// The limit for `*`, which may stand only once, with `pipeline` where it has none of its own.
+/// The limit for `*`, which may stand only once, with those of `more` that it says nothing about.
 /// `None`: a limit for others.
-fn with_pipeline(limit: &str, pipeline: Option<&str>) -> Option<String> {
+fn with_more(limit: &str, more: &[(&str, &str)]) -> Option<String> {
     let (pattern, limits) = limit.split_once('=')?;
     if pattern.trim() != "*" {
         return None;
     }
-    let has_own = limits
-        .split(',')
-        .any(|limit| limit.trim_start().starts_with("pipeline"));
-    let pipeline = pipeline.filter(|_| !has_own);
-    Some(pipeline.map_or_else(|| limit.to_owned(), |more| format!("{limit},{more}")))
+    let has_own = |key| {
+        let mut own = limits.split(',').map(str::trim_start);
+        own.any(|limit| limit.starts_with(key))
+    };
+    let mut text = limit.to_owned();
+    for (key, value) in more.iter().filter(|(key, _)| !has_own(key)) {
+        text += &format!(",{key}={value}");
+    }
+    Some(text)
 }
 
 /// The name for EHLO. A literal of an address that the kernel chooses is not known before the

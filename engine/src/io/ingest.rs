@@ -677,7 +677,17 @@ impl Ingest {
                 match summary {
                     None => self.reading = Some(reading),
                     Some((summary, None)) => self.finish(reading, &summary, None, None),
-                    Some((summary, Some(key))) => self.finish_keyed(reading, &summary, &key),
+                    Some((summary, Some(key))) => {
+                        let content = match &mut reading.body {
+                            Body::Messages { hasher, .. } => hasher.take(),
+                            Body::Job(_) => None,
+                        };
+                        let keyed = Keyed {
+                            key: fingerprint(&key),
+                            content: content.unwrap_or_default().finish(),
+                        };
+                        self.finish_keyed(reading, &summary, keyed, None);
+                    }
                 }
             }
         }

@@ -52,8 +52,9 @@ pub struct Site<Conn> {
     pub source_next: usize,
     /// Messages accepted here in this run.
     pub delivered: u64,
-    /// Something here does not cope with streaming: one transaction at a time until the run ends.
-    pub stream_broken: bool,
+    /// Something here does not cope with streaming or with BDAT: one message at a time with DATA until
+    /// the run ends.
+    pub plain: bool,
     /// A TLS handshake failed here: go in clear until then, where the policy allows it.
     pub clear_until: Instant,
 }
@@ -87,7 +88,7 @@ impl<Conn> Site<Conn> {
             armed: Instant::FAR_FUTURE,
             source_next: 0,
             delivered: 0,
-            stream_broken: false,
+            plain: false,
             clear_until: Instant::default(),
         }
     }

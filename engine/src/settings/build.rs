@@ -7,12 +7,12 @@ use super::network;
 use super::units::format_duration;
 use super::value::{Layers, boolean, integer, number, size_in, switch, text, time_in};
 use super::{Deadlines, Delivery, Drop, Durability, Engine, Host, Retry, Settings, Tls};
-use crate::cli::{BatchChoice, PipelineChoice, RunArgs, TlsChoice};
+use crate::cli::{BatchChoice, ChunkingChoice, PipelineChoice, RunArgs, TlsChoice};
 use crate::connection::tls::TlsMode;
 use crate::limits::{MESSAGE_SIZE_DEFAULT, STREAM_DEPTH};
 use crate::signing::Batching;
 use crate::smtp::StreamDepth;
-use hikyaku_tuning::Pipeline;
+use hikyaku_tuning::{Chunking, Pipeline};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -196,6 +196,23 @@ fn delivery(
             _ => Err("must be \"none\", \"transaction\" or \"stream\"".into()),
         },
     )?;
+    let chunking = args.chunking.map(|choice| {
+        let word = match choice {
+            ChunkingChoice::Auto => "auto",
+            ChunkingChoice::Never => "never",
+        };
+        ("--chunking", Raw::Text(word.into()))
+    });
+    let chunking = layers.optional(
+        &mut section,
+        "delivery.chunking",
+        chunking,
+        &|raw| match raw {
+            Raw::Text(text) if text == "auto" => Ok(Chunking::Auto),
+            Raw::Text(text) if text == "never" => Ok(Chunking::Never),
+            _ => Err("must be \"auto\" or \"never\"".into()),
+        },
+    )?;
     let depth = layers.optional(
         &mut section,
         "delivery.stream_depth",
@@ -228,6 +245,7 @@ fn delivery(
         // Once is an accident: a machine that was switched off ends what was active, too.
         crashes_max: crashes_max.unwrap_or(2),
         pipeline,
+        chunking,
         stream_depth: depth.unwrap_or(STREAM_DEPTH),
         stream_auto: auto.filter(|&messages| messages > 0),
     })

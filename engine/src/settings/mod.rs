@@ -26,7 +26,7 @@ use crate::cli::RunArgs;
 use crate::connection::tls::TlsMode;
 use crate::mail::envelope::OnDoubt;
 use crate::signing::{Batching, DkimKey};
-use hikyaku_tuning::Pipeline;
+use hikyaku_tuning::{Chunking, Pipeline};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -130,6 +130,8 @@ pub struct Delivery {
     pub crashes_max: u8,
     /// Where neither a profile nor a limit says anything else; `None`: the default profile's.
     pub pipeline: Option<Pipeline>,
+    /// BDAT or DATA, likewise.
+    pub chunking: Option<Chunking>,
     /// Transactions in flight on a connection that streams, 2 to 64.
     pub stream_depth: u8,
     /// Accepted messages after which a site is streamed to without being configured so.

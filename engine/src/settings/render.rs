@@ -6,7 +6,7 @@ use super::network::{Ehlo, RouteHost};
 use super::units::{format_duration, format_size};
 use super::{Durability, Origin, Settings};
 use crate::signing::Batching;
-use hikyaku_tuning::Pipeline;
+use hikyaku_tuning::{Chunking, Pipeline};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -83,6 +83,13 @@ pub(super) fn render(settings: &Settings) -> String {
             Pipeline::Stream => "stream",
         };
         page.key("delivery.pipeline", &toml_string(word));
+    }
+    if let Some(chunking) = delivery.chunking {
+        let word = match chunking {
+            Chunking::Auto => "auto",
+            Chunking::Never => "never",
+        };
+        page.key("delivery.chunking", &toml_string(word));
     }
     page.key("delivery.stream_depth", &delivery.stream_depth.to_string());
     page.key(

@@ -2,7 +2,7 @@
 //! sentence is what an operator gets to see.
 
 use super::*;
-use crate::cli::{BatchChoice, PipelineChoice, TlsChoice};
+use crate::cli::{BatchChoice, ChunkingChoice, PipelineChoice, TlsChoice};
 use crate::mail::envelope::OnDoubt;
 use std::net::IpAddr;
 
@@ -556,6 +556,10 @@ fn wrong_files_are_refused_in_one_sentence() {
             "2:12: delivery.pipeline: \"fast\" must be \"none\", \"transaction\" or \"stream\"",
         ),
         (
+            "[delivery]\nchunking = 'always'\n",
+            "2:12: delivery.chunking: \"always\" must be \"auto\" or \"never\"",
+        ),
+        (
             "[delivery]\nstream_depth = 1\n",
             "2:16: delivery.stream_depth: 1 is out of bounds: write 2 to 64",
         ),
@@ -608,6 +612,29 @@ fn pipelining_and_durability_come_from_flag_file_or_default() {
         .origin("delivery.pipeline")
         .to_string();
     assert_eq!(origin, "--pipeline");
+}
+
+#[test]
+fn chunking_comes_from_flag_file_or_default() {
+    let text = "[delivery]\nchunking = 'never'\n";
+    let auto = RunArgs {
+        chunking: Some(ChunkingChoice::Auto),
+        ..RunArgs::default()
+    };
+    for (text, flags, expected, origin) in [
+        ("", &RunArgs::default(), None, "default"),
+        (
+            text,
+            &RunArgs::default(),
+            Some(Chunking::Never),
+            "/etc/h.toml:2:12",
+        ),
+        (text, &auto, Some(Chunking::Auto), "--chunking"),
+    ] {
+        let settings = with(text, flags).expect("good");
+        assert_eq!(settings.delivery.chunking, expected);
+        assert_eq!(settings.origin("delivery.chunking").to_string(), origin);
+    }
 }
 
 #[test]

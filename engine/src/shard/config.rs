@@ -108,6 +108,7 @@ impl ShardConfig {
                 quit: set.quit.unwrap_or(site.quit),
             },
             pipelining: limits.pipeline != hikyaku_tuning::Pipeline::None,
+            chunking: limits.chunking == hikyaku_tuning::Chunking::Auto,
             // A message that some peers could not take would be lost to them alone; peers without
             // 8BITMIME that mind eight bits are gone (deliverability: "common and mostly works").
             eight_bit_anyway: true,

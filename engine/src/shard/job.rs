@@ -177,7 +177,7 @@ impl Shard {
         let view = self.templates.chunk(log, store, at)?;
         let row = row_in(&view, entry.recipient).ok_or_else(unreadable_row)?;
         if let Err(error) = compiled.template.render(row, &mut content) {
-            return Err(Unmade::Row(error.to_string()));
+            return Err(Unmade::Row(error.cause.to_string()));
         }
         Ok(Made {
             content,

@@ -559,10 +559,10 @@ impl Shard {
         budget: &mut usize,
     ) -> bool {
         loop {
-            let Some(&entry) = self
+            let Some(entry) = self
                 .domains
                 .find(key)
-                .and_then(|domain| domain.ready.front(job))
+                .and_then(|domain| domain.ready.front(key, job))
             else {
                 return true;
             };

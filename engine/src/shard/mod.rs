@@ -174,8 +174,12 @@ pub struct Shard {
     domains: Domains,
     sites: Slab<Site<ConnKey>>,
     by_site: HashMap<dispatch::SiteIdentity, SiteKey>,
-    /// Sites that did not cope with streaming in this run, also those that are forgotten otherwise.
-    unstreamable: HashSet<dispatch::SiteIdentity>,
+    /// Sites that did not cope with streaming or chunks in this run, also those that are forgotten
+    /// otherwise.
+    plain_sites: HashSet<dispatch::SiteIdentity>,
+    /// Where a connection broke in place of the first answer to a BDAT, and what the site had accepted
+    /// by then.
+    unanswered: HashMap<dispatch::SiteIdentity, u64>,
     deferred: Wheel<Waiting>,
     /// Tick 0 of the wheel.
     wheel_base: Instant,
@@ -243,7 +247,8 @@ impl Shard {
             domains: Domains::default(),
             sites: Slab::new(),
             by_site: HashMap::new(),
-            unstreamable: HashSet::new(),
+            plain_sites: HashSet::new(),
+            unanswered: HashMap::new(),
             deferred: Wheel::new(0),
             wheel_base: now.mono,
             wheel_armed: Instant::FAR_FUTURE,

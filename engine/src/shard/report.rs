@@ -332,12 +332,18 @@ impl Shard {
         self.lines.site(&record, &mut self.log);
     }
 
-    /// A site is streamed to no more.
-    pub(super) fn log_stream_broken(&mut self, now: Now, at: (SiteKey, usize), why: &str) {
+    /// A site gets one message at a time with DATA from now on.
+    pub(super) fn log_plain(
+        &mut self,
+        now: Now,
+        at: (SiteKey, usize),
+        event: SiteEvent,
+        why: &str,
+    ) {
         let site = &self.sites[at.0.0 as usize];
         let record = SiteRecord {
             time: now.wall,
-            event: SiteEvent::StreamOff,
+            event,
             site: &site.name,
             source: Some(self.config.sources[at.1].address),
             tenant: None,

@@ -16,6 +16,7 @@ use super::dispatch::SiteIdentity;
 use super::job::Made;
 use super::signing::Signed;
 use super::{ConnKey, Effect, Now, Shard};
+use crate::log::record::SiteEvent;
 use crate::mail::envelope::EnvelopeView;
 use crate::mail::mailing::Mailing;
 use crate::outcome::{Event, Phase, Unsupported};
@@ -195,6 +196,10 @@ impl Shard {
         let Some(session) = &mut conn.session else {
             return false;
         };
+        if self.sites[conn.site.0 as usize].plain {
+            // What another connection found out since this one was ready last.
+            session.go_plain();
+        }
         match offer(session, now, view.envelope, &transaction) {
             Ok(()) => {
                 conn.messages += 1;
@@ -330,6 +335,10 @@ impl Shard {
 
     /// One recipient of the oldest transaction has its report.
     pub(super) fn settle(&mut self, now: Now, key: ConnKey, index: u32, report: &smtp::Report) {
+        if report.is_out_of_step() {
+            // Before whoever is put back meets another connection.
+            self.note_broken(now, key);
+        }
         let conn = &mut self.conns[key.index as usize];
         let Some(transaction) = conn.transactions.front_mut() else {
             return;
@@ -383,27 +392,48 @@ impl Shard {
             Pipeline::Transaction => earned() == Some(true),
             Pipeline::None => false,
         };
-        (streams && !site.stream_broken).then_some(self.config.stream_depth)
+        (streams && !site.plain).then_some(self.config.stream_depth)
     }
 
-    /// Where this connection's peer showed that it does not cope with streaming, nobody streams to
-    /// its site any more.
-    pub(super) fn note_stream(&mut self, now: Now, key: ConnKey) {
+    /// Where this connection's peer showed that it does not cope with streaming, or with content as
+    /// chunks, its site gets one message at a time with DATA from now on.
+    pub(super) fn note_broken(&mut self, now: Now, key: ConnKey) {
         let Some(conn) = self.conns.get(key.index as usize) else {
             return;
         };
-        let Some(why) = conn.session.as_ref().and_then(Session::stream_broken) else {
-            return;
-        };
+        let Some(session) = &conn.session else { return };
         let (site, source) = (conn.site, conn.source);
         let state = &mut self.sites[site.0 as usize];
-        if !std::mem::replace(&mut state.stream_broken, true) {
-            let identity = SiteIdentity::new(&state.name, &state.hosts, state.port);
-            self.unstreamable.insert(identity);
-            self.log_stream_broken(now, (site, source), why);
+        if state.plain {
+            return;
         }
+        let why = match session.stream_broken() {
+            Some(why) => why,
+            None if session.is_chunk_unanswered() => {
+                let identity = SiteIdentity::new(&state.name, &state.hosts, state.port);
+                let last = self.unanswered.insert(identity, state.delivered);
+                // A site that was forgotten meanwhile begins to count anew.
+                if last.is_none_or(|last| state.delivered.saturating_sub(last) >= FORGIVEN_AFTER) {
+                    return;
+                }
+                "connection broke in place of the first answer to BDAT, twice"
+            }
+            None => return,
+        };
+        state.plain = true;
+        let event = if session.may_stream() {
+            SiteEvent::StreamOff
+        } else {
+            SiteEvent::ChunkingOff
+        };
+        self.plain_sites
+            .insert(SiteIdentity::new(&state.name, &state.hosts, state.port));
+        self.log_plain(now, (site, source), event, why);
     }
 }
+
+/// Messages that a site has to accept for one broken connection to be forgotten.
+const FORGIVEN_AFTER: u64 = 1000;
 
 impl Store {
     /// Claims the slots that were reserved when the transaction was planned.
@@ -480,6 +510,10 @@ fn offer(
             recipients,
             size: transaction.size,
             needs,
+            may_group: transaction
+                .recipients
+                .iter()
+                .all(|one| one.entry.attempts == 0),
         },
     );
     begun.map_err(|error| {

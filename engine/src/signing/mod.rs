@@ -23,11 +23,13 @@ mod key;
 #[cfg(test)]
 mod tests;
 mod unsigned;
+mod verify;
 
 pub use batch::Batching;
 pub use error::SigningError;
 pub use key::PrivateKey;
 pub use unsigned::{BodyHash, Unsigned};
+pub use verify::{Fault, PublicKey, Verified, Verifier};
 
 use batch::{Batch, Job};
 use fields::SIGNED;

@@ -13,6 +13,9 @@ pub struct SessionConfig {
     pub deadlines: Deadlines,
     /// Use PIPELINING where the peer offers it.
     pub pipelining: bool,
+    /// Content as BDAT where the peer offers CHUNKING and PIPELINING: in one group with its envelope,
+    /// or, where the session streams, with several of them.
+    pub chunking: bool,
     /// Send octets above 127 even where 8BITMIME is not offered, instead of
     /// [`Unsendable::NeedsEightBit`]. Common and mostly harmless; RFC 6152 forbids it.
     pub eight_bit_anyway: bool,

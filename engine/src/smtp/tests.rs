@@ -25,6 +25,7 @@ fn session(tls: TlsPolicy, pipelining: bool) -> Session {
         tls,
         deadlines: Deadlines::default(),
         pipelining,
+        chunking: true,
         eight_bit_anyway: false,
     };
     Session::new(START, Arc::new(config))
@@ -38,6 +39,7 @@ fn begin(session: &mut Session, recipients: &[(u32, &str)]) -> Result<(), Unsend
             recipients: recipients.iter().copied(),
             size: 100,
             needs: ContentNeeds::default(),
+            may_group: true,
         },
     )
 }

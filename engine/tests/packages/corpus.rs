@@ -84,6 +84,26 @@ pub(crate) fn mime() -> Vec<Message> {
     messages
 }
 
+/// The canonicalisation samples, each once, with a From field in front of those without one.
+pub(crate) fn canon() -> Vec<Message> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dkim-canon");
+    let mut messages = Vec::new();
+    for number in 1..=25 {
+        let Ok(content) = fs::read(dir.join(format!("email.{number:02}"))) else {
+            continue;
+        };
+        let name = format!("canon-{number:02}");
+        messages.push(if has_from(&content) {
+            Message::new(&name, content)
+        } else {
+            let content = [b"From: canon@sender.test\n".as_slice(), &content].concat();
+            Message::new(&name, content)
+        });
+    }
+    assert_eq!(messages.len(), 21, "the samples are there");
+    messages
+}
+
 fn has_from(content: &[u8]) -> bool {
     let unix = unix(content);
     let lines = unix

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -20,29 +21,11 @@ const UNSIGNED: &[&str] = &[
 
 #[test]
 fn signatures_verify_with_dkimpy() {
-    let messages: Vec<Message> = corpus::mime().into_iter().chain(corpus::own()).collect();
+    let mut messages: Vec<Message> = corpus::mime();
+    messages.extend(corpus::own());
+    messages.extend(corpus::canon());
     let engine = Engine::new();
-    let mut records = BTreeMap::new();
-    for (selector, kind) in [("rsa1", "rsa2048"), ("ed1", "ed25519")] {
-        let mut keygen = bounded(env!("CARGO_BIN_EXE_hikyaku"), 60);
-        keygen.args([
-            "keygen",
-            "--json",
-            "--domain",
-            "sender.test",
-            "--selector",
-            selector,
-            "--type",
-            kind,
-            "--out",
-        ]);
-        let made = run(keygen.arg(engine.path(selector)));
-        let made: Value = serde_json::from_str(&made).expect("keygen prints JSON");
-        records.insert(
-            selector,
-            made["value"].as_str().expect("a record").to_owned(),
-        );
-    }
+    let records = keys(&engine);
     let domains: BTreeSet<String> = messages
         .iter()
         .flat_map(|message| from_domains(&message.content))
@@ -95,15 +78,7 @@ fn signatures_verify_with_dkimpy() {
         let stored = without_trace(stored).expect("trace fields in front");
         fs::write(received.join(&message.name), wire(stored)).expect("message");
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/packages/verify_dkim.py");
-    let mut verify = bounded("/usr/bin/python3", 120);
-    verify
-        .arg(script)
-        .arg(&received)
-        .arg(serde_json::to_string(&records).expect("JSON"));
-    let results: BTreeMap<String, Vec<String>> =
-        serde_json::from_str(&run(&mut verify)).expect("JSON");
-
+    let results = verify(&received, &records);
     let unsigned: Vec<&str> = results
         .iter()
         .filter(|(_, found)| found.is_empty())
@@ -121,6 +96,46 @@ fn signatures_verify_with_dkimpy() {
     );
     assert!(wrong.is_empty(), "{wrong:#?}\n{}", ended.stderr);
     assert_eq!(unsigned, UNSIGNED, "{}", ended.stderr);
+}
+
+/// Makes a key of each kind in the engine's directory: the TXT record by selector, which is the file's name, too.
+pub(crate) fn keys(engine: &Engine) -> BTreeMap<&'static str, String> {
+    let mut records = BTreeMap::new();
+    for (selector, kind) in [("rsa1", "rsa2048"), ("ed1", "ed25519")] {
+        let mut keygen = bounded(env!("CARGO_BIN_EXE_hikyaku"), 60);
+        keygen.args([
+            "keygen",
+            "--json",
+            "--domain",
+            "sender.test",
+            "--selector",
+            selector,
+            "--type",
+            kind,
+            "--out",
+        ]);
+        let made = run(keygen.arg(engine.path(selector)));
+        let made: Value = serde_json::from_str(&made).expect("keygen prints JSON");
+        records.insert(
+            selector,
+            made["value"].as_str().expect("a record").to_owned(),
+        );
+    }
+    records
+}
+
+/// What dkimpy says of each signature of each message in a directory, by file name.
+pub(crate) fn verify(
+    directory: &Path,
+    records: &BTreeMap<&'static str, String>,
+) -> BTreeMap<String, Vec<String>> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/packages/verify_dkim.py");
+    let mut verify = bounded("/usr/bin/python3", 120);
+    verify
+        .arg(script)
+        .arg(directory)
+        .arg(serde_json::to_string(records).expect("JSON"));
+    serde_json::from_str(&run(&mut verify)).expect("JSON")
 }
 
 /// Whatever looks like the domain of an address in a From field.

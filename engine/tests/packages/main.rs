@@ -12,6 +12,7 @@ mod dkim;
 mod dns;
 mod engine;
 mod faults;
+mod jobs;
 mod nsd;
 mod postfix;
 mod preflight;

@@ -1,8 +1,8 @@
 //! Segments with known batches, then with known damage.
 
 use hikyaku_spool::inspect::{
-    BATCH_HEADER_BYTES, BLOCK, BatchHeader, BatchView, Expected, FORMAT_VERSION, HEADER_BYTES, Scan,
-    SegmentHeader, Verdict, checked, parse, scan,
+    BATCH_HEADER_BYTES, BLOCK, BatchHeader, BatchView, Expected, FORMAT_VERSION, HEADER_BYTES,
+    Scan, SegmentHeader, Verdict, checked, parse, scan,
 };
 use xxhash_rust::xxh3::xxh3_128;
 

@@ -14,9 +14,8 @@ use hikyaku_tuning::{LimitRules, Profiles};
 
 use super::{Pipeline, TurnArgs};
 
-/// As `hikyaku run` has it by default, with the limits of `hikyaku-bench load`; and whether the peer
-/// announces CHUNKING.
-pub(super) fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Error>> {
+/// As `hikyaku run` has it by default, with the limits of `hikyaku-bench load`.
+pub(super) fn config(args: &TurnArgs) -> Result<ShardConfig, Box<dyn Error>> {
     let profiles = Profiles::builtin();
     let (pipeline, depth) = match args.pipeline {
         Pipeline::Transaction => ("transaction", 1),
@@ -27,7 +26,7 @@ pub(super) fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Err
         args.connections
     );
     let rules = LimitRules::new(vec![limit.parse()?], &profiles)?;
-    let config = ShardConfig {
+    Ok(ShardConfig {
         sources: vec![EgressSource {
             name: "0.0.0.0".into(),
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -52,6 +51,5 @@ pub(super) fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Err
         classifier: Classifier::builtin(),
         connections: ConnectionCap::new(args.connections.saturating_mul(2)),
         log_attempts: true,
-    };
-    Ok((config, depth > 1))
+    })
 }

@@ -1,4 +1,6 @@
 //! `hikyaku spool export`: each waiting message as a file that can be dropped again, its recipients those that are not final.
+//! A row of a job becomes a file of its own: the message that would be sent, under the same Message-ID and tokens, which a
+//! job made anew would not have. What the job says of times is not in it.
 //!
 //! A file appears under its name whole or not at all, and none is ever overwritten: a second export into the same
 //! directory writes what the first one lacks. The disk is flushed once, at the end.
@@ -9,14 +11,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use hikyaku_spool::inspect::LogView;
-use hikyaku_spool::{Doubt, LiveMessage, MessageRef, SpoolError};
+use hikyaku_spool::{Doubt, LiveMessage, MessageRef, MessageView, SpoolError};
 
 use super::rows::Jobs;
 use super::{Failure, LOOKS_MAX, Seen, envelope, id_of, with_cause};
 use crate::cli::SpoolExportArgs;
 use crate::ingest::{EnvelopeLines, write_message_file};
 use crate::mail::address::IpLiterals;
-use crate::mail::envelope::{EnvelopeView, Kind};
+use crate::mail::envelope::{Envelope, EnvelopeView, Kind};
 use crate::mail::id::MessageId;
 
 #[derive(Default)]
@@ -28,6 +30,8 @@ struct Counts {
     kept: u64,
     /// Their final dot was sent, no reply was read.
     in_doubt: u64,
+    /// Recipients that are rows of jobs.
+    rows: u64,
     failed: u64,
 }
 
@@ -35,6 +39,7 @@ pub(super) fn export(args: &SpoolExportArgs, out: &mut dyn Write) -> Result<(), 
     make_target(args)?;
     let mut counts = Counts::default();
     let mut work = Work::default();
+    let mut record = Vec::new();
     let mut holder = None;
     let mut again: Option<Vec<MessageId>> = None;
     for _ in 0..LOOKS_MAX {
@@ -54,7 +59,7 @@ pub(super) fn export(args: &SpoolExportArgs, out: &mut dyn Write) -> Result<(), 
                     continue;
                 };
                 let id = id_of(log.id, at);
-                match one(args, &seen, log, live, &mut work, &mut counts) {
+                match one(args, &seen, log, live, &mut record, &mut work, &mut counts) {
                     Ok(()) => {}
                     Err(Problem::Moved) => moved.push(id),
                     Err(Problem::Message(why)) => {
@@ -121,6 +126,14 @@ fn tell(
             counts.in_doubt
         )?;
     }
+    if counts.rows > 0 {
+        writeln!(
+            out,
+            "{} of them are rows of jobs, each the message that would be sent, but for signatures: dropped, they go out at \
+             once, and are paused, resumed and cancelled as their job; its start, hours and spread do not hold for them",
+            counts.rows
+        )?;
+    }
     let running = match holder {
         Some(pid) => format!("process {pid} works on this spool and goes on delivering them"),
         None => "an engine started on this spool delivers them".to_owned(),
@@ -133,7 +146,7 @@ fn tell(
 }
 
 /// Why one message was not written.
-enum Problem {
+pub(super) enum Problem {
     /// The engine moved it; look again.
     Moved,
     Message(String),
@@ -144,7 +157,6 @@ enum Problem {
 /// Buffers, used again for each message.
 #[derive(Default)]
 struct Work {
-    record: Vec<u8>,
     file: Vec<u8>,
     content: Vec<u8>,
     jobs: Jobs,
@@ -155,6 +167,7 @@ fn one(
     seen: &Seen,
     log: &LogView,
     live: LiveMessage<'_>,
+    record: &mut Vec<u8>,
     work: &mut Work,
     counts: &mut Counts,
 ) -> Result<(), Problem> {
@@ -174,87 +187,120 @@ fn one(
     }
     let id = id_of(log.id, live.at);
     let name = format!("{}{id}.eml", if accepted { "" } else { "staged-" });
-    let path = args.to.join(&name);
-    if path.symlink_metadata().is_ok() {
+    if args.to.join(&name).symlink_metadata().is_ok() {
         counts.kept += 1;
         return Ok(());
     }
-    let view = log
-        .read(live.at, &mut work.record)
-        .map_err(|error| match error {
-            SpoolError::Moved { .. } => Problem::Moved,
-            error => Problem::Message(with_cause(&error)),
-        })?;
+    let view = log.read(live.at, record).map_err(|error| match error {
+        SpoolError::Moved { .. } => Problem::Moved,
+        error => Problem::Message(with_cause(&error)),
+    })?;
     if EnvelopeView::parse(view.envelope).is_some_and(|stored| stored.kind == Kind::Rows) {
         for recipient in left {
-            // Each has a message of its own.
-            let name = format!(
-                "{}{id}-{recipient}.eml",
-                if accepted { "" } else { "staged-" }
-            );
-            if args.to.join(&name).symlink_metadata().is_ok() {
-                counts.kept += 1;
-                continue;
-            }
-            let envelope = work
-                .jobs
-                .make(&args.spool, log, &live, &view, recipient, &mut work.content)
-                .map_err(Problem::Message)?;
-            work.file.clear();
-            write_message_file(&mut work.file, &envelope, &work.content);
-            put(args, &name, &work.file, counts)?;
-            counts.recipients += 1;
-            counts.staged += u64::from(!accepted);
-            counts.in_doubt += u64::from(doubt(recipient) == Some(Doubt::Sent));
+            let is_in_doubt = doubt(recipient) == Some(Doubt::Sent);
+            row(
+                args,
+                log,
+                &live,
+                &view,
+                (recipient, accepted, is_in_doubt),
+                work,
+                counts,
+            )?;
         }
         return Ok(());
     }
     let envelope = EnvelopeView::parse(view.envelope)
         .and_then(|stored| envelope(&stored, left.iter().copied()))
         .ok_or_else(|| Problem::Message("its envelope cannot be read".to_owned()))?;
-    work.file.clear();
-    write_message_file(&mut work.file, &envelope, view.content);
-    // Content from batch SMTP may begin with a field that an envelope line is called, too.
-    let begins = work.file.len() - view.content.len();
-    match EnvelopeLines::split(&work.file, IpLiterals::Allowed) {
-        Ok((_, offset)) if offset == begins => {}
-        _ => {
-            let why =
-                "its content would be read as envelope lines: take it from `hikyaku spool cat`";
-            return Err(Problem::Message(why.to_owned()));
-        }
+    make_file(&envelope, view.content, &mut work.file)?;
+    if put(args, &name, &work.file, counts)? {
+        counts.recipients += left.len() as u64;
+        counts.staged += u64::from(!accepted);
+        let in_doubt = left.iter().filter(|r| doubt(**r) == Some(Doubt::Sent));
+        counts.in_doubt += in_doubt.count() as u64;
     }
-    match write_file(&args.to, &name, &work.file) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            counts.kept += 1;
-            return Ok(());
-        }
-        Err(error) => return Err(Problem::Fatal(failed("write", &path)(error))),
-    }
-    counts.written += 1;
-    counts.recipients += left.len() as u64;
-    counts.staged += u64::from(!accepted);
-    let in_doubt = left.iter().filter(|r| doubt(**r) == Some(Doubt::Sent));
-    counts.in_doubt += in_doubt.count() as u64;
     Ok(())
 }
 
+/// One row of a job: a message of its own. One that cannot be made keeps no other from being written.
+fn row(
+    args: &SpoolExportArgs,
+    log: &LogView,
+    live: &LiveMessage<'_>,
+    view: &MessageView<'_>,
+    (recipient, accepted, is_in_doubt): (u32, bool, bool),
+    work: &mut Work,
+    counts: &mut Counts,
+) -> Result<(), Problem> {
+    let id = id_of(log.id, live.at);
+    let name = format!(
+        "{}{id}-{recipient}.eml",
+        if accepted { "" } else { "staged-" }
+    );
+    if args.to.join(&name).symlink_metadata().is_ok() {
+        counts.kept += 1;
+        return Ok(());
+    }
+    let made = work
+        .jobs
+        .make(&args.spool, log, live, view, recipient, &mut work.content)
+        .and_then(|envelope| make_file(&envelope, &work.content, &mut work.file));
+    match made {
+        Ok(()) => {}
+        Err(Problem::Message(why)) => {
+            counts.failed += 1;
+            eprintln!("hikyaku: recipient {recipient} of message {id} is not exported: {why}");
+            return Ok(());
+        }
+        Err(problem) => return Err(problem),
+    }
+    if put(args, &name, &work.file, counts)? {
+        counts.recipients += 1;
+        counts.rows += 1;
+        counts.staged += u64::from(!accepted);
+        counts.in_doubt += u64::from(is_in_doubt);
+    }
+    Ok(())
+}
+
+/// The bytes of a file that is read as this message.
+fn make_file(envelope: &Envelope, content: &[u8], file: &mut Vec<u8>) -> Result<(), Problem> {
+    file.clear();
+    write_message_file(file, envelope, content);
+    // Content from batch SMTP may begin with a field that an envelope line is called, too; so may a job's.
+    let begins = file.len() - content.len();
+    match EnvelopeLines::split(file, IpLiterals::Allowed) {
+        Ok((_, offset)) if offset == begins => Ok(()),
+        _ => {
+            let why =
+                "its content would be read as envelope lines: take it from `hikyaku spool cat`";
+            Err(Problem::Message(why.to_owned()))
+        }
+    }
+}
+
+/// Whether it was written: a file of that name may have come meanwhile.
 fn put(
     args: &SpoolExportArgs,
     name: &str,
     file: &[u8],
     counts: &mut Counts,
-) -> Result<(), Problem> {
+) -> Result<bool, Problem> {
     match write_file(&args.to, name, file) {
-        Ok(()) => counts.written += 1,
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => counts.kept += 1,
+        Ok(()) => {
+            counts.written += 1;
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            counts.kept += 1;
+            Ok(false)
+        }
         Err(error) => {
             let path = args.to.join(name);
-            return Err(Problem::Fatal(failed("write", &path)(error)));
+            Err(Problem::Fatal(failed("write", &path)(error)))
         }
     }
-    Ok(())
 }
 
 /// A link, unlike a rename, never replaces what is there.

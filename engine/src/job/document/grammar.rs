@@ -10,6 +10,7 @@ use super::TEXT_MAX;
 use crate::job::archive::check_name;
 use crate::job::token::VERP_PREFIX_MAX;
 use crate::job::{Mailbox, ReversePath};
+use crate::limits::KEY_MAX;
 use crate::mail::address::{Address, IpLiterals, parse_domain};
 
 /// What stands for the recipient's token.
@@ -44,6 +45,11 @@ pub(super) fn label(text: &str, octets_max: usize) -> Result<Box<str>, String> {
         ));
     }
     Ok(text.into())
+}
+
+/// An idempotency key, as other drop files have it, too.
+pub(super) fn key(text: &str) -> Result<Box<str>, String> {
+    label(text, KEY_MAX)
 }
 
 /// A file of the job.

@@ -1,0 +1,73 @@
+//! Job files for tests, and a sink that keeps what arrives.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use hikyaku::job::archive::{write_end, write_header, write_padding};
+use hikyaku::sink::{Inspector, SinkConfig, SinkHandle};
+
+use crate::support::Bed;
+
+/// Contents of the messages that arrived, by recipient.
+pub type Arrived = Arc<Mutex<BTreeMap<String, Vec<Vec<u8>>>>>;
+
+/// A sink that keeps them.
+pub fn keeping_sink(bed: &Bed, script: &str) -> (SinkHandle, Arrived) {
+    let arrived = Arrived::default();
+    let inspector = Inspector::new({
+        let arrived = Arc::clone(&arrived);
+        move |arrival| {
+            let recipient = String::from_utf8_lossy(arrival.recipient).into_owned();
+            let mut arrived = arrived.lock().expect("arrived");
+            let copies = arrived.entry(recipient).or_default();
+            copies.push(arrival.content.to_vec());
+        }
+    });
+    let sink = bed.sink_with(SinkConfig {
+        script: script.parse().expect("script"),
+        inspector: Some(inspector),
+        ..SinkConfig::default()
+    });
+    (sink, arrived)
+}
+
+/// The archive of a job with these files, in this order.
+pub fn archive<C: AsRef<[u8]>>(files: &[(&str, C)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, content) in files {
+        entry(&mut out, name, content.as_ref());
+    }
+    write_end(&mut out);
+    out
+}
+
+/// One file of an archive.
+pub fn entry(out: &mut Vec<u8>, name: &str, content: &[u8]) {
+    write_header(out, name, content.len() as u64);
+    out.extend_from_slice(content);
+    write_padding(out, content.len() as u64);
+}
+
+/// A header of 512 bytes with these bytes at an offset, and its checksum made right.
+pub fn patched(mut header: Vec<u8>, patches: &[(usize, &[u8])]) -> Vec<u8> {
+    for (at, bytes) in patches {
+        header[*at..*at + bytes.len()].copy_from_slice(bytes);
+    }
+    header[148..156].copy_from_slice(b"        ");
+    let sum: u32 = header[..512].iter().map(|byte| u32::from(*byte)).sum();
+    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    header
+}
+
+/// `job.toml` with a text part, `rows.csv` and the keys of `extra` in front of the tables.
+pub fn document(name: &str, extra: &str) -> String {
+    format!(
+        "name = \"{name}\"\nfrom = \"News <news@sender.test>\"\nreverse_path = \"bounce+{{token}}@bounces.sender.test\"\n\
+         subject = \"For {{{{ name }}}}\"\n{extra}\n[recipients]\nfile = \"rows.csv\"\n\n[content]\ntext = \"body.txt\"\n\n\
+         [list]\nid = \"list.sender.test\"\nunsubscribe = \"https://sender.test/u/{{token}}\"\n"
+    )
+}
+
+/// The usual text part.
+pub const TEXT: &str = "Hello {{ name }}\n{{ unsubscribe_url }}\n";

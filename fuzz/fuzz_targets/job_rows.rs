@@ -1,0 +1,4 @@
+//! See `hikyaku_fuzz::job::rows`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hikyaku_fuzz::job::rows(data));
