@@ -232,6 +232,12 @@ fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, 
         used.push(child.usage());
         if !status.success() {
             let said = tail(&dir.join("stderr"));
+            if checker.arrived() == 0 {
+                return Err(format!(
+                    "the engine ended with {status} and delivered nothing: {said}"
+                )
+                .into());
+            }
             faults.push(format!("the engine ended with {status}: {said}"));
         }
         let text = fs::read_to_string(dir.join("stdout"))?;

@@ -765,8 +765,8 @@ impl Ingest {
             recipients: summary.recipients - reading.suppressed,
             suppressed: reading.suppressed,
             logs: Vec::new(),
-            keyed,
-            job,
+            keyed: keyed.map(Box::new),
+            job: job.map(Box::new),
         };
         if acceptance.recipients == 0 && reading.suppressed > 0 {
             return self.finish_without_anybody(&reading, &acceptance);
