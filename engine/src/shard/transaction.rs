@@ -9,20 +9,17 @@
 use std::collections::VecDeque;
 
 use hikyaku_spool::{Log, MessageRef, Slot, SpoolError};
-use hikyaku_tuning::Pipeline;
 
 use super::commit::{OnDurable, Store};
-use super::dispatch::SiteIdentity;
 use super::job::Made;
 use super::signing::Signed;
 use super::{ConnKey, Effect, Now, Shard};
-use crate::log::record::SiteEvent;
 use crate::mail::envelope::EnvelopeView;
 use crate::mail::mailing::Mailing;
 use crate::outcome::{Event, Phase, Unsupported};
-use crate::queue::domain::{SiteKey, Waiting};
+use crate::queue::domain::Waiting;
 use crate::signing::Unsigned;
-use crate::smtp::{self, Session, StreamDepth, Unsendable};
+use crate::smtp::{self, Session, Unsendable};
 use crate::time::Instant;
 
 /// One message on a connection.
@@ -379,61 +376,7 @@ impl Shard {
             self.stores[transaction.store].unclaim_slots(&mut transaction);
         }
     }
-
-    /// How many transactions a new session to `site` may keep in flight; `None`: one.
-    pub(super) fn stream_depth(&self, site: SiteKey) -> Option<StreamDepth> {
-        let site = &self.sites[site.0 as usize];
-        let earned = || {
-            let delivered_min = self.config.stream_auto?;
-            Some(site.delivered >= u64::from(delivered_min))
-        };
-        let streams = match site.limits.pipeline {
-            Pipeline::Stream => true,
-            Pipeline::Transaction => earned() == Some(true),
-            Pipeline::None => false,
-        };
-        (streams && !site.plain).then_some(self.config.stream_depth)
-    }
-
-    /// Where this connection's peer showed that it does not cope with streaming, or with content as
-    /// chunks, its site gets one message at a time with DATA from now on.
-    pub(super) fn note_broken(&mut self, now: Now, key: ConnKey) {
-        let Some(conn) = self.conns.get(key.index as usize) else {
-            return;
-        };
-        let Some(session) = &conn.session else { return };
-        let (site, source) = (conn.site, conn.source);
-        let state = &mut self.sites[site.0 as usize];
-        if state.plain {
-            return;
-        }
-        let why = match session.stream_broken() {
-            Some(why) => why,
-            None if session.is_chunk_unanswered() => {
-                let identity = SiteIdentity::new(&state.name, &state.hosts, state.port);
-                let last = self.unanswered.insert(identity, state.delivered);
-                // A site that was forgotten meanwhile begins to count anew.
-                if last.is_none_or(|last| state.delivered.saturating_sub(last) >= FORGIVEN_AFTER) {
-                    return;
-                }
-                "connection broke in place of the first answer to BDAT, twice"
-            }
-            None => return,
-        };
-        state.plain = true;
-        let event = if session.may_stream() {
-            SiteEvent::StreamOff
-        } else {
-            SiteEvent::ChunkingOff
-        };
-        self.plain_sites
-            .insert(SiteIdentity::new(&state.name, &state.hosts, state.port));
-        self.log_plain(now, (site, source), event, why);
-    }
 }
-
-/// Messages that a site has to accept for one broken connection to be forgotten.
-const FORGIVEN_AFTER: u64 = 1000;
 
 impl Store {
     /// Claims the slots that were reserved when the transaction was planned.
