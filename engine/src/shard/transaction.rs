@@ -12,7 +12,7 @@ use hikyaku_spool::{Log, MessageRef, Slot, SpoolError};
 
 use super::commit::{OnDurable, Store};
 use super::job::Made;
-use super::signing::Signed;
+use super::signing::{Signed, Wanted, stored};
 use super::{ConnKey, Effect, Now, Shard};
 use crate::mail::envelope::EnvelopeView;
 use crate::mail::mailing::Mailing;
@@ -242,16 +242,28 @@ impl Shard {
         };
         let opens = !std::mem::replace(&mut transaction.opened, true);
         if opens && let Some(signer) = &self.config.signer {
-            let what = match &transaction.made {
-                Some(made) => (&*made.content, made.signed_at),
+            let wanted = match &transaction.made {
+                Some(made) => Wanted {
+                    content: &made.content,
+                    signed_at: made.signed_at,
+                    body_hash: made.body_hash,
+                    again: None,
+                },
                 None => {
                     let envelope = EnvelopeView::parse(view.envelope);
                     let received = envelope.map_or(0, |envelope| envelope.received.unix_seconds());
-                    (view.content, received)
+                    let others = envelope.and_then(|envelope| envelope.recipient(1));
+                    Wanted {
+                        content: view.content,
+                        signed_at: received,
+                        body_hash: None,
+                        again: others.map(|_| stored(index, at)),
+                    }
                 }
             };
             let (prefix, unsigned) = (&mut transaction.prefix, &mut transaction.unsigned);
-            match self.signatures.ask(signer, key, what, prefix, unsigned) {
+            let with = (signer, &*self.gauge);
+            match self.signatures.ask(with, key, wanted, prefix, unsigned) {
                 Signed::Now => {}
                 Signed::Later if self.signatures.is_first() => {
                     return self.effects.push_back(Effect::Sign);
