@@ -2,7 +2,7 @@
 
 use hikyaku::job::Schedule;
 use hikyaku::job::schedule::{When, Zone};
-use hikyaku_tuning::{LimitRule, LimitRules};
+use hikyaku_tuning::LimitRule;
 
 use super::ledger::{Broken, Checked};
 use super::life::Parts;
@@ -11,7 +11,6 @@ use super::world::{SECOND, World};
 /// The hours that all sites of a world have.
 #[derive(Default)]
 pub(super) struct Clock {
-    rules: LimitRules,
     hours: Option<(Schedule, Zone)>,
 }
 
@@ -28,13 +27,8 @@ impl Clock {
         };
         let zone = Zone::named(limits.time_zone.name()).unwrap_or_default();
         Self {
-            rules: LimitRules::new(vec![rule], &parts.profiles).unwrap_or_default(),
             hours: Some((schedule, zone)),
         }
-    }
-
-    pub(super) fn rules(&self) -> LimitRules {
-        self.rules.clone()
     }
 }
 

@@ -30,10 +30,12 @@ use std::sync::Arc;
 use crate::limits::MESSAGE_SIZE_DEFAULT;
 
 use super::document::DOCUMENT;
+use super::merge::{self, Merge};
 use super::mime::header;
 use super::mime::plain;
 use super::token::{JobId, Purpose, Secret, Token};
 use super::{Bundle, Charset, Job, JobError, ReversePath, RowView};
+pub(super) use plan::date;
 use plan::{Piece, Source, Variant};
 use row::{Names, Special};
 use text::{Rendered, Text};
@@ -64,6 +66,8 @@ pub struct Template {
     /// Sum of the shares.
     shares: u64,
     track: Option<Track>,
+    /// A merge has this and nothing of the above.
+    merge: Option<Merge>,
     scratch: RefCell<Scratch>,
 }
 
@@ -117,6 +121,10 @@ impl Template {
     /// The reverse-path of a row, without angle brackets.
     #[must_use]
     pub fn reverse_path(&self, row: RowView<'_>) -> String {
+        let own = self.merge.as_ref().and_then(|merge| merge.own_path(row));
+        if let Some(own) = own {
+            return own.to_owned();
+        }
         match &self.job.reverse_path {
             ReversePath::Fixed(address) => address.to_string(),
             ReversePath::Verp { prefix, domain } => {
@@ -178,6 +186,13 @@ impl Template {
     }
 
     fn make(&self, row: RowView<'_>, out: &mut Vec<u8>) -> Result<(), RenderError> {
+        if let Some(merge) = &self.merge {
+            let made = merge.render(row, out);
+            return made.map_err(|what| RenderError {
+                row: row.number,
+                cause: JobError::of_file(merge::DOCUMENT, what),
+            });
+        }
         let begin = out.len();
         let scratch = &mut *self.scratch.borrow_mut();
         let variant = self.variant_of(row);

@@ -16,7 +16,6 @@ use memchr::memmem::find;
 use super::{Shard, gauge};
 use crate::job::chunk::ChunkView;
 use crate::job::template::Template;
-use crate::job::terms::JobTerms;
 use crate::job::token::Secret;
 use crate::job::{Bundle, RowView};
 use crate::log::record::AttemptKind;
@@ -69,12 +68,17 @@ pub(super) struct Made {
 
 impl Made {
     /// What it needs of the peer. Templates make seven bits of everything, a whole message with
-    /// placeholders need not.
+    /// placeholders need not, and the parts of a merge are sent as they are.
     pub(super) fn needs(&self, recipient: &str) -> ContentNeeds {
         let content = &*self.content;
+        let eight_bit = !content.is_ascii();
+        let header = find(content, b"\r\n\r\n").filter(|_| eight_bit);
+        let header = &content[..header.unwrap_or(if eight_bit { content.len() } else { 0 })];
         ContentNeeds {
-            eight_bit: !content.is_ascii(),
-            smtputf8: !recipient.is_ascii() || !self.row.reverse_path.is_ascii(),
+            eight_bit,
+            smtputf8: !recipient.is_ascii()
+                || !self.row.reverse_path.is_ascii()
+                || !header.is_ascii(),
             dot_lines: content.first() == Some(&b'.') || find(content, b"\n.").is_some(),
         }
     }
@@ -248,10 +252,7 @@ impl Shard {
     /// taken in. Without a readable bundle its recipients wait like any others, and are held one by one.
     pub(super) fn take_bundle(&mut self, submission: u32, at: MessageRef, content: &[u8]) {
         self.submissions[submission as usize].bundle = Some(at);
-        let terms = Bundle::decode(content).and_then(|bundle| {
-            let job = bundle.job().ok()?;
-            Some(JobTerms::of(&job, bundle.accepted_ms, &bundle.columns))
-        });
+        let terms = Bundle::decode(content).and_then(|bundle| bundle.terms().ok()?);
         if let Some(terms) = terms {
             self.set_terms(submission, terms);
         }

@@ -48,7 +48,7 @@ pub(super) fn accepted_receipt(submission: SubmissionId, acceptance: &Acceptance
     match &acceptance.job {
         None => receipt,
         Some(job) => Receipt {
-            job: Some(job.name.clone()),
+            job: Some(job.name.clone()).filter(|name| !name.is_empty()),
             rows: Some(job.rows),
             duplicates: Some(job.duplicates),
             skipped: Some(job.skipped),
