@@ -66,14 +66,6 @@ impl World {
         }
     }
 
-    fn rules(&self) -> LimitRules {
-        if self.scenario.chunking {
-            return LimitRules::default();
-        }
-        let never = "*=chunking=never".parse().expect("a limit");
-        LimitRules::new(vec![never], &self.parts.profiles).expect("a limit of the defaults")
-    }
-
     /// As production builds it from settings; nobody grows old enough to expire.
     fn shard_config(&self) -> ShardConfig {
         ShardConfig {
@@ -86,11 +78,7 @@ impl World {
             routes: Routes::default(),
             sites: SiteLimits {
                 profiles: self.parts.profiles.clone(),
-<<<<<<< HEAD
                 rules: self.clock.rules(),
-=======
-                rules: self.rules(),
->>>>>>> main
             },
             retry: RetryPolicy {
                 expires_after: Duration::from_secs(60 * 24 * 3600),
