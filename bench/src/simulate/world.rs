@@ -213,6 +213,7 @@ const LOG_EVERY: u64 = SECOND / 2;
 /// In production it is half a second; nothing that a promise says hangs on it.
 const TICK: u64 = 30 * SECOND;
 
+const CLOSED: &[u8] = b"outside of its hours";
 /// Told apart from the seed of everything else.
 const HOURS_SEED: u64 = 0x5348_4f55_5253;
 
@@ -235,7 +236,7 @@ impl World {
         let mut scenario = Scenario::draw(&mut rng);
         // From numbers of its own: the histories of seeds without hours stay what they were.
         scenario.hours = hours(&mut Rng::new(seed ^ HOURS_SEED));
-        let clock = Clock::new(scenario.hours.as_deref(), &parts);
+        let clock = Clock::new(&scenario, &parts);
         let names = names(&mut rng, scenario.personas.len());
         let ledger = files(&mut rng, &names);
         std::fs::create_dir_all(dir.join("grave"))?;
@@ -456,6 +457,9 @@ impl World {
         if state.shard.log_len() > 0 {
             let lines = state.shard.swap_log(Vec::new());
             self.trace.update(&lines);
+            if self.scenario.hours.is_some() && lines.windows(CLOSED.len()).any(|at| at == CLOSED) {
+                self.stats.faults.insert("clock: outside of hours");
+            }
             if self.tell {
                 eprint!("{:>18} {}", self.now, String::from_utf8_lossy(&lines));
             }

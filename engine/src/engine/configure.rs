@@ -144,15 +144,17 @@ pub fn judge_host(settings: &Settings) -> HostCheck {
     })
 }
 
-/// Everything about settings that only building from them can tell: limits, routes, keys, certificates.
+/// Everything about settings that only building from them can tell: limits, routes, keys, certificates. Answers
+/// the limits.
 ///
 /// # Errors
 /// As [`Engine::start`].
-pub fn check_settings(settings: &Settings) -> Result<(), StartError> {
+pub fn check_settings(settings: &Settings) -> Result<SiteLimits, StartError> {
     let config = shard_config(settings)?;
     resolver_config(settings, &config)?;
     authorities(settings)?;
-    resolvers(settings).map(drop)
+    resolvers(settings)?;
+    Ok(config.sites)
 }
 
 /// What a run with these settings asks of the host.
