@@ -294,10 +294,11 @@ pub fn template(data: &[u8]) {
     {
         return;
     }
-    let mut parts = text.split(BETWEEN);
-    let (Some(document), Some(rows)) = (parts.next(), parts.next_back()) else {
+    let Some((document, rest)) = text.split_once(BETWEEN) else {
         return;
     };
+    let (between, rows) = rest.rsplit_once(BETWEEN).unwrap_or(("", rest));
+    let mut parts = between.split(BETWEEN);
     let job = match hikyaku::job::Job::parse(document) {
         Ok(job) => job,
         Err(error) => return check_error(&error),
