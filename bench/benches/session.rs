@@ -22,6 +22,7 @@ fn session(criterion: &mut Criterion) {
             "message_4k_dot_lines",
             Dialogue::transaction(content_of(b'.')).with_dot_lines(),
         ),
+        ("message_4k_group", Dialogue::group(content.clone())),
         ("message_4k_no_pipelining", Dialogue::apart(content.clone())),
         ("message_empty", Dialogue::transaction(Vec::new())),
         ("stream_8_of_4k", Dialogue::stream(content.clone(), DEPTH)),

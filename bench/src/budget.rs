@@ -13,6 +13,7 @@
 //! | `turn.rs`, `peer.rs` | the shard, from command to durable mark, without sockets |
 //! | `parts.rs`, `dialogue.rs`, `queue.rs`, `spool.rs`, `lines.rs` | what the shard's work consists of |
 //! | `commit.rs`, `wire.rs` | disk and sockets through the ring |
+//! | `wake.rs`, `sockets.rs` | prices of switches, and the sockets' stages as the run had them |
 //! | `syscalls.rs` | how often a real run enters the kernel |
 //! | `table.rs` | the table |
 
@@ -24,10 +25,12 @@ pub mod parse;
 pub mod parts;
 pub mod peer;
 pub mod queue;
+pub mod sockets;
 pub mod spool;
 pub mod syscalls;
 pub mod table;
 pub mod turn;
+pub mod wake;
 pub mod whole;
 pub mod wire;
 
@@ -42,6 +45,7 @@ use crate::load;
 use crate::programs::{SinkProcess, engine_path};
 use crate::report::{self, Figures, Spread};
 use crate::workload::Workload;
+use sockets::{Places, Switches};
 use syscalls::Counter;
 use table::Table;
 use turn::{Pipeline, TurnArgs, Turns};
@@ -138,9 +142,10 @@ struct Budget<'a> {
 impl Budget<'_> {
     fn table(&self, mode: &str) -> Result<(Table, bool), Box<dyn Error>> {
         self.say(&format!("the engine, {mode}"));
-        let (real, verified) = self.real(mode)?;
+        let (run, verified) = self.real(mode)?;
         let messages = self.args.load.work.messages as f64;
-        let figure = |name: &str| real.get(name).unwrap_or(0.0);
+        let figure = |name: &str| run.figures.get(name).unwrap_or(0.0);
+        let each_us = |ns: u64| ns as f64 / 1e3 / messages;
         let mut table = Table {
             mode: mode.to_owned(),
             measured_us: figure("engine_cpu_us_per_message"),
@@ -148,6 +153,11 @@ impl Budget<'_> {
                 figure("engine_user_us_per_message"),
                 figure("engine_system_us_per_message"),
             ),
+            measured_threads: run
+                .engine_threads
+                .iter()
+                .map(|(name, used)| (name.clone(), each_us(used.cpu_ns)))
+                .collect(),
             ..Table::default()
         };
         let commits = figure("engine_commits").max(figure("engine_fsyncs"));
@@ -158,8 +168,13 @@ impl Budget<'_> {
         };
         self.say("shard");
         let shard = self.shard(pipeline, per_commit)?;
+        self.say("switches");
+        let prices = wake::prices()?;
         self.say("sockets");
-        let wire = self.wire(pipeline, shard.us)?;
+        let places = Places {
+            same: self.wire(pipeline, shard.us, shard_core())?,
+            other: self.wire(pipeline, shard.us, shard_core() + 1)?,
+        };
         self.say("ingest");
 
         let per_file = self.args.load.drop_batch;
@@ -173,6 +188,7 @@ impl Budget<'_> {
         if let Some(fault) = fault {
             return Err(fault);
         }
+        table.thread = "hikyaku-ingest";
         table.stage(
             "ingest: claim, read, parse, hand over, remove",
             ingest,
@@ -186,6 +202,7 @@ impl Budget<'_> {
         );
         table.rest("the rest", "scan, rename, read, receipts, unlink, flushes");
         let [append, batches, mark] = parts::spool_us(&self.work, &self.base)?;
+        table.thread = sockets::SHARD;
         table.stage(
             "shard: intake",
             shard.intake_us,
@@ -239,10 +256,12 @@ impl Budget<'_> {
             "the rest",
             "dispatch, settle, first touch of mapped pages, cold caches",
         );
+        table.thread = "spool-pool-";
         table.stage("spare segments", shard.beside_us, "zeros written ahead");
         self.say("commit");
         let batch = (shard.batch_bytes / 4096.0).ceil() * 4096.0;
         let committed = self.commit(batch as usize)?;
+        table.thread = "iou-wrk-";
         table.stage(
             "commit: pwrite, fdatasync",
             committed.cpu_us * shard.commits,
@@ -253,25 +272,26 @@ impl Budget<'_> {
                 committed.wall_us
             ),
         );
-        table.stage(
-            "sockets: write, read, ring, wake-ups",
-            wire.us_per_message,
-            format!(
-                "{:.2} writes, {:.2} reads for each message",
-                wire.writes, wire.reads
-            ),
+        table.thread = sockets::SHARD;
+        let switches = Switches::of(
+            &run.engine_threads,
+            &run.sink_threads,
+            messages,
+            u32::try_from(shard_core()).unwrap_or(0),
         );
+        places.stages(&mut table, &prices, &switches);
         let connections = figure("connections");
         table.stage(
             "connect, greeting, EHLO",
-            wire.us_per_connection * connections / messages,
+            places.other.us_per_connection * connections / messages,
             format!(
                 "{:.0} us for each of {connections:.0}",
-                wire.us_per_connection
+                places.other.us_per_connection
             ),
         );
         let line_bytes = shard.log_bytes;
         let bytes = (line_bytes * self.work.messages as f64) as usize;
+        table.thread = "hikyaku-log";
         table.stage(
             "log file",
             lines::file_us(&self.base, bytes)? / self.work.messages as f64,
@@ -279,6 +299,7 @@ impl Budget<'_> {
         );
         self.say("start and stop");
         let start = self.start(mode)?;
+        table.thread = "hikyaku";
         table.stage(
             "start and stop",
             start / messages,
@@ -301,10 +322,10 @@ impl Budget<'_> {
     }
 
     /// The run with the least CPU time, and whether all could be verified.
-    fn real(&self, mode: &str) -> Result<(Figures, bool), Box<dyn Error>> {
+    fn real(&self, mode: &str) -> Result<(load::Run, bool), Box<dyn Error>> {
         let load = self.load(mode);
         let work = load.work.workload();
-        let mut best: Option<Figures> = None;
+        let mut best: Option<load::Run> = None;
         let mut verified = true;
         let cpu = |figures: &Figures| figures.get("engine_cpu_us_per_message").unwrap_or(f64::MAX);
         let mut seen = Vec::new();
@@ -317,16 +338,16 @@ impl Budget<'_> {
             seen.push(cpu(&run.figures));
             if best
                 .as_ref()
-                .is_none_or(|best| cpu(&run.figures) < cpu(best))
+                .is_none_or(|best| cpu(&run.figures) < cpu(&best.figures))
             {
-                best = Some(run.figures);
+                best = Some(run);
             }
         }
         if let Some(spread) = Spread::of(seen).filter(|_| !load.json) {
             let Spread { median, min, max } = spread;
             println!("{mode}: {min:.2} to {max:.2} us in real runs, median {median:.2}");
         }
-        Ok((best.unwrap_or_default(), verified))
+        Ok((best.ok_or("no run was made")?, verified))
     }
 
     /// A process that has one message to deliver, microseconds.
@@ -383,7 +404,13 @@ impl Budget<'_> {
         Ok(cost)
     }
 
-    fn wire(&self, pipeline: Pipeline, shard_us: f64) -> Result<wire::Wire, Box<dyn Error>> {
+    /// The exchange with a sink on one processor.
+    fn wire(
+        &self,
+        pipeline: Pipeline,
+        shard_us: f64,
+        core: usize,
+    ) -> Result<wire::Wire, Box<dyn Error>> {
         let dir = tempfile::Builder::new()
             .prefix("hikyaku-wire-")
             .tempdir_in(&self.base)?;
@@ -393,7 +420,9 @@ impl Budget<'_> {
             let mut sink = SinkProcess::start(1, self.args.load.timeout, &stderr, |command| {
                 command.args(["--without", "starttls"]);
             })?;
+            let sink_status = sink.pin(core % cores());
             let wire = wire::run(&wire::WireArgs {
+                sink_status,
                 work: self.work.clone(),
                 pipeline,
                 connections: self.args.load.connections,
@@ -482,6 +511,15 @@ struct ShardCost {
     /// Of each batch.
     batch_bytes: f64,
     log_bytes: f64,
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The processor that the engine gives to its first shard.
+fn shard_core() -> usize {
+    1 % cores()
 }
 
 /// Ways in which a message is sent.

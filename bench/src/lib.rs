@@ -44,6 +44,7 @@ pub mod programs;
 pub mod random;
 pub mod recover;
 pub mod report;
+mod room;
 pub mod scale;
 pub mod simulate;
 pub mod sink;

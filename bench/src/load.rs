@@ -8,12 +8,13 @@
 //! `messages_per_s` is from the start of the engine (with `--feed during`: from the first drop file)
 //! to the last message at the sink; `sink_messages_per_s` from the first connection at the sink.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,9 +24,10 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use crate::cli::{Feed, LoadArgs};
-use crate::process::{Usage, Watched};
+use crate::process::{Threads, Usage, Watched};
 use crate::programs::{ProgramError, SinkProcess, engine_path, tail};
 use crate::report::{self, Figures};
+use crate::room::Room;
 use crate::workload::Workload;
 
 /// Runs all and prints; `Ok(false)` if a run could not be verified.
@@ -75,7 +77,7 @@ pub fn run(args: &LoadArgs) -> Result<bool, Box<dyn Error>> {
 }
 
 /// The engine's command line: the one place that knows its flags.
-fn engine_arguments(args: &LoadArgs, dir: &Path, sink: SocketAddr) -> Vec<OsString> {
+fn engine_arguments(args: &LoadArgs, dir: &Path, sink: SocketAddr, room: Room) -> Vec<OsString> {
     let mut list: Vec<OsString> = vec!["run".into()];
     let mut pair = |flag: &str, value: OsString| {
         list.push(flag.into());
@@ -87,7 +89,7 @@ fn engine_arguments(args: &LoadArgs, dir: &Path, sink: SocketAddr) -> Vec<OsStri
     pair("--route", format!("*={sink}").into());
     let limit = format!(
         "*=connections={},connection-rate=unlimited,messages-per-connection=1000000",
-        args.connections
+        room.each
     );
     pair("--limit", limit.into());
     pair("--tls", args.tls.clone().into());
@@ -99,6 +101,7 @@ fn engine_arguments(args: &LoadArgs, dir: &Path, sink: SocketAddr) -> Vec<OsStri
     }
     list.push("--no-progress".into());
     list.push("--json".into());
+    list.extend(room.flags().into_iter().map(OsString::from));
     list.extend(args.engine_arg.iter().map(OsString::from));
     list
 }
@@ -118,6 +121,9 @@ pub(crate) struct Run {
     pub(crate) figures: Figures,
     /// Why the run does not count.
     pub(crate) faults: Vec<String>,
+    /// What the threads of the engine used, by name, and those of the sink.
+    pub(crate) engine_threads: BTreeMap<String, Threads>,
+    pub(crate) sink_threads: BTreeMap<String, Threads>,
     sink: Report,
     /// What the engine printed last, if it was JSON.
     engine: Value,
@@ -138,6 +144,7 @@ pub(crate) fn one_run(
     for folder in ["drop/new", "drop/tmp", "spool", "log"] {
         fs::create_dir_all(dir.join(folder))?;
     }
+    let room = Room::make(args.connections)?;
     let mut sink = start_sink(args, work, dir)?;
     let address = sink.address();
     let generate_started = Instant::now();
@@ -149,7 +156,7 @@ pub(crate) fn one_run(
 
     let mut command = Command::new(engine);
     command
-        .args(engine_arguments(args, dir, address))
+        .args(engine_arguments(args, dir, address, room))
         .stdin(Stdio::null())
         .stdout(File::create(dir.join("engine.out"))?)
         .stderr(File::create(dir.join("engine.err"))?);
@@ -157,7 +164,10 @@ pub(crate) fn one_run(
     let mut child = Watched::new(command.spawn()?);
     let mut announced = None;
     let status = match args.feed {
-        Feed::Before => child.wait_until(deadline, || false)?,
+        Feed::Before => child.wait_until(deadline, || {
+            sink.child.look();
+            false
+        })?,
         Feed::During => {
             // The engine is given a moment to open its spool: a feed into a stopped engine would
             // measure its start instead.
@@ -168,6 +178,7 @@ pub(crate) fn one_run(
                 let feeder = scope.spawn(|| feed(args, work, &drop_dir, &stop));
                 // The sink announces when it has seen every message.
                 let early = child.wait_until(deadline, || {
+                    sink.child.look();
                     announced = sink.reports.try_recv().ok();
                     announced.is_some()
                 });
@@ -185,6 +196,7 @@ pub(crate) fn one_run(
         }
     };
     let usage = child.usage();
+    let engine_threads = child.threads();
     let mut faults = Vec::new();
     match status {
         Some(status) if status.success() => {}
@@ -201,6 +213,14 @@ pub(crate) fn one_run(
 
     let sink_status = sink.stop()?;
     let sink_report = last_report(&sink.reports, announced)?;
+    if let Some(what) = nothing_done(status, sink_report.counters.messages) {
+        let what = format!("{what}: {}", tail(&dir.join("engine.err")));
+        return Err(ProgramError::Child {
+            who: "engine",
+            what,
+        }
+        .into());
+    }
     if !sink_status.is_some_and(|status| status.success()) {
         faults.push("the sink did not end in order".to_owned());
     }
@@ -236,6 +256,8 @@ pub(crate) fn one_run(
     Ok(Run {
         figures,
         faults,
+        engine_threads,
+        sink_threads: sink.child.threads(),
         sink: sink_report,
         engine,
     })
@@ -285,6 +307,16 @@ fn start_sink(args: &LoadArgs, work: &Workload, dir: &Path) -> Result<SinkProces
             command.args(["--without", "starttls"]);
         }
     })
+}
+
+/// Why there is nothing to measure, if nothing is: figures of a run without a message are no figures,
+/// whether the engine refused its arguments or the sink every recipient.
+fn nothing_done(status: Option<ExitStatus>, messages: u64) -> Option<String> {
+    match status {
+        _ if messages > 0 => None,
+        Some(status) => Some(format!("ended with {status} and delivered nothing")),
+        None => Some("delivered nothing in time".to_owned()),
+    }
 }
 
 pub(crate) fn last_report(
@@ -428,4 +460,33 @@ fn monotonic_ns() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
         + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn an_engine_that_refuses_its_arguments_has_no_figures() {
+        let ended = |code: i32| Some(ExitStatus::from_raw(code << 8));
+        for (status, messages, done) in [
+            (ended(0), 0, false),
+            (ended(3), 0, false),
+            (ended(1), 0, false),
+            (ended(2), 0, false),
+            (None, 0, false),
+            (Some(ExitStatus::from_raw(9)), 0, false),
+            (ended(1), 5, true),
+            (None, 5, true),
+        ] {
+            let nothing = nothing_done(status, messages);
+            assert_eq!(
+                nothing.is_none(),
+                done,
+                "{status:?} {messages}: {nothing:?}"
+            );
+        }
+    }
 }

@@ -5,11 +5,15 @@
 //! process: they are sampled every [`SAMPLE_EVERY`] while it lives and lack what came after the last
 //! look. A child that is dropped is killed; no other process ever is.
 
-use std::collections::HashMap;
+mod threads;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
+
+pub use threads::Threads;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
@@ -50,8 +54,8 @@ impl Usage {
 pub struct Watched {
     child: Child,
     usage: Usage,
-    /// Context switches by thread, as of the last look at each.
-    switches: HashMap<u64, (u64, u64)>,
+    /// All threads, as of the last look at each.
+    threads: threads::Seen,
     ended: Option<ExitStatus>,
 }
 
@@ -62,7 +66,7 @@ impl Watched {
         Self {
             child,
             usage: Usage::default(),
-            switches: HashMap::new(),
+            threads: threads::Seen::default(),
             ended: None,
         }
     }
@@ -127,26 +131,17 @@ impl Watched {
             let kib: u64 = value(&status, "RssAnon:").unwrap_or(0);
             self.usage.rss_anonymous_peak = self.usage.rss_anonymous_peak.max(kib << 10);
         }
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let Ok(status) = fs::read_to_string(task.path().join("status")) else {
-                continue;
-            };
-            let Some(thread) = task.file_name().to_str().and_then(|n| n.parse().ok()) else {
-                continue;
-            };
-            if let (Some(voluntary), Some(involuntary)) = (
-                value(&status, "voluntary_ctxt_switches:"),
-                value(&status, "nonvoluntary_ctxt_switches:"),
-            ) {
-                self.switches.insert(thread, (voluntary, involuntary));
-            }
-        }
-        self.usage.switches_voluntary = self.switches.values().map(|(v, _)| v).sum();
-        self.usage.switches_involuntary = self.switches.values().map(|(_, i)| i).sum();
+        self.threads.look(self.child.id());
+        (
+            self.usage.switches_voluntary,
+            self.usage.switches_involuntary,
+        ) = self.threads.switches();
+    }
+
+    /// What its threads used, by name, as of the last look at each.
+    #[must_use]
+    pub fn threads(&self) -> BTreeMap<String, Threads> {
+        self.threads.by_name()
     }
 
     /// Reads what the running child used so far: [`Self::usage`] has it then.
@@ -178,7 +173,7 @@ impl Drop for Watched {
 }
 
 /// The number behind `name` in the line that begins with it.
-fn value(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn value(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         line.strip_prefix(name)?
             .split_whitespace()

@@ -10,6 +10,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use hikyaku::sink::Report;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 
 use crate::process::Watched;
@@ -113,6 +115,26 @@ impl SinkProcess {
     /// The first, or only, address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.addresses[0]
+    }
+
+    /// Keeps its threads on one processor, and names the `status` file of the one that serves. Where
+    /// pinning is refused they stay where they are.
+    pub(crate) fn pin(&mut self, core: usize) -> Option<String> {
+        let mut set = CpuSet::new();
+        set.set(core);
+        let tasks = format!("/proc/{}/task", self.child.child().id());
+        let mut serving = None;
+        for task in fs::read_dir(tasks).into_iter().flatten().flatten() {
+            let path = task.path();
+            let number = task.file_name().to_str().and_then(|n| n.parse().ok());
+            if let Some(thread) = number.and_then(Pid::from_raw) {
+                let _ = sched_setaffinity(Some(thread), &set);
+            }
+            if fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "sink") {
+                serving = Some(path.join("status").display().to_string());
+            }
+        }
+        serving
     }
 
     /// Asks it to end and waits for it; `None`: it still runs after ten seconds.

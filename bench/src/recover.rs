@@ -53,6 +53,9 @@ pub struct RecoverArgs {
     /// Cold starts measured
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
+    /// Also start on a fifth of the recipients: what each further one costs, apart from the process itself
+    #[arg(long)]
+    pub slope: bool,
     /// Fail when the median start takes longer
     #[arg(long, value_name = "SECONDS")]
     pub seconds_max: Option<f64>,
@@ -91,36 +94,26 @@ struct Built {
 /// The spool cannot be built, or no engine started.
 pub fn run(args: &RecoverArgs) -> Result<bool, Box<dyn Error>> {
     let engine = engine_path(args.engine.as_deref())?;
-    let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mut dir = tempfile::Builder::new()
-        .prefix("hikyaku-recover-")
-        .disable_cleanup(args.keep)
-        .tempdir_in(base)?;
-    let built = build(args, dir.path())?;
-    if !args.json {
-        println!("{}", report::machine());
-        println!(
-            "{} recipients in {} messages in {} submissions in {} logs: {} MiB, built in {:.1} s",
-            args.recipients,
-            built.messages,
-            built.submissions,
-            args.shards,
-            built.bytes >> 20,
-            built.seconds
-        );
-    }
-    let mut runs = Vec::new();
+    let fewer = RecoverArgs {
+        recipients: args.recipients / 5,
+        ..args.clone()
+    };
     let mut faults = Vec::new();
-    for number in 1..=args.runs {
-        match start(args, &engine, dir.path(), built) {
-            Ok(figures) => {
-                if !args.json {
-                    println!("run {number}: {}", figures.to_json());
-                }
-                runs.push(figures);
-            }
-            Err(fault) => faults.push(format!("run {number}: {fault}")),
-        }
+    let mut slope = None;
+    let mut fewer_runs = Vec::new();
+    if args.slope && fewer.recipients > 0 {
+        let measured = measure(&fewer, &engine)?;
+        faults.extend(measured.faults);
+        fewer_runs = measured.runs;
+    }
+    let Measured {
+        built,
+        runs,
+        faults: found,
+    } = measure(args, &engine)?;
+    faults.extend(found);
+    if let (Some(all), Some(fewer_all)) = (rss(&runs), rss(&fewer_runs)) {
+        slope = Some((all - fewer_all) / (args.recipients - fewer.recipients) as f64);
     }
     let summary = report::summarize(&runs);
     let of = |name| summary.iter().find(|(found, _)| *found == name);
@@ -147,21 +140,80 @@ pub fn run(args: &RecoverArgs) -> Result<bool, Box<dyn Error>> {
         let all = json!({
             "recipients": args.recipients, "messages": built.messages, "submissions": built.submissions,
             "logs": args.shards, "spool_bytes": built.bytes, "machine": report::machine(), "verified": verified,
-            "faults": faults, "summary": report::summary_json(&runs),
+            "faults": faults, "summary": report::summary_json(&runs), "rss_bytes_per_further_recipient": slope,
             "runs": runs.iter().map(Figures::to_json).collect::<Vec<Value>>(),
         });
         println!("{all}");
     } else {
         print!("{}", report::table(&runs));
+        if let (Some(slope), Some(all)) = (slope, rss(&runs)) {
+            println!(
+                "resident: {:.1} bytes per recipient in all, {slope:.1} for each further one above {}",
+                all / args.recipients as f64,
+                fewer.recipients
+            );
+        }
         for fault in &faults {
             println!("NOT VERIFIED: {fault}");
         }
     }
-    if !verified {
+    Ok(verified)
+}
+
+/// Largest resident set of the median start, bytes.
+fn rss(runs: &[Figures]) -> Option<f64> {
+    let peaks = runs.iter().filter_map(|run| run.get("rss_peak_mib"));
+    Some(report::Spread::of(peaks)?.median * f64::from(1 << 20))
+}
+
+/// Starts on one spool.
+struct Measured {
+    built: Built,
+    runs: Vec<Figures>,
+    /// Why runs do not count; the directory is kept then.
+    faults: Vec<String>,
+}
+
+fn measure(args: &RecoverArgs, engine: &Path) -> Result<Measured, Box<dyn Error>> {
+    let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let mut dir = tempfile::Builder::new()
+        .prefix("hikyaku-recover-")
+        .disable_cleanup(args.keep)
+        .tempdir_in(base)?;
+    let built = build(args, dir.path())?;
+    if !args.json {
+        println!("{}", report::machine());
+        println!(
+            "{} recipients in {} messages in {} submissions in {} logs: {} MiB, built in {:.1} s",
+            args.recipients,
+            built.messages,
+            built.submissions,
+            args.shards,
+            built.bytes >> 20,
+            built.seconds
+        );
+    }
+    let (mut runs, mut faults) = (Vec::new(), Vec::new());
+    for number in 1..=args.runs {
+        match start(args, engine, dir.path(), built) {
+            Ok(figures) => {
+                if !args.json {
+                    println!("run {number}: {}", figures.to_json());
+                }
+                runs.push(figures);
+            }
+            Err(fault) => faults.push(format!("run {number}: {fault}")),
+        }
+    }
+    if !faults.is_empty() {
         dir.disable_cleanup(true);
         eprintln!("kept: {}", dir.path().display());
     }
-    Ok(verified)
+    Ok(Measured {
+        built,
+        runs,
+        faults,
+    })
 }
 
 /// Makes the spool, its pages on disk and out of the page cache.
@@ -392,6 +444,11 @@ fn start(
     figures.add(
         "rss_bytes_per_recipient",
         usage.rss_peak as f64 / args.recipients as f64,
+    );
+    // Without what is mapped of the spool, which the kernel takes back as it likes.
+    figures.add(
+        "rss_anonymous_peak_mib",
+        usage.rss_anonymous_peak as f64 / f64::from(1 << 20),
     );
     if let Some(cpu_s) = cpu_s {
         figures.add("cpu_s", cpu_s);

@@ -18,6 +18,7 @@ use crate::cli::{Cli, Command, LoadArgs};
 use crate::load;
 use crate::programs::engine_path;
 use crate::report::{self, Figures, Spread};
+use crate::room::Room;
 use backlog::Backlog;
 pub use plot::Curve;
 
@@ -108,9 +109,13 @@ impl Point {
     }
 }
 
+/// Messages that a run has for each connection, so that all are open at once and for a while.
+const MESSAGES_EACH: u64 = 25;
+
 const CPU: &str = "engine_cpu_us_per_message";
 const RATE: &str = "messages_per_s";
 const MEMORY: &str = "engine_rss_peak_mib";
+const MEMORY_OWN: &str = "engine_rss_anonymous_peak_mib";
 
 /// Runs all points and prints; `Ok(false)` if one could not be verified.
 ///
@@ -130,7 +135,16 @@ pub fn run(args: &ScaleArgs) -> Result<bool, Box<dyn Error>> {
     for dimension in dimensions {
         let mut points = Vec::new();
         let values = dimension.values().iter().copied();
-        for value in values.filter(|value| *value <= args.up_to) {
+        for mut value in values.filter(|value| *value <= args.up_to) {
+            if dimension == Dimension::Connections
+                && let Err(why) = u32::try_from(value)
+                    .map_err(|error| error.to_string())
+                    .and_then(Room::make)
+            {
+                // Said, and as many as this machine allows are measured instead.
+                faults.push(format!("{} {value}: {why}", dimension.name()));
+                value = Room::most().into();
+            }
             let mut point = Point {
                 value,
                 runs: Vec::new(),
@@ -183,7 +197,12 @@ fn one(
         };
         return Ok((backlog.run()?, Vec::new()));
     }
-    load::measure(&load_args(args, dimension, value)?)
+    let (figures, mut faults) = load::measure(&load_args(args, dimension, value)?)?;
+    let open = figures.get("connections_open_max").unwrap_or(0.0);
+    if dimension == Dimension::Connections && open < value as f64 {
+        faults.push(format!("only {open} were open at once"));
+    }
+    Ok((figures, faults))
 }
 
 /// The flags of `load` that make this point.
@@ -207,7 +226,11 @@ fn load_args(
                 flag("mix", "real".to_owned());
             }
         }
-        Dimension::Connections => flag("connections", value.to_string()),
+        Dimension::Connections => {
+            // They open while others are at work, each for so many that wait.
+            messages = messages.max(value.saturating_mul(MESSAGES_EACH));
+            flag("connections", value.to_string());
+        }
         Dimension::Size => {
             // As many bytes as a run of the usual size, and enough messages to divide by.
             messages = (messages * 4096 / value.max(4096)).max(200);
@@ -245,12 +268,13 @@ fn print_row(dimension: Dimension, point: &Point) {
         )
     };
     println!(
-        "{:12} {:>10}  CPU µs/message {:24} messages/s {:30} peak MiB {}",
+        "{:12} {:>10}  CPU µs/message {:24} messages/s {:30} peak MiB {}, without files {}",
         dimension.name(),
         point.value,
         cell(CPU),
         cell(RATE),
-        cell(MEMORY)
+        cell(MEMORY),
+        cell(MEMORY_OWN)
     );
 }
 

@@ -3,15 +3,16 @@
 //!
 //! ```text
 //! --- a title begins a dialogue
-//! config: tls=require pipelining=no      also tls=never, name=NAME, eight-bit-anyway=yes, stream=DEPTH
-//! send: news@out.test > gone@mx.test here@mx.test ; size=100 eight-bit smtputf8
+//! config: tls=require pipelining=no      also tls=never, name=NAME, eight-bit-anyway=yes, stream=DEPTH, chunking=no
+//! send: news@out.test > gone@mx.test here@mx.test ; size=100 eight-bit smtputf8 again
 //! S: 250-mx.test | 250 PIPELINING        the peer; each line gets its CRLF unless it ends in \c
 //! S!: 250 ok | 250 again                 the same, but we look only when all of it has come
 //! C: MAIL FROM:<..> | <body> | .         what we said since the last C
 //! =  gone@mx.test rcpt: 550 .. ; session idle: ..     what we reported since the last =
 //! ```
 //!
-//! `<chunk>` is the body as one BDAT. `broken ..` among the reports: the session streams no longer.
+//! `<chunk>` is the body as one BDAT. `broken ..` among the reports: the session neither streams nor
+//! sends chunks any longer; `unanswered`: it broke in place of the first answer to one.
 //! Transactions are begun one after the other whenever the session is ready; then it quits. The peer
 //! also does `<close>`, `<timeout>` (silence until the deadline), `<tls ok>` and `<tls failed>`; we
 //! also do `<starttls>` and `<close>`. `<9 lines 250-x>` is nine lines, `<9*x>` nine bytes;
@@ -92,6 +93,7 @@ struct Send {
     recipients: Vec<String>,
     size: u64,
     needs: ContentNeeds,
+    may_group: bool,
 }
 
 enum Step {
@@ -123,6 +125,7 @@ impl Dialogue {
                 tls: TlsPolicy::Opportunistic,
                 deadlines: Deadlines::default(),
                 pipelining: true,
+                chunking: true,
                 eight_bit_anyway: false,
             },
             stream: None,
@@ -157,8 +160,9 @@ impl Dialogue {
     fn set(&mut self, setting: &str) {
         match setting.split_once('=').expect("settings are key=value") {
             ("tls", "never") => self.config.tls = TlsPolicy::Never,
-            ("tls", "require") => self.config.tls = TlsPolicy::Require,
+            ("tls", "require") => self.config.tls = TlsPolicy::Required,
             ("pipelining", "no") => self.config.pipelining = false,
+            ("chunking", "no") => self.config.chunking = false,
             ("eight-bit-anyway", "yes") => self.config.eight_bit_anyway = true,
             ("stream", depth) => {
                 self.stream = Some(StreamDepth::new(depth.parse().expect("a depth")));
@@ -197,11 +201,13 @@ fn parse_send(text: &str) -> Send {
             dot_lines: true,
             ..ContentNeeds::default()
         },
+        may_group: true,
     };
     for parameter in parameters.split_whitespace() {
         match parameter.split_once('=').unwrap_or((parameter, "")) {
             ("size", size) => send.size = size.parse().expect("size is a number"),
             ("eight-bit", _) => send.needs.eight_bit = true,
+            ("again", _) => send.may_group = false,
             ("smtputf8", _) => send.needs.smtputf8 = true,
             other => panic!("no such parameter {other:?}"),
         }
@@ -305,6 +311,7 @@ struct Player<'a> {
     body: &'static [u8],
     streams: bool,
     broken: bool,
+    unanswered: bool,
     said: Vec<u8>,
     reports: Vec<String>,
     closed: bool,
@@ -327,6 +334,7 @@ impl<'a> Player<'a> {
             body: &[],
             streams: dialogue.stream.is_some(),
             broken: false,
+            unanswered: false,
             said: Vec::new(),
             reports: Vec::new(),
             closed: false,
@@ -423,6 +431,9 @@ impl<'a> Player<'a> {
         {
             self.reports.push(format!("broken {why}"));
         }
+        if self.session.is_chunk_unanswered() && !mem::replace(&mut self.unanswered, true) {
+            self.reports.push("unanswered".to_owned());
+        }
     }
 
     fn drive(&mut self) {
@@ -483,6 +494,7 @@ impl<'a> Player<'a> {
                     recipients: (first..).zip(send.recipients.iter().map(String::as_str)),
                     size: send.size,
                     needs: send.needs,
+                    may_group: send.may_group,
                 },
             );
             match outcome {

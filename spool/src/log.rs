@@ -9,6 +9,16 @@
 //! together with what it copies forward, for which the rest is kept. So a log that can allocate nothing any more goes
 //! through its segments again and again, and every one of them comes back without what is dead in it.
 
+mod commit;
+mod read;
+mod submission;
+mod verdict;
+
+pub use read::{LiveMessage, MessageView, Waiting};
+
+pub(crate) use commit::{Move, Moved};
+pub(crate) use submission::{INFO_BYTES_MAX, Kill, kill_in};
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,21 +26,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::Options;
-use crate::error::{Full, SpoolError};
-use crate::flush::{BATCH_HEADER_BYTES, Batch, Flush};
-use crate::indoubt::{InDoubt, InDoubtRecipient};
+use crate::error::Full;
+use crate::flush::{BATCH_HEADER_BYTES, Flush};
+use crate::indoubt::InDoubt;
 use crate::lock::Lock;
-use crate::mark::{Deferral, FinalMark, Intent, MARK_BYTES, Mark, Tally, Verdict};
+use crate::mark::MARK_BYTES;
 use crate::place::Overflow;
 use crate::pool::Pool;
-use crate::record::{self, FLAG_ACCEPTED, Head, Kind, MessageHead};
-use crate::segment::{Account, BLOCK, Segment};
-use crate::table::{Deferred, Finished, MessageRef, Spot, Table};
+use crate::record::{self, Head, Kind, MessageHead};
+use crate::segment::{BLOCK, Segment};
+use crate::table::{MessageRef, Spot, Table};
 
 /// Appends beyond this wait for the next commit.
 const BACKLOG_BYTES_MAX: usize = 8 << 20;
-/// Bytes of the engine in an ACCEPT.
-pub(crate) const INFO_BYTES_MAX: usize = 64 << 10;
 /// What a message costs beside its envelope and content.
 pub(crate) const MESSAGE_OVERHEAD: u64 =
     (record::HEADER_BYTES + MessageHead::BYTES + 8 + BATCH_HEADER_BYTES) as u64 + 4 * BLOCK;
@@ -44,86 +52,6 @@ pub enum Room {
     Tight,
     /// Messages are refused; deliveries go on and make room.
     Closed,
-}
-
-/// A message as it lies in the spool.
-#[derive(Debug, Clone, Copy)]
-pub struct MessageView<'a> {
-    /// Its number in its log.
-    pub seq: u64,
-    /// The submission it belongs to.
-    pub submission: u128,
-    /// How many recipients it was appended with.
-    pub recipients: u32,
-    /// As given to `append_message`.
-    pub envelope: &'a [u8],
-    /// As given to `append_message`, in one piece.
-    pub content: &'a [u8],
-}
-
-/// A message with a recipient that is not final.
-#[derive(Debug, Clone, Copy)]
-pub struct LiveMessage<'a> {
-    /// Its handle.
-    pub at: MessageRef,
-    /// The submission it belongs to.
-    pub submission: u128,
-    /// How many recipients it was appended with.
-    pub recipients: u32,
-    /// Whether this log knows that the submission was accepted; another log may know more.
-    pub accepted: bool,
-    table: &'a Table,
-}
-
-/// A recipient that is not final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiting {
-    /// Counted from 0.
-    pub recipient: u32,
-    /// Attempts made so far, as far as their deferrals were written.
-    pub attempts: u16,
-    /// When the next attempt is due, milliseconds since 1970; 0: at once.
-    pub due_wall_ms: u64,
-}
-
-impl<'a> LiveMessage<'a> {
-    /// What is alive in a slot of the table.
-    pub(crate) fn in_slot(table: &'a Table, slot: u32) -> Option<LiveMessage<'a>> {
-        let (at, entry) = table.in_slot(slot)?;
-        let of = table.submission(entry.submission);
-        Some(LiveMessage {
-            at,
-            submission: of.id,
-            recipients: entry.recipients,
-            accepted: of.accepted,
-            table,
-        })
-    }
-
-    /// Its recipients without a final mark, in order.
-    pub fn waiting(&self) -> impl Iterator<Item = Waiting> + use<'a> {
-        self.table
-            .waiting(self.at)
-            .map(|(recipient, deferred)| Waiting {
-                recipient,
-                attempts: deferred.attempts(),
-                due_wall_ms: deferred.due_wall_ms(),
-            })
-    }
-}
-
-/// A new place of something, true once its batch is durable; until then the old one serves.
-#[derive(Debug)]
-pub(crate) struct Move {
-    pub(crate) batch_seq: u64,
-    pub(crate) what: Moved,
-    pub(crate) spot: Spot,
-}
-
-#[derive(Debug)]
-pub(crate) enum Moved {
-    Message(MessageRef),
-    Accept(u128),
 }
 
 /// One append-only log. Send it to the thread of its shard.
@@ -154,7 +82,7 @@ pub struct Log {
     /// and when the last such turn began, which it may not have got rid of all.
     pub(crate) dead_bytes: u64,
     pub(crate) dead_bytes_before: u64,
-    deferrals_unwritten: u64,
+    pub(crate) deferrals_unwritten: u64,
     tight: Cell<bool>,
     /// Last, so that it is given up after everything else.
     _locks: (File, Arc<Lock>),
@@ -263,418 +191,6 @@ impl Log {
         Ok(at)
     }
 
-    /// Whether the submission is known here and not closed.
-    pub fn is_open(&self, submission: u128) -> bool {
-        self.table
-            .find_submission(submission)
-            .is_some_and(|of| !self.table.submission(of).closed)
-    }
-
-    /// Accepts a submission: the commit record. `info` is the engine's own. For logs that are only told, too.
-    pub fn append_accept(&mut self, submission: u128, info: &[u8]) -> Result<(), Full> {
-        if info.len() > INFO_BYTES_MAX {
-            return Err(Full::TooLarge);
-        }
-        // Work that was staged under the full rule may use some of the headroom to become accepted.
-        if self.slack() < -i128::from(self.usable() / 4) {
-            return Err(Full::Space);
-        }
-        let of = self.table.find_submission(submission);
-        let tally = of.map_or(Tally::default(), |of| self.table.submission(of).tally);
-        let head = Head {
-            flags: FLAG_ACCEPTED,
-            ..Head::new(Kind::Accept)
-        };
-        let spot = self
-            .put(
-                head,
-                &[&submission.to_le_bytes(), &tally.encode(), info],
-                &[],
-            )
-            .ok_or(Full::Space)?;
-        let of = self.table.submission_slot(submission);
-        self.table.submission_mut(of).accepted = true;
-        self.anchor(of, spot.segment);
-        self.moves.push_back(Move {
-            batch_seq: self.flush.newest_seq(),
-            what: Moved::Accept(submission),
-            spot,
-        });
-        Ok(())
-    }
-
-    /// The submission's final receipt is written: forget it, and its annexes. All its recipients in this log are final.
-    pub fn append_close(&mut self, submission: u128) {
-        if let Some(of) = self.table.find_submission(submission) {
-            self.put_always(Head::new(Kind::Close), &submission.to_le_bytes(), None);
-            if self.table.submission(of).live > 0 {
-                self.kill_all(of, Kill::Annexes);
-            }
-            self.table.close(of);
-        }
-    }
-
-    /// The submission was refused: its staged messages are garbage, and their references dead.
-    pub fn append_discard(&mut self, submission: u128) {
-        let Some(of) = self.table.find_submission(submission) else {
-            return;
-        };
-        self.put_always(Head::new(Kind::Discard), &submission.to_le_bytes(), None);
-        self.kill_all(of, Kill::Everything);
-        self.table.forget(of);
-    }
-
-    fn kill_all(&mut self, of: u32, which: Kill) {
-        let from = self.table.submission(of).first_segment;
-        for segment in self
-            .segments
-            .iter_mut()
-            .filter(|segment| segment.id >= from)
-        {
-            let live = segment.account.live_bytes;
-            kill_in(&mut self.table, of, segment.id, &mut segment.account, which);
-            self.dead_bytes += live - segment.account.live_bytes;
-        }
-    }
-
-    /// Notes what became of a recipient. Never fails. True when this was the message's last recipient: its reference is
-    /// dead from now on. A mark for a recipient that is final already is ignored.
-    pub fn append_mark(&mut self, mark: Mark) -> bool {
-        let (at, recipient) = (mark.message, mark.recipient);
-        let Some(entry) = self.table.entry(at) else {
-            return false;
-        };
-        let of = entry.submission;
-        if let Verdict::Deferred { due_wall_ms } = mark.verdict {
-            if self
-                .table
-                .defer(at, recipient, Deferred::new(mark.attempts, due_wall_ms))
-            {
-                self.write_deferral(mark, due_wall_ms, 0);
-            }
-            return false;
-        }
-        if self.table.is_done(at, recipient) {
-            return false;
-        }
-        let submission = self.table.submission_mut(of);
-        submission.tally.count(mark.verdict);
-        let (submission, closed) = (submission.id, submission.closed);
-        let finished = self.table.finish(at, recipient);
-        let (seq, attempts, code, verdict) = (at.seq(), mark.attempts, mark.code, mark.verdict);
-        let (head, payload) = FinalMark {
-            seq,
-            submission,
-            recipient,
-            attempts,
-            code,
-            verdict,
-        }
-        .encode();
-        self.put_always(head, &payload, (!closed).then_some(submission));
-        let Finished::Message(spot) = finished else {
-            return false;
-        };
-        self.segment_mut(spot.segment).account.remove(spot);
-        self.dead_bytes += u64::from(spot.len);
-        true
-    }
-
-    /// Defers a recipient whose connection broke behind the final dot: the peer may have taken the message. Each start from
-    /// then on tells so ([`Recovered::in_doubt`](crate::Recovered), as noted already), until a later mark for the recipient:
-    /// what the engine said of it may have been lost with the process. `mark` is a deferral; unlike others it is always
-    /// written, later if there is no room now.
-    pub fn append_deferral_in_doubt(&mut self, mark: Mark) {
-        let Verdict::Deferred { due_wall_ms } = mark.verdict else {
-            self.append_mark(mark);
-            return;
-        };
-        let (at, recipient, attempts) = (mark.message, mark.recipient, mark.attempts);
-        let deferred = Deferred::new(attempts, due_wall_ms);
-        if self.table.defer(at, recipient, deferred) {
-            self.table.intend(at, recipient, attempts);
-            let (head, payload) = Deferral {
-                seq: at.seq(),
-                due_wall_ms,
-                recipient,
-                attempts,
-                code: mark.code,
-                crashes: 0,
-                in_doubt: true,
-            }
-            .encode();
-            self.put_always(head, &payload, None);
-        }
-    }
-
-    /// Notes that the recipient's final dot is about to be sent: once this is durable, a restart after any crash, a power
-    /// cut too, calls it in doubt until a mark for it follows. `attempt` is as for `InDoubt::claim`.
-    ///
-    /// # Errors
-    /// [`Full::Space`]: what is left is for final marks. Do not send; try again after `reclaim`.
-    pub fn append_intent(
-        &mut self,
-        message: MessageRef,
-        recipient: u32,
-        attempt: u16,
-    ) -> Result<(), Full> {
-        if self.is_for_marks_only() {
-            return Err(Full::Space);
-        }
-        if self.table.intend(message, recipient, attempt) {
-            self.put_intent(message.seq(), recipient, attempt);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn put_intent(&mut self, seq: u64, recipient: u32, attempt: u16) {
-        let (head, payload) = Intent {
-            seq,
-            recipient,
-            attempt,
-        }
-        .encode();
-        self.put_always(head, &payload, None);
-    }
-
-    /// Defers a recipient that the last process had active when it ended, and notes how many ends in a row that were
-    /// (`InDoubtRecipient::crashes`). Like a deferral it is not written when space is short.
-    pub fn append_crash(&mut self, doubt: &InDoubtRecipient, due_wall_ms: u64) {
-        let deferred = Deferred::new(doubt.attempt, due_wall_ms).with_crashes(doubt.crashes);
-        if self.table.defer(doubt.message, doubt.recipient, deferred) {
-            let mark = Mark {
-                message: doubt.message,
-                recipient: doubt.recipient,
-                attempts: doubt.attempt,
-                verdict: Verdict::Deferred { due_wall_ms },
-                code: doubt.code,
-            };
-            self.write_deferral(mark, due_wall_ms, doubt.crashes);
-        }
-    }
-
-    /// Losing a deferral costs an early attempt after a restart, so it yields to what was promised space.
-    fn write_deferral(&mut self, mark: Mark, due_wall_ms: u64, crashes: u8) {
-        if self.is_for_marks_only() {
-            self.deferrals_unwritten += 1;
-            return;
-        }
-        let (seq, recipient, attempts, code) =
-            (mark.message.seq(), mark.recipient, mark.attempts, mark.code);
-        let (head, payload) = Deferral {
-            seq,
-            due_wall_ms,
-            recipient,
-            attempts,
-            code,
-            crashes,
-            in_doubt: false,
-        }
-        .encode();
-        self.put_always(head, &payload, None);
-    }
-
-    fn is_for_marks_only(&self) -> bool {
-        self.slack() < -i128::from(self.usable() * 3 / 8)
-    }
-
-    /// Deferrals that were kept in memory only, for want of space, since the log was opened.
-    pub fn deferrals_unwritten(&self) -> u64 {
-        self.deferrals_unwritten
-    }
-
-    /// Makes sure that a batch forms, even an empty one. A batch is known to have survived a power cut only when a later
-    /// one is durable, so an idle log that wants to let go of what it imported appends one.
-    pub fn append_nothing(&mut self) {
-        self.form();
-    }
-
-    /// The next batch to write. None while one is in flight, or when nothing waits. `wall_ms` is kept for the next start.
-    pub fn take_batch(&mut self, wall_ms: u64) -> Option<Batch> {
-        self.take_batch_at(wall_ms, wall_ms)
-    }
-
-    /// The same, with the time that the caller counts ages in: it never jumps. Both are told by the next `open_log`.
-    pub fn take_batch_at(&mut self, wall_ms: u64, steady_ms: u64) -> Option<Batch> {
-        self.drain_overflow();
-        if self.flush.next()? {
-            self.close_open();
-        }
-        let mut forming = self.flush.take()?;
-        let (spool_uuid, chain) = (self.spool_uuid, self.flush.chain);
-        let segment = self.segment_mut(forming.segment);
-        if forming.lead > 0 {
-            segment.header.previous_chain = chain;
-            segment.header.created_wall_ms = wall_ms;
-            debug_assert_eq!(segment.header.spool_uuid, spool_uuid);
-            segment.header.encode(&mut forming.bytes);
-        }
-        let (uuid, path) = (segment.header.uuid, segment.path.clone());
-        self.flush
-            .finish(&mut forming, uuid, self.id, (wall_ms, steady_ms));
-        Some(Batch {
-            seq: forming.seq,
-            path,
-            segment: forming.segment,
-            offset: forming.offset,
-            length: forming.bytes.len(),
-            bytes: forming.bytes,
-        })
-    }
-
-    /// The batch was written as a whole and `fdatasync` succeeded.
-    pub fn committed(&mut self, batch: Batch) {
-        self.durable_at = (batch.segment, batch.offset + batch.length as u64);
-        self.flush.committed(batch.seq, batch.bytes);
-        self.in_doubt.set_acked_seq(batch.seq);
-        while self
-            .moves
-            .front()
-            .is_some_and(|moved| moved.batch_seq <= batch.seq)
-        {
-            let Some(Move { what, spot, .. }) = self.moves.pop_front() else {
-                break;
-            };
-            match what {
-                Moved::Message(at) => {
-                    if let Some(old) = self.table.relocate(at, spot) {
-                        self.segment_mut(old.segment).account.remove(old);
-                        self.segment_mut(spot.segment).account.add(at.slot(), spot);
-                    }
-                }
-                Moved::Accept(id) => {
-                    if let Some(of) = self.table.find_submission(id) {
-                        let of = self.table.submission_mut(of);
-                        of.accept = Some(spot).filter(|_| !of.closed);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Highest batch that is durable.
-    pub fn durable_seq(&self) -> u64 {
-        self.flush.durable_seq
-    }
-
-    /// The batch that holds, or will hold, the last record appended: all is durable once `durable_seq` reaches it.
-    pub fn forming_seq(&self) -> u64 {
-        self.flush.newest_seq().max(self.due_seq)
-    }
-
-    /// Bytes that wait for `take_batch`.
-    pub fn waiting_bytes(&self) -> usize {
-        self.flush.waiting_bytes
-    }
-
-    /// The message, read through the map; its checksum is checked at each call.
-    pub fn message(&self, at: MessageRef) -> Result<MessageView<'_>, SpoolError> {
-        self.view(at, Self::record)
-    }
-
-    /// The same message once more, within the use that [`Self::message`] found it whole for: its
-    /// checksum is not computed again.
-    ///
-    /// # Errors
-    /// As [`Self::message`], but what changed in between is only noticed where the record's form is broken.
-    pub fn message_again(&self, at: MessageRef) -> Result<MessageView<'_>, SpoolError> {
-        self.view(at, Self::record_unchecked)
-    }
-
-    /// The envelope of a message, for filling the queue: its content is neither read nor checked, the envelope is.
-    ///
-    /// # Errors
-    /// As [`Self::message`].
-    pub fn envelope(&self, at: MessageRef) -> Result<&[u8], SpoolError> {
-        let found = self
-            .table
-            .entry(at)
-            .filter(|entry| self.is_durable(entry.spot))
-            .and_then(|entry| self.record_unchecked(entry.spot).ok())
-            .and_then(|record| MessageHead::checked_envelope(record.payload))
-            .filter(|(head, _)| head.seq == at.seq());
-        // An earlier release wrote no checksum of its own for the envelope; and what is wrong is said there.
-        match found {
-            Some((_, envelope)) => Ok(envelope),
-            None => self.message(at).map(|view| view.envelope),
-        }
-    }
-
-    fn view<'a>(
-        &'a self,
-        at: MessageRef,
-        read: fn(&'a Self, Spot) -> Result<record::Record<'a>, SpoolError>,
-    ) -> Result<MessageView<'a>, SpoolError> {
-        let entry = self
-            .table
-            .entry(at)
-            .ok_or(SpoolError::Gone { seq: at.seq() })?;
-        let (spot, seq, recipients) = (entry.spot, entry.seq, entry.recipients);
-        if !self.is_durable(spot) {
-            return Err(SpoolError::NotCommitted { seq });
-        }
-        let record = read(self, spot)?;
-        match MessageHead::decode(record.payload) {
-            Some((head, envelope, content)) if head.seq == seq => Ok(MessageView {
-                seq,
-                submission: head.submission,
-                recipients,
-                envelope,
-                content,
-            }),
-            // What was damaged is another segment, of which a copy was kept.
-            _ if MessageHead::is_lost(record.payload) => Err(SpoolError::Corrupt {
-                path: self.segment(spot.segment).path.to_path_buf(),
-                offset: spot.offset.into(),
-            }),
-            _ => Err(self.corrupt(spot)),
-        }
-    }
-
-    /// The submission that a live message belongs to.
-    pub fn submission_of(&self, at: MessageRef) -> Option<u128> {
-        let entry = self.table.entry(at)?;
-        Some(self.table.submission(entry.submission).id)
-    }
-
-    /// Asks the kernel to read a message ahead, so that `message` does not wait for the disk.
-    pub fn prefetch(&self, at: MessageRef) {
-        if let Some(entry) = self.table.entry(at) {
-            let spot = entry.spot;
-            self.segment(spot.segment).map.will_need(
-                spot.offset.into(),
-                u64::from(spot.offset) + u64::from(spot.len),
-            );
-        }
-    }
-
-    /// What `append_accept` was given. None for an unknown submission, or one whose ACCEPT is not durable.
-    pub fn submission_info(&self, submission: u128) -> Result<Option<&[u8]>, SpoolError> {
-        let of = self.table.find_submission(submission);
-        let Some(spot) = of.and_then(|of| self.table.submission(of).accept) else {
-            return Ok(None);
-        };
-        let record = self.record(spot)?;
-        record
-            .payload
-            .get(16 + Tally::BYTES..)
-            .map(Some)
-            .ok_or_else(|| self.corrupt(spot))
-    }
-
-    /// How the submission's recipients in this log ended so far.
-    pub fn tally(&self, submission: u128) -> Tally {
-        self.table
-            .find_submission(submission)
-            .map_or(Tally::default(), |of| self.table.submission(of).tally)
-    }
-
-    /// All messages with a recipient that is not final, in no particular order: for filling the queue after `open_log`.
-    /// Costs no memory.
-    pub fn live_messages(&self) -> impl Iterator<Item = LiveMessage<'_>> {
-        (0..self.table.slots()).filter_map(|slot| LiveMessage::in_slot(&self.table, slot))
-    }
-
     /// As [`Self::live_messages`], for a reader of every [`Self::envelope`]: what is looked at next is read ahead, and what
     /// was looked at no longer counts as this process's memory. Call it right after the log was opened.
     pub fn restore(&self) -> impl Iterator<Item = LiveMessage<'_>> {
@@ -739,39 +255,8 @@ impl Log {
         self.in_doubt.clear_recovered();
     }
 
-    // Reading
-
     pub(crate) fn is_durable(&self, spot: Spot) -> bool {
         (spot.segment, u64::from(spot.offset)) < self.durable_at
-    }
-
-    pub(crate) fn record(&self, spot: Spot) -> Result<record::Record<'_>, SpoolError> {
-        let segment = self.segment(spot.segment);
-        let start = spot.offset as usize;
-        let bytes = segment.map.bytes().get(start..start + spot.len as usize);
-        let record =
-            bytes.and_then(|bytes| record::checked(bytes, segment.seed, u64::from(spot.offset)));
-        record.ok_or_else(|| self.corrupt(spot))
-    }
-
-    fn record_unchecked(&self, spot: Spot) -> Result<record::Record<'_>, SpoolError> {
-        let start = spot.offset as usize;
-        let bytes = self
-            .segment(spot.segment)
-            .map
-            .bytes()
-            .get(start..start + spot.len as usize);
-        bytes
-            .and_then(record::parse)
-            .ok_or_else(|| self.corrupt(spot))
-    }
-
-    fn corrupt(&self, spot: Spot) -> SpoolError {
-        self.segment(spot.segment).damaged.set(true);
-        SpoolError::Corrupt {
-            path: self.segment(spot.segment).path.to_path_buf(),
-            offset: spot.offset.into(),
-        }
     }
 
     pub(crate) fn segment(&self, id: u32) -> &Segment {
@@ -791,7 +276,12 @@ struct ReadAhead<'a> {
     /// Segments by how they are read, from the oldest: not asked for yet, as a whole, or only where messages begin.
     asked: Vec<Option<bool>>,
     current: u32,
+    /// Of the current segment, what lies before is not resident any more.
+    released: u64,
 }
+
+/// What was looked at is let go in such pieces: memory during a start does not depend on the size of segments.
+const RELEASE_BYTES: u64 = 4 << 20;
 
 /// Where messages are as large on average, only their beginnings are read.
 const SPARSE_BYTES: u64 = 32 << 10;
@@ -806,16 +296,29 @@ impl<'a> ReadAhead<'a> {
             log,
             asked: vec![None; log.segments.len()],
             current: u32::MAX,
+            released: 0,
         }
     }
 
     fn at(&mut self, slot: u32) {
         let log = self.log;
-        if let Some((_, here)) = log.table.in_slot(slot)
+        let here = log.table.in_slot(slot);
+        if let Some((_, here)) = here
+            && here.spot.segment == self.current
+            && u64::from(here.spot.offset) > self.released + RELEASE_BYTES
+        {
+            let end = u64::from(here.spot.offset) / BLOCK * BLOCK;
+            log.segment(self.current)
+                .map
+                .release_range(self.released, end);
+            self.released = end;
+        }
+        if let Some((_, here)) = here
             && here.spot.segment != self.current
         {
             self.release();
             self.current = here.spot.segment;
+            self.released = 0;
             // The one behind it, too, so that the disk is never idle.
             let last = log.segments.back().map_or(0, |last| last.id);
             for id in here.spot.segment..=here.spot.segment.saturating_add(1).min(last) {
@@ -863,37 +366,5 @@ impl<'a> ReadAhead<'a> {
 impl Drop for ReadAhead<'_> {
     fn drop(&mut self) {
         self.release();
-    }
-}
-
-/// Which messages of a submission end with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kill {
-    /// It was refused.
-    Everything,
-    /// It is closed: no recipient of it is left who would need them.
-    Annexes,
-}
-
-/// Kills the submission's messages that lie in one segment.
-pub(crate) fn kill_in(
-    table: &mut Table,
-    of: u32,
-    segment: u32,
-    account: &mut Account,
-    which: Kill,
-) {
-    for index in 0..account.slots.len() {
-        let found = table.in_slot(account.slots[index]);
-        let Some((at, _)) = found.filter(|(_, entry)| {
-            entry.submission == of
-                && entry.spot.segment == segment
-                && (which == Kill::Everything || entry.recipients == 0)
-        }) else {
-            continue;
-        };
-        if let Some(spot) = table.kill(at) {
-            account.remove(spot);
-        }
     }
 }

@@ -50,9 +50,21 @@ impl ReadMap {
 
     /// Takes the pages out of this process's resident memory; they stay in the page cache. For after a pass over much.
     pub(crate) fn release(&self) {
+        self.release_range(0, self.map.len() as u64);
+    }
+
+    /// The same for the pages from `offset` to `end`.
+    pub(crate) fn release_range(&self, offset: u64, end: u64) {
+        if offset >= end || end > self.map.len() as u64 {
+            return;
+        }
+        let (start, len) = (offset as usize, (end - offset) as usize);
         // SAFETY: `DontNeed` is refused by memmap2's safe interface because it drops what was written to a private map.
         // This map is shared, read-only and backed by a file: the next access finds the same bytes again.
-        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        let _ = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, start, len)
+        };
     }
 
     pub(crate) fn advise_sequential(&self) {

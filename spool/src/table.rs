@@ -4,9 +4,15 @@
 //! recipients of those a place in a tree. Entries live in slots that `MessageRef` names, so every access is O(1), a moved
 //! message keeps its reference, and memory follows the largest number alive at once, not the number that passed through.
 
+mod entry;
+mod submission;
+
+pub(crate) use entry::{Deferred, Entry};
+pub(crate) use submission::Submission;
+
 use std::collections::{BTreeMap, HashMap};
 
-use crate::mark::Tally;
+use entry::{ALONE, FREE, Packed, SEVERAL, Several, WHAT};
 
 /// Handle of a message, valid until its last recipient is final. It survives the message being moved to another segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,113 +44,6 @@ pub(crate) struct Spot {
     pub(crate) segment: u32,
     pub(crate) offset: u32,
     pub(crate) len: u32,
-}
-
-/// How many attempts were made (16 bits), when the next is due (44 bits of milliseconds, until the year 2527), and how
-/// often in a row the process ended while one was active (4 bits, zeros in format 1). 0: never tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Deferred(pub(crate) u64);
-
-impl Deferred {
-    pub(crate) fn new(attempts: u16, due_wall_ms: u64) -> Deferred {
-        Deferred(due_wall_ms.min(Self::DUE_MAX) << 16 | u64::from(attempts))
-    }
-    /// More than 15 crashes are told as 15.
-    pub(crate) fn with_crashes(self, crashes: u8) -> Deferred {
-        Deferred(self.0 & !(0xf << 60) | u64::from(crashes.min(15)) << 60)
-    }
-    const DUE_MAX: u64 = (1 << 44) - 1;
-    pub(crate) fn attempts(self) -> u16 {
-        self.0 as u16 // the low 16 bits
-    }
-    pub(crate) fn due_wall_ms(self) -> u64 {
-        self.0 >> 16 & Self::DUE_MAX
-    }
-    pub(crate) fn crashes(self) -> u8 {
-        (self.0 >> 60) as u8
-    }
-}
-
-/// One live message.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
-    pub(crate) seq: u64,
-    pub(crate) spot: Spot,
-    pub(crate) submission: u32,
-    /// Recipients that are not final.
-    left: u32,
-    pub(crate) recipients: u32,
-    /// Of the only recipient; messages with several have a `Several`.
-    deferred: Deferred,
-}
-
-/// A slot of the table: an `Entry` in 32 bytes, since there may be ten million.
-#[derive(Debug, Clone, Copy)]
-struct Packed {
-    /// The sequence number, and in the two highest bits what `state` is.
-    seq: u64,
-    state: u64,
-    spot: Spot,
-    submission: u32,
-}
-
-/// Nothing is alive in the slot.
-const FREE: u64 = 0;
-/// `state` is the deferral of the only recipient.
-const ALONE: u64 = 1 << 62;
-/// `state` is the number of recipients, and that of those left above it.
-const SEVERAL: u64 = 2 << 62;
-const WHAT: u64 = 3 << 62;
-
-impl Packed {
-    fn what(&self) -> u64 {
-        self.seq & WHAT
-    }
-
-    fn is(&self, seq: u64) -> bool {
-        self.what() != FREE && self.seq & !WHAT == seq
-    }
-
-    fn entry(&self) -> Entry {
-        let alone = self.what() == ALONE;
-        let (left, recipients, deferred) = if alone {
-            (1, 1, self.state)
-        } else {
-            ((self.state >> 32) as u32, self.state as u32, 0)
-        };
-        Entry {
-            seq: self.seq & !WHAT,
-            spot: self.spot,
-            submission: self.submission,
-            left,
-            recipients,
-            deferred: Deferred(deferred),
-        }
-    }
-}
-
-/// State of a message with more than one recipient.
-#[derive(Debug, Default)]
-struct Several {
-    done: Box<[u64]>,
-    deferred: BTreeMap<u32, Deferred>,
-}
-
-/// One submission that is not closed, or still has live messages.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Submission {
-    pub(crate) id: u128,
-    pub(crate) tally: Tally,
-    /// Its newest ACCEPT.
-    pub(crate) accept: Option<Spot>,
-    /// Oldest segment with an ACCEPT or a final mark that was not restated since.
-    pub(crate) anchor: Option<u32>,
-    /// No message of it lies in an older segment.
-    pub(crate) first_segment: u32,
-    pub(crate) live: u32,
-    pub(crate) accepted: bool,
-    pub(crate) closed: bool,
-    used: bool,
 }
 
 /// What a final mark did.
@@ -449,87 +348,6 @@ impl Table {
     /// How many messages are alive, annexes not counted.
     pub(crate) fn messages(&self) -> u64 {
         (self.entries.len() - self.entries_free.len()) as u64 - self.annexes
-    }
-
-    /// The submission's slot, made if need be.
-    pub(crate) fn submission_slot(&mut self, id: u128) -> u32 {
-        if let Some(slot) = self.by_id.get(&id) {
-            return *slot;
-        }
-        let new = Submission {
-            id,
-            tally: Tally::default(),
-            accept: None,
-            anchor: None,
-            first_segment: 0,
-            live: 0,
-            accepted: false,
-            closed: false,
-            used: true,
-        };
-        let slot = match self.submissions_free.pop() {
-            Some(slot) => {
-                self.submissions[slot as usize] = new;
-                slot
-            }
-            None => {
-                self.submissions.push(new);
-                u32::try_from(self.submissions.len() - 1)
-                    .expect("4 billion open submissions do not fit into memory")
-            }
-        };
-        self.by_id.insert(id, slot);
-        slot
-    }
-
-    pub(crate) fn find_submission(&self, id: u128) -> Option<u32> {
-        self.by_id.get(&id).copied()
-    }
-
-    /// The submission in a slot that an entry or `submission_slot` named.
-    pub(crate) fn submission(&self, slot: u32) -> &Submission {
-        &self.submissions[slot as usize]
-    }
-
-    pub(crate) fn submission_mut(&mut self, slot: u32) -> &mut Submission {
-        &mut self.submissions[slot as usize]
-    }
-
-    pub(crate) fn submissions(&self) -> impl Iterator<Item = &Submission> {
-        self.submissions.iter().filter(|submission| submission.used)
-    }
-
-    /// Notes that `segment` holds something that `submission` needs. True when it is now the oldest such segment.
-    pub(crate) fn anchor(&mut self, submission: u32, segment: u32) -> bool {
-        let of = &mut self.submissions[submission as usize];
-        let first = of.anchor.is_none();
-        if first {
-            of.anchor = Some(segment);
-        }
-        first
-    }
-
-    pub(crate) fn close(&mut self, submission: u32) {
-        let of = &mut self.submissions[submission as usize];
-        of.closed = true;
-        of.anchor = None;
-        of.accept = None;
-        if of.live == 0 {
-            self.forget(submission);
-        }
-    }
-
-    /// Drops a submission without live messages.
-    pub(crate) fn forget(&mut self, submission: u32) {
-        let of = &mut self.submissions[submission as usize];
-        if of.live > 0 || !of.used {
-            return;
-        }
-        of.used = false;
-        of.anchor = None;
-        let id = of.id;
-        self.by_id.remove(&id);
-        self.submissions_free.push(submission);
     }
 }
 

@@ -12,6 +12,7 @@
 mod builtin;
 pub mod error;
 pub mod host;
+pub mod hours;
 pub mod limit;
 pub mod limits;
 mod parse;
@@ -20,7 +21,8 @@ pub mod units;
 
 pub use error::TuningError;
 pub use host::{Finding, HostCheck, HostNeeds, MEMORY_MIN, Memory};
+pub use hours::{Days, Hours, TimeZone};
 pub use limit::{LimitRule, LimitRules, Pattern};
-pub use limits::{Backoff, Deadlines, Limits, Overlay, Pipeline, Retry, TlsPolicy};
+pub use limits::{Backoff, Chunking, Deadlines, Limits, Overlay, Pipeline, Retry, TlsPolicy};
 pub use profile::{Profile, Profiles, Rollup};
 pub use units::{Rate, parse_duration};

@@ -7,7 +7,8 @@
 //! the machines, name the profile (`google`, not `gmail.com`).
 
 use crate::error::TuningError;
-use crate::limits::{Limits, Overlay, Pipeline, TlsPolicy};
+use crate::hours::{Days, Hours, TimeZone};
+use crate::limits::{CONNECTIONS_MAX, Chunking, Limits, Overlay, Pipeline, TlsPolicy};
 use crate::parse;
 use crate::profile::{DEFAULT, Profile, Profiles};
 use crate::units::{Rate, parse_duration};
@@ -34,7 +35,7 @@ pub struct LimitRule {
     overlay: Overlay,
 }
 
-const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, idle";
+const KEYS: &str = "a rate such as 10/s, or one of rate, connections, connections-start, messages-per-connection, recipients-per-transaction, connection-rate, tls, pipeline, chunking, idle, hours, days, time-zone";
 
 impl FromStr for LimitRule {
     type Err = TuningError;
@@ -99,10 +100,19 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
     if part.is_empty() {
         return Err(format!("is empty: write {KEYS}"));
     }
+    if key == "rate" && value == part && crate::hours::window(part).is_ok() {
+        return Err(
+            "is a window of hours: write hours=08:00-12:00 13:00-21:00, with a blank between"
+                .into(),
+        );
+    }
     match key {
         "rate" => once(&mut overlay.rate, Rate::parse(value)?),
-        "connections" => once(&mut overlay.connections_max, count(value, 10_000)?),
-        "connections-start" => once(&mut overlay.connections_start, count(value, 10_000)?),
+        "connections" => once(&mut overlay.connections_max, count(value, CONNECTIONS_MAX)?),
+        "connections-start" => once(
+            &mut overlay.connections_start,
+            count(value, CONNECTIONS_MAX)?,
+        ),
         "messages-per-connection" => once(
             &mut overlay.messages_per_connection_max,
             count(value, 1_000_000)?,
@@ -121,10 +131,13 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
             }
             once(&mut overlay.idle_max, idle)
         }
+        "hours" => once(&mut overlay.hours, Hours::parse(value)?),
+        "days" => once(&mut overlay.days, Days::parse(value)?),
+        "time-zone" => once(&mut overlay.time_zone, TimeZone::parse(value)?),
         "tls" => once(
             &mut overlay.tls,
             match value {
-                "may" => TlsPolicy::May,
+                "may" => TlsPolicy::Opportunistic,
                 "required" => TlsPolicy::Required,
                 "never" => TlsPolicy::Never,
                 _ => return Err("write may, required or never".into()),
@@ -137,6 +150,14 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
                 "transaction" => Pipeline::Transaction,
                 "stream" => Pipeline::Stream,
                 _ => return Err("write none, transaction or stream".into()),
+            },
+        ),
+        "chunking" => once(
+            &mut overlay.chunking,
+            match value {
+                "auto" => Chunking::Auto,
+                "never" => Chunking::Never,
+                _ => return Err("write auto or never".into()),
             },
         ),
         _ => Err(format!("`{key}` is no limit: write {KEYS}")),
@@ -330,6 +351,20 @@ mod tests {
             (rule.overlay().rate, rule.overlay().tls),
             (Some(Rate::UNLIMITED), Some(TlsPolicy::Required))
         );
+        let rule: LimitRule =
+            "docomo=hours=08:00-12:00 13:00-21:00,days=mon-fri sun,time-zone=asia/tokyo"
+                .parse()
+                .unwrap();
+        let limits = rule.overlay().over(Profiles::builtin().default_limits());
+        let shown = (limits.hours.to_string(), limits.days.to_string());
+        assert_eq!(
+            (shown, limits.time_zone.name(), limits.is_always_open()),
+            (
+                ("08:00-12:00 13:00-21:00".into(), "mon-fri sun".into()),
+                "Asia/Tokyo",
+                false
+            )
+        );
         assert_eq!(
             "google=1/s".parse::<LimitRule>().unwrap().pattern(),
             &Pattern::Site("google".into())
@@ -355,15 +390,36 @@ mod tests {
             ("docomo.ne.jp=10/s,20/s", "`20/s`: is given twice"),
             (
                 "docomo.ne.jp=connections=0",
-                "0 is out of bounds: write a whole number from 1 to 10000",
+                "0 is out of bounds: write a whole number from 1 to 65000",
             ),
             ("docomo.ne.jp=connections=x", "`x` is no number"),
             ("docomo.ne.jp=idle=2h", "out of bounds"),
+            (
+                "docomo.ne.jp=hours=9-21",
+                "`hours=9-21`: `9-21` must be two times such as 09:00-21:00",
+            ),
+            (
+                "docomo.ne.jp=hours=08:00-12:00,13:00-21:00",
+                "`13:00-21:00`: is a window of hours: write hours=08:00-12:00 13:00-21:00",
+            ),
+            (
+                "docomo.ne.jp=days=",
+                "`days=`: is empty: write days such as",
+            ),
+            (
+                "docomo.ne.jp=days=weekdays",
+                "`weekdays` must be one of mon, tue",
+            ),
+            (
+                "docomo.ne.jp=time-zone=JST",
+                "`JST` is no time zone: write a name such as Asia/Tokyo",
+            ),
             ("docomo.ne.jp=tls=yes", "write may, required or never"),
             (
                 "docomo.ne.jp=pipeline=yes",
                 "write none, transaction or stream",
             ),
+            ("docomo.ne.jp=chunking=no", "write auto or never"),
             ("*docomo.ne.jp=1/s", "write `*.docomo.ne.jp`"),
             ("*.=1/s", "is no domain"),
             ("Docomo.ne.jp=1/s", "lower case"),

@@ -4,21 +4,23 @@
 //! A key that a layer leaves out keeps the value below it; `profiles/default.toml` sets every key,
 //! so resolving cannot fail, except where two values contradict ([`Limits::contradiction`]).
 
+use crate::hours::{Days, Hours, TimeZone};
 use crate::units::Rate;
 use std::time::Duration;
 
 /// Whether a session is encrypted.
 ///
 /// Certificates are another matter: the MX name comes from DNS, which proves nothing unless DANE or
-/// MTA-STS vouches for it; the engine's TLS policy checks them where one does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// MTA-STS vouches for it, so they are checked only against authorities that an operator names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TlsPolicy {
-    /// STARTTLS where offered, plain text where not (RFC 3207; RFC 7435).
-    May,
-    /// No STARTTLS, no mail: the recipient is deferred.
-    Required,
     /// Plain text even where STARTTLS is offered; for peers whose TLS is broken.
     Never,
+    /// STARTTLS where offered, plain text where not (RFC 3207; RFC 7435).
+    #[default]
+    Opportunistic,
+    /// No STARTTLS, no mail: the recipient is deferred.
+    Required,
 }
 
 /// What may travel behind what, without waiting.
@@ -30,6 +32,15 @@ pub enum Pipeline {
     Transaction,
     /// The next envelope behind this content. One lost reply leaves more recipients in doubt.
     Stream,
+}
+
+/// Whether content travels as BDAT (RFC 3030) where the peer announces CHUNKING and PIPELINING.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Chunking {
+    /// Where it saves a round trip: envelope and content leave together.
+    Auto,
+    /// Always with DATA; for peers whose BDAT is broken.
+    Never,
 }
 
 /// Time limits of a session's phases (RFC 5321 §4.5.3.2 has the numbers that they start from).
@@ -85,6 +96,11 @@ pub struct Backoff {
     pub failures_max: u32,
 }
 
+/// Most connections that one egress path may have, over all shards: what one source address has ports
+/// for at one destination. Each that is open costs the engine some 15 KiB and the kernel its buffers;
+/// the process's own bound (`--connections-max`) and its descriptors hold beside it.
+pub const CONNECTIONS_MAX: u32 = 65_000;
+
 /// Every limit of one egress path. A plain value: copy it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
@@ -104,8 +120,16 @@ pub struct Limits {
     pub tls: TlsPolicy,
     /// Pipelining.
     pub pipeline: Pipeline,
+    /// BDAT or DATA.
+    pub chunking: Chunking,
     /// How long an idle connection is kept for the next message.
     pub idle_max: Duration,
+    /// Hours at which mail is sent there.
+    pub hours: Hours,
+    /// Days on which these hours begin.
+    pub days: Days,
+    /// Whose clock is meant.
+    pub time_zone: TimeZone,
     /// Time limits per phase.
     pub deadlines: Deadlines,
     /// Attempts and expiration.
@@ -115,6 +139,12 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Whether mail may be sent there at any time.
+    #[must_use]
+    pub fn is_always_open(&self) -> bool {
+        self.hours.is_always() && self.days.is_always()
+    }
+
     /// Two values that cannot both hold, as a sentence with the way out.
     #[must_use]
     pub fn contradiction(&self) -> Option<String> {
@@ -155,7 +185,11 @@ pub struct Overlay {
     pub connection_rate: Option<Rate>,
     pub tls: Option<TlsPolicy>,
     pub pipeline: Option<Pipeline>,
+    pub chunking: Option<Chunking>,
     pub idle_max: Option<Duration>,
+    pub hours: Option<Hours>,
+    pub days: Option<Days>,
+    pub time_zone: Option<TimeZone>,
     pub deadline_connect: Option<Duration>,
     pub deadline_greeting: Option<Duration>,
     pub deadline_ehlo: Option<Duration>,
@@ -190,7 +224,11 @@ macro_rules! each_key {
         $do!(connection_rate, connection_rate);
         $do!(tls, tls);
         $do!(pipeline, pipeline);
+        $do!(chunking, chunking);
         $do!(idle_max, idle_max);
+        $do!(hours, hours);
+        $do!(days, days);
+        $do!(time_zone, time_zone);
         $do!(deadline_connect, deadlines.connect);
         $do!(deadline_greeting, deadlines.greeting);
         $do!(deadline_ehlo, deadlines.ehlo);
@@ -270,7 +308,11 @@ impl Overlay {
             connection_rate: self.connection_rate?,
             tls: self.tls?,
             pipeline: self.pipeline?,
+            chunking: self.chunking?,
             idle_max: self.idle_max?,
+            hours: self.hours?,
+            days: self.days?,
+            time_zone: self.time_zone?,
             deadlines: Deadlines {
                 connect: self.deadline_connect?,
                 greeting: self.deadline_greeting?,
@@ -316,7 +358,11 @@ mod tests {
             connection_rate = "7/s"
             tls = "never"
             pipeline = "none"
+            chunking = "never"
             idle_max = "7s"
+            hours = "07:00-17:00"
+            days = "sun"
+            time_zone = "Asia/Tokyo"
             deadlines = { connect = "7s", greeting = "7s", ehlo = "7s", tls = "7s", mail = "7s", rcpt = "7s", data = "7s", block = "7s", dot = "7s", quit = "7s" }
             retry = { delay_min = "7s", delay_max = "7s", age_max = "70s", attempts_max = 7 }
             backoff = { rate = "7/s", connections = 7, quiet = "7s", double_every = "7s", failures_max = 7 }

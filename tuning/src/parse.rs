@@ -4,7 +4,8 @@
 //! know where in the file a value stands. Unknown keys are refused: a misspelt limit is no limit.
 
 use crate::error::TuningError;
-use crate::limits::{Overlay, Pipeline, TlsPolicy};
+use crate::hours::{Days, Hours, TimeZone};
+use crate::limits::{CONNECTIONS_MAX, Chunking, Overlay, Pipeline, TlsPolicy};
 use crate::profile::Rollup;
 use crate::units::{Rate, parse_duration};
 use serde::Deserialize;
@@ -68,15 +69,19 @@ fn printable(text: &str) -> String {
 struct RawProfile {
     #[serde(rename = "match")]
     matching: Option<RawMatch>,
-    connections_max: Option<Count<1, 10_000>>,
-    connections_start: Option<Count<1, 10_000>>,
+    connections_max: Option<Count<1, CONNECTIONS_MAX>>,
+    connections_start: Option<Count<1, CONNECTIONS_MAX>>,
     messages_per_connection_max: Option<Count<1, 1_000_000>>,
     recipients_per_transaction_max: Option<Count<1, 1_000>>,
     rate: Option<RawRate>,
     connection_rate: Option<RawRate>,
     tls: Option<RawTls>,
     pipeline: Option<RawPipeline>,
+    chunking: Option<RawChunking>,
     idle_max: Option<Span<0, 600>>,
+    hours: Option<RawHours>,
+    days: Option<RawDays>,
+    time_zone: Option<RawZone>,
     #[serde(default)]
     deadlines: RawDeadlines,
     #[serde(default)]
@@ -124,7 +129,7 @@ struct RawRetry {
 #[serde(deny_unknown_fields)]
 struct RawBackoff {
     rate: Option<RawRate>,
-    connections: Option<Count<1, 10_000>>,
+    connections: Option<Count<1, CONNECTIONS_MAX>>,
     quiet: Option<Span<1, 604_800>>,
     double_every: Option<Span<1, 86_400>>,
     failures_max: Option<Count<1, 10_000>>,
@@ -144,6 +149,13 @@ enum RawPipeline {
     None,
     Transaction,
     Stream,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum RawChunking {
+    Auto,
+    Never,
 }
 
 #[derive(Deserialize, Clone, Copy, Default)]
@@ -170,7 +182,7 @@ impl RawProfile {
             rate: self.rate.map(|v| v.0),
             connection_rate: self.connection_rate.map(|v| v.0),
             tls: self.tls.map(|v| match v {
-                RawTls::May => TlsPolicy::May,
+                RawTls::May => TlsPolicy::Opportunistic,
                 RawTls::Required => TlsPolicy::Required,
                 RawTls::Never => TlsPolicy::Never,
             }),
@@ -179,7 +191,14 @@ impl RawProfile {
                 RawPipeline::Transaction => Pipeline::Transaction,
                 RawPipeline::Stream => Pipeline::Stream,
             }),
+            chunking: self.chunking.map(|v| match v {
+                RawChunking::Auto => Chunking::Auto,
+                RawChunking::Never => Chunking::Never,
+            }),
             idle_max: self.idle_max.map(|v| v.0),
+            hours: self.hours.map(|v| v.0),
+            days: self.days.map(|v| v.0),
+            time_zone: self.time_zone.map(|v| v.0),
             deadline_connect: deadlines.connect.map(|v| v.0),
             deadline_greeting: deadlines.greeting.map(|v| v.0),
             deadline_ehlo: deadlines.ehlo.map(|v| v.0),
@@ -272,6 +291,57 @@ impl<'de> Deserialize<'de> for RawRate {
         let text = deserializer
             .deserialize_any(Text("a rate in quotes, such as \"10/s\" or \"5000/h\""))?;
         Rate::parse(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
+struct RawHours(Hours);
+
+impl<'de> Deserialize<'de> for RawHours {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "hours in quotes, such as \"08:00-21:00\", or a list of them";
+        let text = deserializer.deserialize_any(Words(expected))?;
+        Hours::parse(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
+struct RawDays(Days);
+
+impl<'de> Deserialize<'de> for RawDays {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "days in quotes, such as \"mon-fri\", or a list of them";
+        let text = deserializer.deserialize_any(Words(expected))?;
+        Days::parse(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
+struct RawZone(TimeZone);
+
+impl<'de> Deserialize<'de> for RawZone {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "a time zone in quotes, such as \"Asia/Tokyo\"";
+        let text = deserializer.deserialize_any(Text(expected))?;
+        TimeZone::parse(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// A string, or a list of strings that is put together with blanks, as a flag has it.
+struct Words(&'static str);
+
+impl<'de> Visitor<'de> for Words {
+    type Value = String;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.into())
+    }
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<String, A::Error> {
+        let mut text = String::new();
+        while let Some(item) = items.next_element::<String>()? {
+            text.push_str(&item);
+            text.push(' ');
+        }
+        Ok(text)
     }
 }
 

@@ -195,7 +195,7 @@ fn an_unknown_receiver_gets_the_default() {
     assert_eq!(
         (limits.tls, limits.pipeline, limits.idle_max),
         (
-            TlsPolicy::May,
+            TlsPolicy::Opportunistic,
             Pipeline::Transaction,
             Duration::from_secs(60)
         )
@@ -383,13 +383,13 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "# a\n# b\nconnections_max = 0",
         &[
             "line 3, `connections_max = 0`",
-            "0 is out of bounds: write a whole number from 1 to 10000",
+            "0 is out of bounds: write a whole number from 1 to 65000",
         ],
     ),
     (
         "google",
-        "connections_max = 10001",
-        &["10001 is out of bounds: write a whole number from 1 to 10000"],
+        "connections_max = 65001",
+        &["65001 is out of bounds: write a whole number from 1 to 65000"],
     ),
     ("google", "connections_max = -1", &["-1 is out of bounds"]),
     (
@@ -397,18 +397,34 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "connections_max = \"5\"",
         &[
             "string \"5\"",
-            "a whole number from 1 to 10000 without quotes",
+            "a whole number from 1 to 65000 without quotes",
         ],
     ),
     (
         "google",
         "connections_max = 1.5",
-        &["a whole number from 1 to 10000"],
+        &["a whole number from 1 to 65000"],
     ),
     (
         "google",
         "recipients_per_transaction_max = 5000",
         &["5000 is out of bounds: write a whole number from 1 to 1000"],
+    ),
+    (
+        "google",
+        "hours = \"9-21\"",
+        &["`9-21` must be two times such as 09:00-21:00"],
+    ),
+    ("google", "hours = []", &["is empty: write hours such as"]),
+    (
+        "google",
+        "days = [\"mon\", \"tues\"]",
+        &["`tues` must be one of mon, tue"],
+    ),
+    (
+        "google",
+        "time_zone = \"Tokyo\"",
+        &["`Tokyo` is no time zone: write a name such as Asia/Tokyo"],
     ),
     (
         "google",

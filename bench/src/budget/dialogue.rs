@@ -36,7 +36,23 @@ impl Dialogue {
         Self::new(peer::EHLO, content, vec![together, peer::TAKEN.to_vec()])
     }
 
-    /// The same where lines of the content begin with dots, which are doubled.
+    /// One round trip: a peer with CHUNKING, which has shown that it counts.
+    ///
+    /// # Panics
+    /// The session does not deliver the two with which a peer shows that.
+    #[must_use]
+    pub fn group(content: Vec<u8>) -> Self {
+        let group = [peer::MAIL, peer::RCPT, peer::TAKEN].concat();
+        let apart = Self::transaction(Vec::new()).replies;
+        let mut dialogue = Self::new(peer::EHLO_CHUNKING, content, vec![group.clone()]);
+        assert_eq!(dialogue.messages(), 1);
+        dialogue.replies = apart;
+        assert_eq!(dialogue.messages(), 1);
+        dialogue.replies = vec![group];
+        dialogue
+    }
+
+    /// The same as [`Self::transaction`] where lines of the content begin with dots, which are doubled.
     #[must_use]
     pub fn with_dot_lines(mut self) -> Self {
         self.needs.dot_lines = true;
@@ -77,6 +93,7 @@ impl Dialogue {
             tls: TlsPolicy::Never,
             deadlines: Deadlines::default(),
             pipelining: true,
+            chunking: true,
             eight_bit_anyway: false,
         };
         let mut session = Session::new(NOW, Arc::new(config));
@@ -115,6 +132,7 @@ impl Dialogue {
                         recipients: [(7, "someone.or.other@example.com")],
                         size: self.content.len() as u64,
                         needs: self.needs,
+                        may_group: true,
                     },
                 )
                 .expect("a ready session");
@@ -175,6 +193,7 @@ mod tests {
             Dialogue::transaction(content_of(b'.')).with_dot_lines(),
             Dialogue::apart(content_of(b'<')),
             Dialogue::transaction(Vec::new()),
+            Dialogue::group(content_of(b'.')).with_dot_lines(),
             Dialogue::stream(content_of(b'<'), 8),
         ] {
             for _ in 0..3 {

@@ -126,7 +126,7 @@ pub fn session_us(work: &Workload, pipeline: Pipeline) -> f64 {
     let mut content = Vec::new();
     work.generator().message(0, None, &mut content);
     let mut dialogue = match pipeline {
-        Pipeline::Transaction => Dialogue::transaction(content),
+        Pipeline::Transaction => Dialogue::group(content),
         Pipeline::Stream(depth) => Dialogue::stream(content, depth),
     };
     let depth = f64::from(dialogue.depth());
@@ -137,10 +137,7 @@ pub fn session_us(work: &Workload, pipeline: Pipeline) -> f64 {
 #[must_use]
 pub fn replies_us(pipeline: Pipeline) -> f64 {
     let (replies, count) = match pipeline {
-        Pipeline::Transaction => (
-            [peer::MAIL, peer::RCPT, peer::DATA, peer::TAKEN].concat(),
-            4,
-        ),
+        Pipeline::Transaction => ([peer::MAIL, peer::RCPT, peer::TAKEN].concat(), 3),
         // RSET's.
         Pipeline::Stream(_) => ([peer::OK, peer::MAIL, peer::RCPT, peer::TAKEN].concat(), 4),
     };

@@ -53,10 +53,11 @@ impl Ready {
             domain,
             attempts: 0,
         };
-        let domain = self.domains.get_mut(domain);
+        let key = domain;
+        let domain = self.domains.get_mut(key);
         domain.recipients += 1;
         domain.ready.push_back(JobKey::NONE, entry);
-        let entry = domain.ready.pop_front(JobKey::NONE);
+        let entry = domain.ready.pop_front(key, JobKey::NONE);
         domain.recipients -= 1;
         entry
     }

@@ -1,6 +1,8 @@
 //! The whole-message budget of one mode as a table: stages, their parts, the sum, and what a real run
 //! spent.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 /// One line of the table.
@@ -14,6 +16,8 @@ pub struct Row {
     pub part: bool,
     /// How it was measured.
     pub how: String,
+    /// Which thread of the engine does it.
+    pub thread: &'static str,
 }
 
 /// One mode's budget.
@@ -27,6 +31,10 @@ pub struct Table {
     pub measured_us: f64,
     /// User and system part of it.
     pub measured_parts: (f64, f64),
+    /// Of it by thread, as far as threads were seen.
+    pub measured_threads: Vec<(String, f64)>,
+    /// The thread of the stages that are added now.
+    pub thread: &'static str,
 }
 
 impl Table {
@@ -37,6 +45,7 @@ impl Table {
             us,
             part: false,
             how: how.into(),
+            thread: self.thread,
         });
     }
 
@@ -47,6 +56,7 @@ impl Table {
             us,
             part: true,
             how: how.into(),
+            thread: self.thread,
         });
     }
 
@@ -69,6 +79,23 @@ impl Table {
     pub fn sum(&self) -> f64 {
         let stages = self.rows.iter().filter(|row| !row.part);
         stages.map(|row| row.us).sum()
+    }
+
+    /// The stages of each thread beside what it used in the run; what no thread was seen to use is `""`.
+    #[must_use]
+    pub fn threads(&self) -> Vec<(String, f64, f64)> {
+        let mut all: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        for row in self.rows.iter().filter(|row| !row.part) {
+            all.entry(row.thread).or_default().0 += row.us;
+        }
+        for (thread, us) in &self.measured_threads {
+            all.entry(thread).or_default().1 += us;
+        }
+        let seen: f64 = self.measured_threads.iter().map(|(_, us)| us).sum();
+        all.entry("").or_default().1 += self.measured_us - seen;
+        let rows = all.into_iter();
+        rows.map(|(thread, (stages, run))| (thread.to_owned(), stages, run))
+            .collect()
     }
 
     /// How far the sum is from what was measured, percent of the latter.
@@ -107,6 +134,16 @@ impl Table {
             "difference, percent",
             self.difference_percent()
         ));
+        for (thread, stages, run) in self.threads() {
+            let name = if thread.is_empty() {
+                "seen in no thread"
+            } else {
+                thread.trim_end_matches('-')
+            };
+            out.push_str(&format!(
+                "    {name:40}{run:>8.2}  in the run; its stages {stages:.2}\n"
+            ));
+        }
         out
     }
 
@@ -121,10 +158,18 @@ impl Table {
                 json!({ "name": row.name, "us": round(row.us), "part": row.part, "how": row.how })
             })
             .collect();
+        let threads: Vec<Value> = self
+            .threads()
+            .iter()
+            .map(|(thread, stages, run)| {
+                json!({ "thread": thread, "stages_us": round(*stages), "run_us": round(*run) })
+            })
+            .collect();
         json!({
             "mode": self.mode, "rows": rows, "sum_us": round(self.sum()), "measured_us": round(self.measured_us),
             "measured_user_us": round(self.measured_parts.0), "measured_system_us": round(self.measured_parts.1),
             "difference_percent": round(self.difference_percent()),
+            "threads": threads,
         })
     }
 }
@@ -139,8 +184,10 @@ mod tests {
             mode: "transaction".into(),
             measured_us: 10.0,
             measured_parts: (6.0, 4.0),
+            measured_threads: vec![("shard".into(), 6.0), ("worker".into(), 3.0)],
             ..Table::default()
         };
+        table.thread = "shard";
         table.stage("one", 4.0, "");
         table.stage("two", 5.0, "");
         table.part("a", 1.0, "");
@@ -151,7 +198,12 @@ mod tests {
         let json = table.json();
         assert_eq!(json["rows"][4]["us"], json!(2.5));
         assert_eq!(json["difference_percent"], json!(-10.0));
-        assert_eq!(table.text().lines().count(), 9);
+        let threads = [("", 0.0, 1.0), ("shard", 9.0, 6.0), ("worker", 0.0, 3.0)];
+        assert_eq!(
+            table.threads(),
+            threads.map(|(name, stages, run)| (name.to_owned(), stages, run))
+        );
+        assert_eq!(table.text().lines().count(), 12);
         assert!(Table::default().difference_percent().abs() < 1e-9);
     }
 }

@@ -77,7 +77,6 @@ pub struct Turns {
     /// Ingest's: what was accepted, and when it may be closed.
     desk: Desk,
     submissions: u128,
-    chunking: bool,
     per_commit: u64,
     commit: bool,
     open: Option<(Arc<Path>, File)>,
@@ -115,7 +114,7 @@ impl Turns {
         let spool = Spool::open(dir.path(), &options)?;
         let now = now();
         let (logs, accepted, _) = open_logs(&spool, 1, now.wall, Threads::One)?;
-        let (config, chunking) = config(args)?;
+        let config = config(args)?;
         let mut shard = Shard::new(
             ShardId(0),
             Arc::new(config),
@@ -146,7 +145,6 @@ impl Turns {
             commands: VecDeque::new(),
             desk: Desk::default(),
             submissions: 0,
-            chunking,
             per_commit: args.per_commit.max(1).into(),
             commit: false,
             open: None,
@@ -287,7 +285,7 @@ impl Turns {
                     let link = self.links.len();
                     self.links.push(Some(Link {
                         key: conn,
-                        peer: Peer::new(self.chunking),
+                        peer: Peer::new(true),
                         replies: peer::GREETING.to_vec(),
                     }));
                     self.by_key.insert(conn, link);
@@ -467,7 +465,7 @@ mod tests {
             assert!(spent.each(spent.batch_bytes) > 4096.0);
             let writes = spent.each(spent.writes);
             match pipeline {
-                Pipeline::Transaction => assert!((1.9..2.2).contains(&writes), "{writes}"),
+                Pipeline::Transaction => assert!((0.9..1.2).contains(&writes), "{writes}"),
                 Pipeline::Stream(_) => assert!(writes < 0.9, "{writes}"),
             }
         }

@@ -6,7 +6,9 @@
 //! many sockets are ready at once, and how often the sink takes the core away, depends on what the
 //! shard does between two calls; so as much time is spent there on hashing, and taken out of the
 //! result again. What is left is the sockets' share: the calls, the ring between them, waking tasks,
-//! switches. The sink is a process of its own, as in `hikyaku-bench load`.
+//! switches, and how many of those there were. The sink is a process of its own, as in
+//! `hikyaku-bench load`, on the executor's processor or on another one as the caller wants: that is
+//! what the cost of a socket depends on most.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -36,6 +38,8 @@ pub struct WireArgs {
     pub shard_us: f64,
     /// The sink.
     pub sink: SocketAddr,
+    /// Where the kernel counts the switches of the sink's thread.
+    pub sink_status: Option<String>,
 }
 
 /// What it took.
@@ -49,14 +53,16 @@ pub struct Wire {
     pub writes: f64,
     /// Reads for each message.
     pub reads: f64,
+    /// How often the executor slept for each message, and how often it was put aside.
+    pub switches: (f64, f64),
+    /// How often the sink slept for each message.
+    pub sink_sleeps: f64,
 }
 
 /// Envelope and content of messages, again and again.
 struct Script {
-    /// What goes out before the reply to DATA; empty where content follows its BDAT.
-    envelopes: Vec<Vec<u8>>,
-    /// The rest; with BDAT all of it.
-    contents: Vec<Vec<u8>>,
+    messages: Vec<Vec<u8>>,
+    /// In flight on a connection.
     depth: u64,
     /// Stands for the shard's work, in passes over one content.
     passes: u32,
@@ -65,10 +71,10 @@ struct Script {
 }
 
 impl Script {
-    /// The shard's work for one message, or an even share of it.
-    fn think(&self, at: usize, share: u32) {
-        for _ in 0..self.passes / share {
-            black_box(xxh3_64(black_box(&self.contents[at])));
+    /// The shard's work for one message.
+    fn think(&self, at: usize) {
+        for _ in 0..self.passes {
+            black_box(xxh3_64(black_box(&self.messages[at])));
         }
     }
 }
@@ -120,9 +126,11 @@ pub fn run(args: &WireArgs) -> Result<Wire, Box<dyn Error>> {
 fn script(args: &WireArgs) -> Script {
     let generator = args.work.generator();
     let mut script = Script {
-        envelopes: Vec::new(),
-        contents: Vec::new(),
-        depth: 1,
+        messages: Vec::new(),
+        depth: match args.pipeline {
+            Pipeline::Transaction => 1,
+            Pipeline::Stream(depth) => depth.into(),
+        },
         passes: 0,
         passes_us: 0.0,
     };
@@ -134,35 +142,21 @@ fn script(args: &WireArgs) -> Script {
         envelope.extend_from_slice(format!("> SIZE={}\r\nRCPT TO:<", content.len()).as_bytes());
         generator.recipient(number, 0, &mut envelope);
         envelope.extend_from_slice(b">\r\n");
-        match args.pipeline {
-            Pipeline::Transaction => {
-                envelope.extend_from_slice(b"DATA\r\n");
-                content.extend_from_slice(b".\r\n");
-                script.envelopes.push(envelope);
-                script.contents.push(content);
-            }
-            Pipeline::Stream(depth) => {
-                script.depth = depth.into();
-                let bdat = format!("BDAT {} LAST\r\n", content.len());
-                envelope.extend_from_slice(bdat.as_bytes());
-                envelope.extend_from_slice(&content);
-                script.contents.push(envelope);
-            }
-        }
+        let bdat = format!("BDAT {} LAST\r\n", content.len());
+        envelope.extend_from_slice(bdat.as_bytes());
+        envelope.extend_from_slice(&content);
+        script.messages.push(envelope);
     }
-    if let Some(first) = script.contents.first() {
+    if let Some(first) = script.messages.first() {
         let pass_us = cpu::us_per_call(|| xxh3_64(black_box(first))).max(0.01);
-        // Even, because a transaction has two turns.
-        script.passes = (args.shard_us / pass_us / 2.0).round().clamp(0.0, 1e6) as u32 * 2;
+        script.passes = (args.shard_us / pass_us).round().clamp(0.0, 1e6) as u32;
         script.passes_us = f64::from(script.passes) * pass_us;
-        if script.depth > 1 {
-            // Several contents in one write are put together here, which is a session's work, too.
-            let mut output = Vec::new();
-            script.passes_us += cpu::us_per_call(|| {
-                output.clear();
-                output.extend_from_slice(black_box(first));
-            });
-        }
+        // What goes out is put together here, which is a session's work, too.
+        let mut output = Vec::new();
+        script.passes_us += cpu::us_per_call(|| {
+            output.clear();
+            output.extend_from_slice(black_box(first));
+        });
     }
     script
 }
@@ -185,7 +179,8 @@ async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
         counts.left.set(messages);
         counts.writes.set(0);
         counts.reads.set(0);
-        let begun = cpu::process();
+        let (begun, switched) = (cpu::process(), switches("/proc/thread-self/status"));
+        let slept = args.sink_status.as_deref().map(switches);
         let tasks: Vec<_> = streams
             .drain(..)
             .map(|stream| {
@@ -200,12 +195,31 @@ async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
             (cpu::us(cpu::process() - begun) * each - script.passes_us).max(0.0);
         figures.writes = counts.writes.get() as f64 * each;
         figures.reads = counts.reads.get() as f64 * each;
+        let now = switches("/proc/thread-self/status");
+        figures.switches = (
+            now.0.saturating_sub(switched.0) as f64 * each,
+            now.1.saturating_sub(switched.1) as f64 * each,
+        );
+        if let (Some(path), Some(slept)) = (args.sink_status.as_deref(), slept) {
+            let now = switches(path);
+            figures.sink_sleeps = now.0.saturating_sub(slept.0) as f64 * each;
+        }
     }
     figures.us_per_connection = cpu::us(connected - begun) / f64::from(args.connections.max(1));
     for mut stream in streams {
         stream.write_all(b"QUIT\r\n").await?;
     }
     Ok(figures)
+}
+
+/// Voluntary and involuntary context switches of the thread with this `status` file.
+fn switches(status: &str) -> (u64, u64) {
+    let text = std::fs::read_to_string(status).unwrap_or_default();
+    let of = |name| crate::process::value(&text, name).unwrap_or(0);
+    (
+        of("voluntary_ctxt_switches:"),
+        of("nonvoluntary_ctxt_switches:"),
+    )
 }
 
 async fn open(sink: SocketAddr) -> std::io::Result<TcpStream> {
@@ -234,23 +248,6 @@ async fn talk(
 ) -> std::io::Result<TcpStream> {
     let mut buffer = vec![0; READ];
     let mut output = Vec::new();
-    if script.depth == 1 {
-        loop {
-            let (at, count) = counts.take(1);
-            if count == 0 {
-                return Ok(stream);
-            }
-            let at = at % script.contents.len();
-            for (bytes, lines) in [(&script.envelopes[at], 3), (&script.contents[at], 1)] {
-                script.think(at, 2);
-                write(&mut stream, bytes, &counts).await?;
-                let mut seen = 0;
-                while seen < lines {
-                    seen += replies(&mut stream, &mut buffer, &counts).await?;
-                }
-            }
-        }
-    }
     let mut lines = 0_u64;
     let mut in_flight = 0_u64;
     loop {
@@ -258,9 +255,9 @@ async fn talk(
         if count > 0 {
             output.clear();
             for at in (first..).take(usize::try_from(count).unwrap_or(0)) {
-                let at = at % script.contents.len();
-                script.think(at, 1);
-                output.extend_from_slice(&script.contents[at]);
+                let at = at % script.messages.len();
+                script.think(at);
+                output.extend_from_slice(&script.messages[at]);
             }
             write(&mut stream, &output, &counts).await?;
             in_flight += count;
@@ -330,11 +327,12 @@ mod tests {
                 connections: 3,
                 shard_us: 2.0,
                 sink: sink.addresses()[0],
+                sink_status: None,
             })
             .unwrap();
             assert!(wire.us_per_message > 0.0 && wire.us_per_connection > 0.0);
             let (least, most) = match pipeline {
-                Pipeline::Transaction => (2.0, 2.0),
+                Pipeline::Transaction => (1.0, 1.0),
                 Pipeline::Stream(_) => (0.2, 1.0),
             };
             assert!((least..=most).contains(&wire.writes), "{}", wire.writes);

@@ -1,19 +1,11 @@
 //! Samples: verified by mail-auth and decoded by mail-parser, neither of which the engine's own
 //! templates and signatures are made with.
 
-use std::borrow::Borrow;
-use std::hash::Hash;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::thread;
 use std::time::Instant;
 
-use mail_auth::common::cache::NoCache;
-use mail_auth::common::parse::TxtRecordParser;
-use mail_auth::common::verify::DomainKey;
-use mail_auth::hickory_resolver::config::{ResolverConfig, ResolverOpts};
-use mail_auth::{
-    AuthenticatedMessage, DkimResult, MessageAuthenticator, Parameters, ResolverCache, Txt,
-};
+use hikyaku::signing::{self, PublicKey, Verified};
 use mail_parser::MessageParser;
 
 use super::PATIENCE;
@@ -35,20 +27,14 @@ pub(super) struct Verifier {
 impl Verifier {
     /// `record` is the TXT record of the key.
     pub(super) fn start(record: &str) -> Result<Self, String> {
-        let zone = Zone {
-            name: format!("bench._domainkey.{SENDER}.").into(),
-            record: DomainKey::parse(record.as_bytes())
-                .map_err(|error| format!("the key's record: {error}"))?
-                .into(),
-        };
-        let resolver =
-            MessageAuthenticator::new(ResolverConfig::default(), ResolverOpts::default())
-                .map_err(|error| format!("no resolver: {error}"))?;
+        let key = PublicKey::parse(record.as_bytes())
+            .map_err(|error| format!("the key's record: {error}"))?;
+        let verifier = signing::Verifier::new().map_err(|error| error.to_string())?;
         let (samples, taken) = sync_channel::<Sample>(256);
         let (told, outcomes) = channel();
         thread::spawn(move || {
             for Sample { number, content } in taken {
-                let outcome = verify(&resolver, &zone, &content)
+                let outcome = verify(&verifier, &key, &content)
                     .map_err(|what| format!("row {number}: {what}"));
                 if told.send(outcome).is_err() {
                     return;
@@ -81,45 +67,19 @@ impl Verifier {
     }
 }
 
-/// The name server of the sender's domain.
-struct Zone {
-    name: Box<str>,
-    record: Txt,
-}
-
-impl ResolverCache<Box<str>, Txt> for Zone {
-    fn get<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        (self.name.borrow() == name).then(|| self.record.clone())
-    }
-
-    fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        None
-    }
-
-    fn insert(&self, _: Box<str>, _: Txt, _: Instant) {}
-}
-
-fn verify(resolver: &MessageAuthenticator, zone: &Zone, content: &[u8]) -> Result<(), String> {
-    let message = AuthenticatedMessage::parse(content).ok_or("mail-auth reads no message")?;
-    let parameters = Parameters {
-        params: &message,
-        cache_txt: Some(zone),
-        cache_mx: None::<&NoCache<_, _>>,
-        cache_ptr: None::<&NoCache<_, _>>,
-        cache_ipv4: None::<&NoCache<_, _>>,
-        cache_ipv6: None::<&NoCache<_, _>>,
-    };
-    let results = futures_lite::future::block_on(resolver.verify_dkim(parameters));
-    match results.as_slice() {
-        [one] if *one.result() == DkimResult::Pass => Ok(()),
+fn verify(verifier: &signing::Verifier, key: &PublicKey, content: &[u8]) -> Result<(), String> {
+    let found = verifier.verify(content, |domain, selector| {
+        ((domain, selector) == (SENDER, "bench")).then(|| key.clone())
+    });
+    match found.as_slice() {
         [] => Err("no signature".to_owned()),
-        several => Err(format!("DKIM: {:?}", several[0].result())),
+        [Verified { fault: None, .. }] => Ok(()),
+        [
+            Verified {
+                fault: Some(fault), ..
+            },
+        ] => Err(format!("DKIM: {fault}")),
+        several => Err(format!("{} signatures", several.len())),
     }
 }
 

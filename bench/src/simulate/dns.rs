@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use hikyaku::dns::lookup::{Config, Lookup, LookupAction, QueryId, Via};
 use hikyaku::dns::rng::Rng;
+use hikyaku::dns::{Config, Lookup, LookupAction, QueryId, Via};
 use hikyaku::mail::id::ShardId;
 use hikyaku::queue::domain::DomainKey;
 use hikyaku::time::Instant;

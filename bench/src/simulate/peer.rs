@@ -11,6 +11,7 @@ use hikyaku::dns::rng::Rng;
 pub(super) struct Persona {
     pub(super) pipelining: bool,
     pub(super) chunking: bool,
+    pub(super) bdat: Bdat,
     pub(super) eight_bit: bool,
     pub(super) smtputf8: bool,
     pub(super) size: bool,
@@ -22,6 +23,19 @@ pub(super) struct Persona {
     pub(super) tempfail: usize,
     /// Connections that are refused, reset or not answered at all.
     pub(super) unreachable: usize,
+}
+
+/// What a host that announces CHUNKING does with BDAT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bdat {
+    /// As RFC 3030 says.
+    Known,
+    /// 502, its octets thrown away.
+    Unknown,
+    /// 500, its octets taken for commands.
+    Commands,
+    /// No answer, and the message is not taken.
+    Silent,
 }
 
 /// What the peer does next.
@@ -49,6 +63,7 @@ pub(super) enum Fault {
     Unasked,
     Deferred,
     ReplyLost,
+    BdatBroken,
 }
 
 impl Fault {
@@ -62,6 +77,7 @@ impl Fault {
             Self::Unasked => "peer: unasked reply",
             Self::Deferred => "peer: 4yz",
             Self::ReplyLost => "peer: took it, reply lost",
+            Self::BdatBroken => "peer: BDAT announced and not known",
         }
     }
 }
@@ -156,7 +172,14 @@ impl Peer {
                         return;
                     }
                     self.state = State::Command;
-                    if last {
+                    if self.persona.bdat == Bdat::Unknown {
+                        self.faults.push(Fault::BdatBroken);
+                        self.content.clear();
+                        self.say(b"502 5.5.1 not known\r\n", rng, healthy);
+                    } else if self.persona.bdat == Bdat::Silent {
+                        self.faults.push(Fault::BdatBroken);
+                        self.silent = true;
+                    } else if last {
                         self.end_of_message(rng, healthy);
                     } else {
                         self.say(b"250 2.0.0 go on\r\n", rng, healthy);
@@ -225,6 +248,10 @@ impl Peer {
             .next()
             .is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
         match size {
+            Some(_) if self.persona.bdat == Bdat::Commands => {
+                self.faults.push(Fault::BdatBroken);
+                self.say(b"500 5.5.1 what\r\n", rng, healthy);
+            }
             Some(left) => self.state = State::Chunk { left, last },
             None => self.say(b"501 5.5.4 BDAT size\r\n", rng, healthy),
         }

@@ -3,13 +3,27 @@
 //! Every path forward is bounded: tries by servers and rounds, hops by `hops_left`, and a name that
 //! the server leaves to us costs a hop before its tries begin anew.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::answer::FailureKind;
-use super::lookup::{QueryId, Via};
+use super::config::Config;
 use super::rng::Rng;
-use super::wire::{Code, Data, Kind, Packet};
+use super::wire::{self, Code, Data, Kind, Packet};
 use crate::time::Instant;
+
+/// One query packet of one lookup. Never reused within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct QueryId(pub(super) u32);
+
+/// How a packet travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// One datagram each way.
+    Udp,
+    /// Two bytes of length in front (RFC 1035 §4.2.2); the driver adds and removes them.
+    Tcp,
+}
 
 /// One question, through all its tries.
 #[derive(Debug)]
@@ -51,6 +65,25 @@ pub(super) struct Flight {
     pub(super) until: Instant,
 }
 
+/// A question on its way.
+pub(super) struct Sent {
+    pub(super) server: usize,
+    pub(super) packet: Vec<u8>,
+    pub(super) until: Instant,
+}
+
+/// What a packet is to a question.
+pub(super) enum Taken {
+    /// Not its answer: keep listening.
+    NotOurs,
+    /// The question is ready to be sent again, in another way.
+    AskAgain,
+    /// To be digested.
+    Answer(Packet),
+    /// The server is of no use; says why.
+    Trouble(Cow<'static, str>),
+}
+
 impl Ask {
     pub(super) const fn new(name: String, kind: Kind, host: usize, hops_left: u8) -> Self {
         Self {
@@ -84,6 +117,75 @@ impl Ask {
 
     pub(super) const fn server(&self, servers: usize) -> usize {
         (self.first_server + self.tries as usize) % servers
+    }
+
+    /// Puts the question into a packet, which flies from now on. `first`: the server that is asked
+    /// first. `None`: the name does not fit into a query; the caller settles what that means.
+    pub(super) fn send(
+        &mut self,
+        now: Instant,
+        deadline: Instant,
+        config: &Config,
+        first: usize,
+        query: QueryId,
+        rng: &mut Rng,
+    ) -> Option<Sent> {
+        if self.tries == 0 && self.via == Via::Udp {
+            self.first_server = first;
+        }
+        let mut name = self.name.clone();
+        if config.mix_case {
+            name = mixed_case(&name, rng);
+        }
+        let id = rng.next_u16();
+        let packet = wire::query(id, &name, self.kind, self.edns).ok()?;
+        let until = now.after(config.try_timeout).min(deadline);
+        self.state = AskState::Flying(Flight {
+            query,
+            id,
+            name,
+            until,
+        });
+        Some(Sent {
+            server: self.server(config.servers),
+            packet,
+            until,
+        })
+    }
+
+    /// What a packet that came back is to the question in the air. Anyone may have sent it, so only
+    /// one that echoes id and question counts.
+    pub(super) fn take(&mut self, bytes: &[u8], mix_case: bool) -> Taken {
+        let (Some(flight), Ok(packet)) = (self.flight(), wire::parse(bytes)) else {
+            return Taken::NotOurs;
+        };
+        let same_name = if mix_case {
+            packet.question.name == flight.name
+        } else {
+            packet.question.name.eq_ignore_ascii_case(&flight.name)
+        };
+        if packet.id != flight.id || !same_name || packet.question.kind != Some(self.kind) {
+            return Taken::NotOurs;
+        }
+        if packet.truncated && self.via == Via::Udp {
+            // The same server again: it has the answer.
+            self.via = Via::Tcp;
+            self.state = AskState::Ready;
+            return Taken::AskAgain;
+        }
+        match packet.code {
+            _ if packet.truncated => Taken::Trouble("an answer cut off over TCP".into()),
+            Code::NoError | Code::NoSuchDomain if packet.lame && packet.answers.is_empty() => {
+                Taken::Trouble("a referral".into())
+            }
+            Code::NoError | Code::NoSuchDomain => Taken::Answer(packet),
+            Code::NotUnderstood if self.edns => {
+                self.edns = false;
+                self.state = AskState::Ready;
+                Taken::AskAgain
+            }
+            code => Taken::Trouble(code.to_string().into()),
+        }
     }
 
     /// Another server, or the end after `rounds` with each.
@@ -172,7 +274,7 @@ impl Data {
 }
 
 /// The name with each letter's case drawn at random.
-pub(super) fn mixed_case(name: &str, rng: &mut Rng) -> String {
+fn mixed_case(name: &str, rng: &mut Rng) -> String {
     let mut bits = 0_u64;
     name.chars()
         .enumerate()

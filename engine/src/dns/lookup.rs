@@ -20,75 +20,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Answer, Failure, FailureKind, Host, Hosts};
-use super::ask::{Ask, AskState, Flight, mixed_case};
+use super::ask::{Ask, AskState, QueryId, Taken, Via};
+use super::config::Config;
 use super::rng::Rng;
-use super::site::{OwnAddresses, ProviderRules, SiteName, prohibited, site_of};
-use super::wire::{self, Code, Data, Kind};
+use super::site::{SiteName, prohibited, site_of};
+use super::wire::{self, Data, Kind};
 use crate::time::Instant;
 
 /// CNAME hops followed for a name.
 const CNAME_HOPS_MAX: u8 = 8;
 /// CNAME hops followed for an MX target: any is against RFC 2181 §10.3, one is seen in use.
 const CNAME_HOPS_MX_TARGET_MAX: u8 = 1;
-
-/// What lookups need to know. Shared by all lookups of a resolver.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// How many servers there are; [`LookupAction::Send`] names them by index.
-    pub servers: usize,
-    /// Wait for one answer from one server.
-    pub try_timeout: Duration,
-    /// Times that each server is asked.
-    pub rounds: u32,
-    /// Time for the whole lookup.
-    pub deadline: Duration,
-    /// Questions in the air at once, per lookup.
-    pub parallel_max: usize,
-    /// Hosts kept of one MX set.
-    pub hosts_max: usize,
-    /// Addresses kept of one host.
-    pub addresses_max: usize,
-    /// Mix upper and lower case into questions and want them back ("0x20"): more to guess for a
-    /// forger, but a few servers do not echo it, and then every answer of theirs is dropped.
-    pub mix_case: bool,
-    /// Let MX records lead to loopback, private and link-local addresses. For test networks.
-    pub allow_prohibited: bool,
-    /// Provider rules for naming sites.
-    pub rules: ProviderRules,
-    /// Our own addresses and names.
-    pub own: OwnAddresses,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            servers: 1,
-            try_timeout: Duration::from_secs(2),
-            rounds: 2,
-            deadline: Duration::from_secs(15),
-            parallel_max: 8,
-            hosts_max: 32,
-            addresses_max: 16,
-            mix_case: false,
-            allow_prohibited: false,
-            rules: ProviderRules::default(),
-            own: OwnAddresses::default(),
-        }
-    }
-}
-
-/// One query packet of one lookup. Never reused within it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct QueryId(pub(super) u32);
-
-/// How a packet travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Via {
-    /// One datagram each way.
-    Udp,
-    /// Two bytes of length in front (RFC 1035 §4.2.2); the driver adds and removes them.
-    Tcp,
-}
 
 /// What a lookup asks of its driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,46 +181,20 @@ impl Lookup {
         let Some(index) = self.find(query) else {
             return false;
         };
-        let Ok(packet) = wire::parse(bytes) else {
-            return false;
-        };
         let (servers, mix_case) = (self.config.servers, self.config.mix_case);
         let ask = &mut self.asks[index];
-        let echoed = ask.flight().is_some_and(|flight| {
-            let same_name = if mix_case {
-                packet.question.name == flight.name
-            } else {
-                packet.question.name.eq_ignore_ascii_case(&flight.name)
-            };
-            now < flight.until && packet.id == flight.id && same_name
-        });
-        if !echoed || packet.question.kind != Some(ask.kind) {
+        if ask.flight().is_none_or(|flight| now >= flight.until) {
             return false;
         }
-        if packet.truncated && ask.via == Via::Udp {
-            // The same server again: it has the answer.
-            ask.via = Via::Tcp;
-            ask.state = AskState::Ready;
-            return true;
-        }
-        let trouble = match packet.code {
-            _ if packet.truncated => "an answer cut off over TCP".into(),
-            Code::NoError | Code::NoSuchDomain if packet.lame && packet.answers.is_empty() => {
-                "a referral".into()
-            }
-            Code::NoError | Code::NoSuchDomain => {
+        match ask.take(bytes, mix_case) {
+            Taken::NotOurs => return false,
+            Taken::AskAgain => {}
+            Taken::Answer(packet) => {
                 self.server = ask.server(servers);
                 ask.digest(packet);
-                return true;
             }
-            Code::NotUnderstood if ask.edns => {
-                ask.edns = false;
-                ask.state = AskState::Ready;
-                return true;
-            }
-            code => code.to_string(),
-        };
-        self.next_try(index, &trouble);
+            Taken::Trouble(trouble) => self.next_try(index, &trouble),
+        }
         true
     }
 
@@ -296,35 +212,20 @@ impl Lookup {
     }
 
     fn send(&mut self, now: Instant, index: usize) -> Option<LookupAction> {
-        let ask = &mut self.asks[index];
-        if ask.tries == 0 && ask.via == Via::Udp {
-            ask.first_server = self.server;
-        }
-        let mut name = ask.name.clone();
-        if self.config.mix_case {
-            name = mixed_case(&name, &mut self.rng);
-        }
-        let id = self.rng.next_u16();
-        let Ok(packet) = wire::query(id, &name, ask.kind, ask.edns) else {
-            let text = format!("{} does not fit into a query", name.escape_debug());
+        let query = QueryId(self.queries_sent);
+        let (ask, rng) = (&mut self.asks[index], &mut self.rng);
+        let Some(sent) = ask.send(now, self.deadline, &self.config, self.server, query, rng) else {
+            let text = format!("{} does not fit into a query", ask.name.escape_debug());
             ask.state = AskState::Failed(FailureKind::Temporary, text);
             return None;
         };
-        let query = QueryId(self.queries_sent);
         self.queries_sent += 1;
-        let until = now.after(self.config.try_timeout).min(self.deadline);
-        ask.state = AskState::Flying(Flight {
-            query,
-            id,
-            name,
-            until,
-        });
         Some(LookupAction::Send {
-            server: ask.server(self.config.servers),
+            server: sent.server,
             via: ask.via,
-            packet,
+            packet: sent.packet,
             query,
-            until,
+            until: sent.until,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Lookups against zones written as text, under a clock that only the test moves.
 
+use crate::dns::{OwnAddresses, ProviderRules};
 use std::net::Ipv4Addr;
 
 use proptest::prelude::*;

@@ -12,6 +12,7 @@
 mod answer;
 mod ask;
 pub mod cache;
+mod config;
 pub mod lookup;
 pub mod records;
 pub mod rng;
@@ -23,8 +24,10 @@ pub(crate) mod testing;
 pub mod wire;
 
 pub use answer::{Answer, Failure, FailureKind, Host, Hosts};
+pub use ask::{QueryId, Via};
 pub use cache::{Cache, CacheLimits};
-pub use lookup::{Config, Lookup, LookupAction, QueryId, Via};
+pub use config::Config;
+pub use lookup::{Lookup, LookupAction};
 pub use records::{Question, RecordAction, RecordLookup, Records};
-pub use route::{Routes, Target, TargetHost};
+pub use route::{Pattern, Routes, Target, TargetHost};
 pub use site::{OwnAddresses, ProviderRules, SiteName};

@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use super::ask::{Ask, AskState, Flight, mixed_case};
-use super::lookup::{Config, QueryId, Via};
+use super::ask::{Ask, AskState, QueryId, Taken, Via};
+use super::config::Config;
 use super::rng::Rng;
-use super::wire::{self, Code, Data, Kind};
+use super::wire::{Data, Kind};
 use crate::time::Instant;
 
 /// CNAME hops followed.
@@ -116,70 +116,32 @@ impl RecordLookup {
     }
 
     fn send(&mut self, now: Instant) -> Option<RecordAction> {
-        let ask = &mut self.ask;
-        if ask.tries == 0 && ask.via == Via::Udp {
-            ask.first_server = self.server;
-        }
-        let mut name = ask.name.clone();
-        if self.config.mix_case {
-            name = mixed_case(&name, &mut self.rng);
-        }
-        let id = self.rng.next_u16();
-        let Ok(packet) = wire::query(id, &name, ask.kind, ask.edns) else {
+        let (ask, rng) = (&mut self.ask, &mut self.rng);
+        // One packet is in the air at a time, so none needs a number.
+        let query = QueryId(0);
+        let Some(sent) = ask.send(now, self.deadline, &self.config, self.server, query, rng) else {
             // What cannot be asked cannot exist.
             ask.state = AskState::NoSuchDomain;
             return None;
         };
-        let until = now.after(self.config.try_timeout).min(self.deadline);
-        ask.state = AskState::Flying(Flight {
-            query: QueryId(0),
-            id,
-            name,
-            until,
-        });
         Some(RecordAction::Send {
-            server: ask.server(self.config.servers),
+            server: sent.server,
             via: ask.via,
-            packet,
-            until,
+            packet: sent.packet,
+            until: sent.until,
         })
     }
 
     /// Takes a packet that came back. `false`: it was not the answer, keep listening.
     pub fn handle_answer(&mut self, bytes: &[u8]) -> bool {
-        let Some(flight) = self.ask.flight() else {
-            return false;
-        };
-        let Ok(packet) = wire::parse(bytes) else {
-            return false;
-        };
-        let same_name = if self.config.mix_case {
-            packet.question.name == flight.name
-        } else {
-            packet.question.name.eq_ignore_ascii_case(&flight.name)
-        };
-        if packet.id != flight.id || !same_name || packet.question.kind != Some(self.ask.kind) {
-            return false;
-        }
-        if packet.truncated && self.ask.via == Via::Udp {
-            self.ask.via = Via::Tcp;
-            self.ask.state = AskState::Ready;
-            return true;
-        }
-        match packet.code {
-            _ if packet.truncated => self.handle_failure("an answer cut off over TCP"),
-            Code::NoError | Code::NoSuchDomain if packet.lame && packet.answers.is_empty() => {
-                self.handle_failure("a referral");
-            }
-            Code::NoError | Code::NoSuchDomain => {
+        match self.ask.take(bytes, self.config.mix_case) {
+            Taken::NotOurs => return false,
+            Taken::AskAgain => {}
+            Taken::Answer(packet) => {
                 self.server = self.ask.server(self.config.servers);
                 self.ask.digest(packet);
             }
-            Code::NotUnderstood if self.ask.edns => {
-                self.ask.edns = false;
-                self.ask.state = AskState::Ready;
-            }
-            code => self.handle_failure(&code.to_string()),
+            Taken::Trouble(why) => self.handle_failure(&why),
         }
         true
     }

@@ -2,19 +2,19 @@
 //!
 //! Everything that settings can be wrong about beyond their syntax is found here, before a thread is started.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
 use hikyaku_spool::suppressed::Suppressed;
 use hikyaku_spool::{Spool, SpoolError};
 use hikyaku_tuning::{
-    HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
+    Chunking, HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
 };
+use rustls::RootCertStore;
 
 use super::StartError;
 use crate::budget::{Descriptors, Memory};
-use crate::connection::tls::{TlsMode, TlsPolicy};
 use crate::dns::{OwnAddresses, ProviderRules, Routes};
 use crate::io::clock;
 use crate::io::dropdir::{DropDirError, DropLimits};
@@ -26,7 +26,7 @@ use crate::io::tls::load_roots;
 use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
 use crate::recovery::spool_options;
-use crate::settings::{Durability, Ehlo, Origin, Settings};
+use crate::settings::{Durability, Origin, Settings};
 use crate::shard::{ConnectionCap, DoubtPolicy, EgressSource, ShardConfig, SiteLimits};
 use crate::signing::Signer;
 use crate::smtp::StreamDepth;
@@ -151,7 +151,7 @@ pub fn judge_host(settings: &Settings) -> HostCheck {
 pub fn check_settings(settings: &Settings) -> Result<(), StartError> {
     let config = shard_config(settings)?;
     resolver_config(settings, &config)?;
-    tls_policy(settings)?;
+    authorities(settings)?;
     resolvers(settings).map(drop)
 }
 
@@ -197,13 +197,18 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
     let mut rules = Vec::new();
     // Between the default profile and the others, where a limit for `*` lies as well.
     let pipeline = settings.delivery.pipeline.map(|pipeline| match pipeline {
-        Pipeline::None => "pipeline=none",
-        Pipeline::Transaction => "pipeline=transaction",
-        Pipeline::Stream => "pipeline=stream",
+        Pipeline::None => ("pipeline", "none"),
+        Pipeline::Transaction => ("pipeline", "transaction"),
+        Pipeline::Stream => ("pipeline", "stream"),
     });
+    let chunking = settings.delivery.chunking.map(|chunking| match chunking {
+        Chunking::Auto => ("chunking", "auto"),
+        Chunking::Never => ("chunking", "never"),
+    });
+    let more: Vec<(&str, &str)> = pipeline.into_iter().chain(chunking).collect();
     let mut general = false;
     for limit in &settings.limits {
-        let text = with_pipeline(&limit.text, pipeline);
+        let text = with_more(&limit.text, &more);
         general |= text.is_some();
         let text = text.as_deref().unwrap_or(&limit.text);
         let rule: LimitRule = text.parse().map_err(|error: TuningError| {
@@ -219,15 +224,16 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
         })?;
         rules.push(rule);
     }
-    if let Some(pipeline) = pipeline.filter(|_| !general) {
-        rules.push(format!("*={pipeline}").parse()?);
+    if !general && !more.is_empty() {
+        let text: Vec<String> = more
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        rules.push(format!("*={}", text.join(",")).parse()?);
     }
     let rules = LimitRules::new(rules, &profiles)?;
-    let routes: Vec<(String, String)> = settings
-        .routes
-        .iter()
-        .map(|route| (route.pattern.to_string(), route.target()))
-        .collect();
+    let routes = settings.routes.iter();
+    let routes = Routes::new(routes.map(|route| (&route.pattern, &route.target)));
     let signer = if settings.dkim.is_empty() {
         None
     } else {
@@ -244,11 +250,11 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
             .map(|source| EgressSource {
                 name: source.name.as_str().into(),
                 address: source.ip,
-                ehlo: ehlo(&source.ehlo, source.ip).into(),
+                ehlo: source.ehlo.argument(source.ip).into(),
             })
             .collect(),
         port: settings.engine.port,
-        routes: Routes::parse(&routes)?,
+        routes,
         sites: SiteLimits { profiles, rules },
         retry: RetryPolicy {
             first: settings.retry.first,
@@ -264,11 +270,7 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
             max: SiteBackoff::default().max.min(settings.retry.max),
             ..SiteBackoff::default()
         },
-        tls: match settings.tls.mode {
-            TlsMode::Never => crate::smtp::TlsPolicy::Never,
-            TlsMode::Opportunistic => crate::smtp::TlsPolicy::Opportunistic,
-            TlsMode::Required => crate::smtp::TlsPolicy::Require,
-        },
+        tls: settings.tls.mode,
         deadlines: settings.deadlines,
         signer,
         stream_depth: StreamDepth::new(settings.delivery.stream_depth),
@@ -281,47 +283,28 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
     })
 }
 
-/// The limit for `*`, which may stand only once, with `pipeline` where it has none of its own.
+/// The limit for `*`, which may stand only once, with those of `more` that it says nothing about.
 /// `None`: a limit for others.
-fn with_pipeline(limit: &str, pipeline: Option<&str>) -> Option<String> {
+fn with_more(limit: &str, more: &[(&str, &str)]) -> Option<String> {
     let (pattern, limits) = limit.split_once('=')?;
     if pattern.trim() != "*" {
         return None;
     }
-    let has_own = limits
-        .split(',')
-        .any(|limit| limit.trim_start().starts_with("pipeline"));
-    let pipeline = pipeline.filter(|_| !has_own);
-    Some(pipeline.map_or_else(|| limit.to_owned(), |more| format!("{limit},{more}")))
-}
-
-/// The name for EHLO. A literal of an address that the kernel chooses is not known before the
-/// connection; loopback's is never right, but it is a literal, and whoever sends real mail names a
-/// source (RFC 5321 §4.1.3, §4.1.4).
-pub(super) fn ehlo(ehlo: &Ehlo, address: IpAddr) -> String {
-    match ehlo {
-        Ehlo::Name(name) => name.clone(),
-        Ehlo::AddressLiteral => match address {
-            IpAddr::V4(address) if address.is_unspecified() => "[127.0.0.1]".to_owned(),
-            IpAddr::V4(address) => format!("[{address}]"),
-            IpAddr::V6(address) => format!("[IPv6:{address}]"),
-        },
+    let has_own = |key| {
+        let mut own = limits.split(',').map(str::trim_start);
+        own.any(|limit| limit.starts_with(key))
+    };
+    let mut text = limit.to_owned();
+    for (key, value) in more.iter().filter(|(key, _)| !has_own(key)) {
+        text += &format!(",{key}={value}");
     }
+    Some(text)
 }
 
-pub(super) fn tls_policy(settings: &Settings) -> Result<TlsPolicy, StartError> {
-    let roots = settings
-        .tls
-        .ca_file
-        .as_deref()
-        .map(load_roots)
-        .transpose()?;
-    Ok(match settings.tls.mode {
-        TlsMode::Required => TlsPolicy::Required { roots },
-        // A site may ask for TLS where the default is to do without, so a configuration is always
-        // at hand; the session decides whether it is used.
-        TlsMode::Never | TlsMode::Opportunistic => TlsPolicy::Opportunistic,
-    })
+/// Authorities that certificates are checked against, where settings name some.
+pub(super) fn authorities(settings: &Settings) -> Result<Option<Arc<RootCertStore>>, StartError> {
+    let file = settings.tls.ca_file.as_deref();
+    Ok(file.map(load_roots).transpose()?)
 }
 
 pub(super) fn resolver_config(

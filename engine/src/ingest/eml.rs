@@ -16,11 +16,10 @@
 use std::fmt;
 
 use super::{Refusal, code};
+use crate::limits::KEY_MAX;
 use crate::mail::address::{Address, IpLiterals};
 use crate::mail::envelope::{ContentNeeds, Envelope, OnDoubt};
 
-/// Longest `x-job`, `x-virtual-mta` and `x-idempotency-key` value, octets.
-const NAME_MAX: usize = 128;
 /// Longest envelope identifier (RFC 3461 §4.4), octets.
 const ENVID_MAX: usize = 100;
 
@@ -160,11 +159,11 @@ impl EnvelopeLines {
             }
             b"x-job" => {
                 once("x-job", &self.job)?;
-                self.job = Some(parse_name("x-job", value, NAME_MAX)?);
+                self.job = Some(parse_name("x-job", value, KEY_MAX)?);
             }
             b"x-virtual-mta" => {
                 once("x-virtual-mta", &self.source)?;
-                self.source = Some(parse_name("x-virtual-mta", value, NAME_MAX)?);
+                self.source = Some(parse_name("x-virtual-mta", value, KEY_MAX)?);
             }
             b"x-on-doubt" => {
                 once("x-on-doubt", &self.on_doubt)?;
@@ -332,7 +331,7 @@ pub(super) fn parse_envid(name: &str, value: &[u8]) -> Result<Box<str>, Offence>
 }
 
 pub(super) fn parse_label(name: &str, value: &[u8]) -> Result<Box<str>, Offence> {
-    parse_name(name, value, NAME_MAX)
+    parse_name(name, value, KEY_MAX)
 }
 
 pub(super) fn parse_on_doubt(name: &str, value: &[u8]) -> Result<OnDoubt, Offence> {

@@ -180,6 +180,7 @@ impl Place<'_> {
         };
         let job = Job {
             name,
+            key: self.maybe(&document.key, "key", grammar::key)?,
             from,
             reply_to: self.maybe(&document.reply_to, "reply_to", grammar::mailbox)?,
             to_name: self.maybe(&document.to_name, "to_name", grammar::text)?,

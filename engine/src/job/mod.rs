@@ -40,6 +40,8 @@ pub use terms::JobTerms;
 pub struct Job {
     /// 1 to 64 printable ASCII characters without blanks; the job id of the log.
     pub name: Box<str>,
+    /// Idempotency key of the file: the same file under the same key is taken once. 1 to 128 printable ASCII characters.
+    pub key: Option<Box<str>>,
     /// The From field.
     pub from: Mailbox,
     /// The Reply-To field.

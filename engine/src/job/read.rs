@@ -166,6 +166,12 @@ impl JobReader {
         }
     }
 
+    /// What it asks for, once that much was read: `job.toml` comes first.
+    #[must_use]
+    pub const fn job(&self) -> Option<&Job> {
+        self.intake.job.as_ref()
+    }
+
     /// Reads on.
     ///
     /// # Errors

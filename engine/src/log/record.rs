@@ -184,8 +184,10 @@ pub enum SiteEvent {
     Slowed,
     /// Back at what is configured.
     Restored,
-    /// Not streamed to any more in this run: one transaction at a time.
+    /// Not streamed to any more in this run: one transaction at a time, with DATA.
     StreamOff,
+    /// No content as BDAT any more in this run.
+    ChunkingOff,
 }
 
 /// Something about the engine as a whole, or one shard of it.
@@ -353,6 +355,7 @@ impl LineWriter {
             SiteEvent::Slowed => "slowed",
             SiteEvent::Restored => "restored",
             SiteEvent::StreamOff => "stream_off",
+            SiteEvent::ChunkingOff => "chunking_off",
         };
         let mut line = Object::begin(out);
         line.plain("type", b"site");

@@ -9,8 +9,46 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::domain::Waiting;
+use super::domain::{DomainKey, MessageKey, Waiting};
 use super::jobs::JobKey;
+
+/// A [`Waiting`] without its domain, which is known where the queue lies: there may be ten million.
+#[derive(Debug, Clone, Copy)]
+struct Queued {
+    message: MessageKey,
+    recipient: u32,
+    attempts: u16,
+}
+
+const _: () = assert!(size_of::<Queued>() == QUEUED_BYTES);
+
+/// What a ready recipient takes in its queue.
+pub const QUEUED_BYTES: usize = 12;
+
+impl Queued {
+    const fn of(waiting: Waiting) -> Self {
+        let Waiting {
+            message,
+            recipient,
+            attempts,
+            domain: _,
+        } = waiting;
+        Self {
+            message,
+            recipient,
+            attempts,
+        }
+    }
+
+    const fn at(self, domain: DomainKey) -> Waiting {
+        Waiting {
+            message: self.message,
+            recipient: self.recipient,
+            domain,
+            attempts: self.attempts,
+        }
+    }
+}
 
 /// Where a lane of a domain is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +65,7 @@ pub enum Place {
 /// Recipients of one job.
 #[derive(Debug, Default)]
 struct Lane {
-    list: VecDeque<Waiting>,
+    list: VecDeque<Queued>,
     job: JobKey,
     place: Place,
 }
@@ -63,7 +101,7 @@ impl Default for Ready {
 }
 
 // As much as the queue alone, and the job's key.
-const _: () = assert!(size_of::<Ready>() == size_of::<VecDeque<Waiting>>() + 8);
+const _: () = assert!(size_of::<Ready>() == size_of::<VecDeque<Queued>>() + 8);
 
 impl Ready {
     /// Recipients of all jobs.
@@ -87,26 +125,26 @@ impl Ready {
         self.lane(job).map_or(0, |lane| lane.list.len())
     }
 
-    /// The first of one job.
+    /// The first of one job, in the domain of this key.
     #[must_use]
-    pub fn front(&self, job: JobKey) -> Option<&Waiting> {
-        self.lane(job)?.list.front()
+    pub fn front(&self, domain: DomainKey, job: JobKey) -> Option<Waiting> {
+        Some(self.lane(job)?.list.front()?.at(domain))
     }
 
     /// Behind all others of its job.
     pub fn push_back(&mut self, job: JobKey, entry: Waiting) {
-        self.lane_made(job).list.push_back(entry);
+        self.lane_made(job).list.push_back(Queued::of(entry));
         self.count(1);
     }
 
     /// Before all others of its job.
     pub fn push_front(&mut self, job: JobKey, entry: Waiting) {
-        self.lane_made(job).list.push_front(entry);
+        self.lane_made(job).list.push_front(Queued::of(entry));
         self.count(1);
     }
 
-    /// Takes the first of one job out.
-    pub fn pop_front(&mut self, job: JobKey) -> Option<Waiting> {
+    /// Takes the first of one job out, in the domain of this key.
+    pub fn pop_front(&mut self, domain: DomainKey, job: JobKey) -> Option<Waiting> {
         let lane = self.lane_mut(job)?;
         let entry = lane.list.pop_front()?;
         let spent = lane.is_spent();
@@ -116,7 +154,7 @@ impl Ready {
                 self.drop_lane(job);
             }
         }
-        Some(entry)
+        Some(entry.at(domain))
     }
 
     /// Where the lane of a job is known.
@@ -227,13 +265,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::queue::domain::{DomainKey, MessageKey};
+
+    const HERE: DomainKey = DomainKey(7);
 
     fn entry(number: u32) -> Waiting {
         Waiting {
             message: MessageKey(number),
             recipient: 0,
-            domain: DomainKey(0),
+            domain: HERE,
             attempts: 0,
         }
     }
@@ -253,7 +292,7 @@ mod tests {
                     0 => { ready.push_back(job, entry(number)); list.push_back(number); }
                     1 => { ready.push_front(job, entry(number)); list.push_front(number); }
                     2 | 3 => {
-                        let popped = ready.pop_front(job).map(|entry| entry.message.0);
+                        let popped = ready.pop_front(HERE, job).map(|entry| entry.message.0);
                         prop_assert_eq!(popped, list.pop_front());
                     }
                     4 => { ready.set_place(job, Place::Round); *place = Place::Round; }
@@ -264,7 +303,7 @@ mod tests {
                 prop_assert_eq!(ready.is_in_round(), model.values().any(|(_, place)| *place == Place::Round));
                 for (&job, (list, place)) in &model {
                     prop_assert_eq!(ready.len_of(job), list.len());
-                    prop_assert_eq!(ready.front(job).map(|entry| entry.message.0), list.front().copied());
+                    prop_assert_eq!(ready.front(HERE, job), list.front().copied().map(entry));
                     prop_assert_eq!(ready.place(job), *place);
                 }
                 let lanes = ready.lanes().filter(|(_, place, len)| *len > 0 || *place == Place::Round).count();
@@ -280,9 +319,9 @@ mod tests {
         ready.push_back(JobKey(1), entry(1));
         ready.push_back(JobKey(2), entry(2));
         assert!(matches!(ready.0, Lanes::Many(_)));
-        ready.pop_front(JobKey(1));
+        ready.pop_front(HERE, JobKey(1));
         assert!(matches!(ready.0, Lanes::One(_)));
-        ready.pop_front(JobKey(2));
+        ready.pop_front(HERE, JobKey(2));
         ready.push_back(JobKey(3), entry(3));
         assert!(matches!(ready.0, Lanes::One(_)));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hikyaku_tuning::Limits;
 
 use crate::dns::Hosts;
+use crate::queue::calendar::CalendarKey;
 use crate::queue::round::Round;
 use crate::throttle::Path;
 use crate::time::Instant;
@@ -39,6 +40,10 @@ pub struct Site<Conn> {
     pub idle: Vec<Conn>,
     /// Nobody connects before this moment (back-off after failed connections).
     pub not_before: Instant,
+    /// Its hours; `None`: any time.
+    pub calendar: Option<CalendarKey>,
+    /// It was found outside of its hours, with somebody waiting.
+    pub closed: bool,
     /// Consecutive rounds in which no connection could be had.
     pub failures: u16,
     /// A timer for this site is armed for this moment already.
@@ -47,8 +52,9 @@ pub struct Site<Conn> {
     pub source_next: usize,
     /// Messages accepted here in this run.
     pub delivered: u64,
-    /// Something here does not cope with streaming: one transaction at a time until the run ends.
-    pub stream_broken: bool,
+    /// Something here does not cope with streaming or with BDAT: one message at a time with DATA until
+    /// the run ends.
+    pub plain: bool,
     /// A TLS handshake failed here: go in clear until then, where the policy allows it.
     pub clear_until: Instant,
 }
@@ -76,11 +82,13 @@ impl<Conn> Site<Conn> {
             opening: 0,
             idle: Vec::new(),
             not_before: Instant::default(),
+            calendar: None,
+            closed: false,
             failures: 0,
             armed: Instant::FAR_FUTURE,
             source_next: 0,
             delivered: 0,
-            stream_broken: false,
+            plain: false,
             clear_until: Instant::default(),
         }
     }
@@ -104,13 +112,14 @@ impl<Conn> Site<Conn> {
         self.opening < OPENING_MIN + (self.connections - self.opening)
     }
 
-    /// Nobody needs it: no connection, no domain, and no pause that a new one would forget.
+    /// Nobody needs it: no connection, no domain, and neither a pause nor a closing time that a new one would forget.
     #[must_use]
     pub fn is_unused(&self, now: Instant) -> bool {
         self.connections == 0
             && self.domains == 0
             && self.round.is_empty()
             && self.not_before <= now
+            && !self.closed
     }
 }
 

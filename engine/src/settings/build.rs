@@ -5,14 +5,15 @@ use super::error::{Origin, SettingsError};
 use super::lists;
 use super::network;
 use super::units::format_duration;
-use super::value::{Layers, boolean, integer, number, size_in, switch, text, time_in};
+use super::value::{
+    Layers, TLS_MODES, boolean, integer, number, size_in, switch, text, time_in, tls_mode, tls_word,
+};
 use super::{Deadlines, Delivery, Drop, Durability, Engine, Host, Retry, Settings, Tls};
-use crate::cli::{BatchChoice, PipelineChoice, RunArgs, TlsChoice};
-use crate::connection::tls::TlsMode;
+use crate::cli::{BatchChoice, ChunkingChoice, PipelineChoice, RunArgs, TlsChoice};
 use crate::limits::{MESSAGE_SIZE_DEFAULT, STREAM_DEPTH};
 use crate::signing::Batching;
 use crate::smtp::StreamDepth;
-use hikyaku_tuning::Pipeline;
+use hikyaku_tuning::{Chunking, Pipeline, TlsPolicy};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -196,6 +197,23 @@ fn delivery(
             _ => Err("must be \"none\", \"transaction\" or \"stream\"".into()),
         },
     )?;
+    let chunking = args.chunking.map(|choice| {
+        let word = match choice {
+            ChunkingChoice::Auto => "auto",
+            ChunkingChoice::Never => "never",
+        };
+        ("--chunking", Raw::Text(word.into()))
+    });
+    let chunking = layers.optional(
+        &mut section,
+        "delivery.chunking",
+        chunking,
+        &|raw| match raw {
+            Raw::Text(text) if text == "auto" => Ok(Chunking::Auto),
+            Raw::Text(text) if text == "never" => Ok(Chunking::Never),
+            _ => Err("must be \"auto\" or \"never\"".into()),
+        },
+    )?;
     let depth = layers.optional(
         &mut section,
         "delivery.stream_depth",
@@ -228,6 +246,7 @@ fn delivery(
         // Once is an accident: a machine that was switched off ends what was active, too.
         crashes_max: crashes_max.unwrap_or(2),
         pipeline,
+        chunking,
         stream_depth: depth.unwrap_or(STREAM_DEPTH),
         stream_auto: auto.filter(|&messages| messages > 0),
     })
@@ -335,10 +354,10 @@ fn tls(
         ("--tls", Raw::Text(word.into()))
     });
     let mode = layers.optional(&mut section, "tls.mode", mode, &|raw| match raw {
-        Raw::Text(text) => text.parse(),
-        _ => Err(TlsMode::WORDS.into()),
+        Raw::Text(text) => tls_mode(text),
+        _ => Err(TLS_MODES.into()),
     })?;
-    let mode = mode.unwrap_or(TlsMode::Opportunistic);
+    let mode = mode.unwrap_or_default();
     let verify = layers
         .optional(&mut section, "tls.verify", None, &boolean)?
         .unwrap_or(false);
@@ -360,7 +379,8 @@ fn tls(
             "tls.ca_file",
             "authorities are used only to verify: add `verify = true` to [tls]",
         ),
-        (true, _) if mode != TlsMode::Required => {
+        (true, _) if mode != TlsPolicy::Required => {
+            let mode = tls_word(mode);
             let problem = format!(
                 "verifying has no effect while mode is {mode}: set `mode = \"required\"` in [tls]"
             );

@@ -19,14 +19,13 @@ pub mod units;
 mod value;
 
 pub use error::{Origin, SettingsError};
-pub use network::{Ehlo, Route, RouteHost, RoutePattern, Source};
+pub use network::{Ehlo, Route, Source};
 pub(crate) use render::toml_string;
 
 use crate::cli::RunArgs;
-use crate::connection::tls::TlsMode;
 use crate::mail::envelope::OnDoubt;
 use crate::signing::{Batching, DkimKey};
-use hikyaku_tuning::Pipeline;
+use hikyaku_tuning::{Chunking, Pipeline, TlsPolicy};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -130,6 +129,8 @@ pub struct Delivery {
     pub crashes_max: u8,
     /// Where neither a profile nor a limit says anything else; `None`: the default profile's.
     pub pipeline: Option<Pipeline>,
+    /// BDAT or DATA, likewise.
+    pub chunking: Option<Chunking>,
     /// Transactions in flight on a connection that streams, 2 to 64.
     pub stream_depth: u8,
     /// Accepted messages after which a site is streamed to without being configured so.
@@ -178,7 +179,7 @@ pub struct Retry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// When to encrypt.
-    pub mode: TlsMode,
+    pub mode: TlsPolicy,
     /// PEM file of the authorities whose certificates are accepted; `None`: any certificate.
     pub ca_file: Option<PathBuf>,
 }

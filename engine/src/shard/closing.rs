@@ -94,13 +94,13 @@ impl Shard {
             ..
         } = conn;
         self.release_slots(transactions);
-        let again = failover != Failover::None && !self.draining;
+        let again = failover != Failover::None && !self.draining && self.is_in_hours(now, site);
         self.sites[site.0 as usize].opening += u32::from(again && !opening);
         match failover {
-            Failover::Next if !self.draining => {
+            Failover::Next if again => {
                 self.open(now, site, source, permit, plan);
             }
-            Failover::Clear if !self.draining => {
+            Failover::Clear if again => {
                 self.open_candidate(now, site, source, permit, plan, candidate);
             }
             _ => self.release(now, site, source, permit, opening),

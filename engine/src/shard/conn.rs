@@ -263,7 +263,7 @@ impl Shard {
                     return Step::Read;
                 }
                 Action::Close => {
-                    self.note_stream(now, key);
+                    self.note_broken(now, key);
                     self.close_conn(now, key);
                     return Step::Close;
                 }
@@ -320,7 +320,7 @@ impl Shard {
 
     /// The session may begin a transaction; there may be others in flight.
     fn on_ready(&mut self, now: Now, key: ConnKey) {
-        self.note_stream(now, key);
+        self.note_broken(now, key);
         let others_turn = self.is_others_turn(now, key);
         let conn = &mut self.conns[key.index as usize];
         let first = conn.is_opening();
@@ -338,8 +338,8 @@ impl Shard {
         let Some(session) = &mut conn.session else {
             return;
         };
-        if state.stream_broken {
-            session.stop_streaming();
+        if state.plain {
+            session.go_plain();
         }
         let idle = session.is_idle();
         if over {
@@ -360,7 +360,9 @@ impl Shard {
 
     /// Nothing is left for this connection: it rests, or makes room for somebody else's.
     fn become_idle(&mut self, now: Now, key: ConnKey) {
-        if self.is_wanted_elsewhere(now, key) {
+        let site = self.conns[key.index as usize].site;
+        // Outside of its hours nothing will come for it, for hours.
+        if self.sites[site.0 as usize].closed || self.is_wanted_elsewhere(now, key) {
             if let Some(session) = &mut self.conns[key.index as usize].session {
                 session.quit(now.mono);
             }

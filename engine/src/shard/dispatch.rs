@@ -165,6 +165,9 @@ impl Shard {
             // Their last recipients went with a connection that is gone: nobody else comes by.
             self.leave_round(now, key, job);
         }
+        if self.sites[key.0 as usize].round.peek().is_none() || !self.is_in_hours(now, key) {
+            return;
+        }
         loop {
             let site = &mut self.sites[key.0 as usize];
             if site.round.peek().is_none() {
@@ -436,10 +439,10 @@ impl Shard {
 
     /// Gives up those in front of a job's ready list in a domain that are past their age.
     fn expire_front(&mut self, now: Now, key: DomainKey, job: JobKey) {
-        while let Some(&entry) = self
+        while let Some(entry) = self
             .domains
             .find(key)
-            .and_then(|domain| domain.ready.front(job))
+            .and_then(|domain| domain.ready.front(key, job))
         {
             if !self.is_expired(now, entry) {
                 break;
@@ -453,7 +456,7 @@ impl Shard {
     pub(super) fn pop_ready(&mut self, key: DomainKey, job: JobKey) -> Option<Waiting> {
         let domain = self.domains.find_mut(key)?;
         let place = domain.ready.place(job);
-        let entry = domain.ready.pop_front(job)?;
+        let entry = domain.ready.pop_front(key, job)?;
         if let (Place::Round, Some(site)) = (place, domain.in_round) {
             self.sites[site.0 as usize].round.taken(job, 1);
         }
@@ -487,6 +490,9 @@ impl Shard {
             if self.domains.get(domain).ready.len_of(job) == 0 || !self.serves(now, domain, key) {
                 self.leave_round(now, key, job);
                 continue;
+            }
+            if !self.is_in_hours(now, key) {
+                return false;
             }
             let state = &self.conns[conn.index as usize];
             if let Err(not_before) = state.permit.path().try_message(now.mono) {
@@ -570,7 +576,7 @@ impl Shard {
                 .domains
                 .get(domain)
                 .ready
-                .front(job)
+                .front(domain, job)
                 .is_some_and(|next| next.message == first.message)
         {
             let Some(entry) = self.pop_ready(domain, job) else {

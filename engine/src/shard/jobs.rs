@@ -550,7 +550,7 @@ impl Shard {
 
     /// Ends a job's ready recipients in one domain; without `ending` those in front that are past their age. `false`:
     /// there is more.
-    fn end_ready(
+    pub(super) fn end_ready(
         &mut self,
         now: Now,
         key: DomainKey,
@@ -559,10 +559,10 @@ impl Shard {
         budget: &mut usize,
     ) -> bool {
         loop {
-            let Some(&entry) = self
+            let Some(entry) = self
                 .domains
                 .find(key)
-                .and_then(|domain| domain.ready.front(job))
+                .and_then(|domain| domain.ready.front(key, job))
             else {
                 return true;
             };

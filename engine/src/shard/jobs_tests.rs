@@ -26,29 +26,31 @@ use crate::throttle::Registry;
 use crate::time::{Instant, WallTime};
 
 /// 2026-11-02, a Monday, 00:00 UTC.
-const T0: u64 = 1_793_577_600_000;
-const HOUR: u64 = 3_600_000;
+pub(super) const T0: u64 = 1_793_577_600_000;
+pub(super) const HOUR: u64 = 3_600_000;
 
 /// A shard, its disk, its peers, and who was served in which order.
-struct World {
-    shard: Shard,
+pub(super) struct World {
+    pub(super) shard: Shard,
     gauge: Arc<Gauge>,
     /// Milliseconds since the start of this process, and since 1970.
-    mono: u64,
-    wall: u64,
-    served: Vec<String>,
+    pub(super) mono: u64,
+    pub(super) wall: u64,
+    pub(super) served: Vec<String>,
     receipts: Vec<Receipt>,
-    conns: HashMap<ConnKey, Peer>,
-    connects: usize,
+    pub(super) conns: HashMap<ConnKey, Peer>,
+    pub(super) connects: usize,
     resolves: usize,
+    /// Recipients that were asked for, and what the wall clock said.
+    pub(super) asked: Vec<(u64, String)>,
     /// What the peers say to RCPT.
-    rcpt: &'static str,
-    accepted: HashMap<SubmissionId, Arc<Acceptance>>,
+    pub(super) rcpt: &'static str,
+    pub(super) accepted: HashMap<SubmissionId, Arc<Acceptance>>,
 }
 
 /// One connection's other end: what it is in the middle of.
 #[derive(Default)]
-struct Peer {
+pub(super) struct Peer {
     recipients: Vec<String>,
     content: bool,
     greeted: bool,
@@ -71,6 +73,22 @@ impl World {
         route: &str,
         before: impl FnOnce(&mut Shard),
     ) -> Self {
+        let args = RunArgs {
+            route: vec![format!("*={route}")],
+            expire: Some("48h".into()),
+            ..RunArgs::default()
+        };
+        Self::start_run(dir, accepted, wall, &args, before)
+    }
+
+    /// With any flags.
+    pub(super) fn start_run(
+        dir: &Path,
+        accepted: HashMap<SubmissionId, Arc<Acceptance>>,
+        wall: u64,
+        args: &RunArgs,
+        before: impl FnOnce(&mut Shard),
+    ) -> Self {
         let options = Options {
             segment_bytes: 32 << 20,
             message_bytes_max: 1 << 20,
@@ -78,16 +96,11 @@ impl World {
             allow_any_filesystem: true,
             ..Options::default()
         };
-        let args = RunArgs {
-            route: vec![format!("*={route}")],
-            expire: Some("48h".into()),
-            ..RunArgs::default()
-        };
         let host = Host {
             cores: 2,
             name: Some("mx.example.com".into()),
         };
-        let settings = Settings::resolve(None, &args, &host).expect("settings");
+        let settings = Settings::resolve(None, args, &host).expect("settings");
         let config = Arc::new(shard_config(&settings).expect("config"));
         let gauge = Arc::<Gauge>::default();
         let now = Now {
@@ -116,6 +129,7 @@ impl World {
             conns: HashMap::new(),
             connects: 0,
             resolves: 0,
+            asked: Vec::new(),
             rcpt: "250 ok\r\n",
             accepted,
         };
@@ -123,7 +137,7 @@ impl World {
         world
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         Now {
             mono: Instant::from_nanos(self.mono * 1_000_000),
             wall: WallTime::from_unix_millis(self.wall),
@@ -131,7 +145,7 @@ impl World {
     }
 
     /// Carries out what the shard wants until it wants nothing more.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..1_000_000 {
             let now = self.now();
             let Some(effect) = self.shard.take_effect() else {
@@ -212,6 +226,7 @@ impl World {
                 "EHLO" => "250 mx\r\n",
                 "RCPT" => {
                     let address = line.split(['<', '>']).nth(1).expect("an address");
+                    self.asked.push((self.wall, address.to_owned()));
                     if self.rcpt.starts_with('2') {
                         peer.recipients.push(address.to_owned());
                     }
@@ -229,7 +244,7 @@ impl World {
     }
 
     /// Lets time pass in steps, so that every timer has its turn.
-    fn pass(&mut self, millis: u64) {
+    pub(super) fn pass(&mut self, millis: u64) {
         let end = self.mono + millis;
         while self.mono < end {
             let next = self
@@ -246,7 +261,7 @@ impl World {
     }
 
     /// A drop file with these messages, accepted; nothing is carried out before [`Self::settle`].
-    fn submit(&mut self, id: u128, messages: Vec<NewMessage>, terms: Option<JobTerms>) {
+    pub(super) fn submit(&mut self, id: u128, messages: Vec<NewMessage>, terms: Option<JobTerms>) {
         let id = SubmissionId(id);
         if let Some(terms) = terms {
             let key = self.shard.submission(0, id);
@@ -304,7 +319,7 @@ impl World {
         }
     }
 
-    fn tally(&self, id: u128) -> Option<Tally> {
+    pub(super) fn tally(&self, id: u128) -> Option<Tally> {
         self.receipts
             .iter()
             .rev()
@@ -325,7 +340,7 @@ impl World {
         self.settle();
     }
 
-    fn served_of(&self, prefix: &str) -> usize {
+    pub(super) fn served_of(&self, prefix: &str) -> usize {
         self.served
             .iter()
             .filter(|address| address.starts_with(prefix))
@@ -333,9 +348,9 @@ impl World {
     }
 }
 
-const PEER: &str = "127.0.0.1:2525";
+pub(super) const PEER: &str = "127.0.0.1:2525";
 
-fn message(recipients: &[String], job: Option<&str>) -> NewMessage {
+pub(super) fn message(recipients: &[String], job: Option<&str>) -> NewMessage {
     let bytes = b"Subject: x\r\n\r\nhi\r\n".to_vec();
     NewMessage {
         envelope: Envelope {
@@ -353,13 +368,18 @@ fn message(recipients: &[String], job: Option<&str>) -> NewMessage {
 }
 
 /// `count` messages for one recipient each: `prefix0@domain`, `prefix1@domain` …
-fn messages(count: usize, prefix: &str, domain: &str, job: Option<&str>) -> Vec<NewMessage> {
+pub(super) fn messages(
+    count: usize,
+    prefix: &str,
+    domain: &str,
+    job: Option<&str>,
+) -> Vec<NewMessage> {
     (0..count)
         .map(|number| message(&[format!("{prefix}{number}@{domain}")], job))
         .collect()
 }
 
-fn terms(name: &str, priority: u8, schedule: Schedule) -> JobTerms {
+pub(super) fn terms(name: &str, priority: u8, schedule: Schedule) -> JobTerms {
     JobTerms {
         priority,
         schedule,

@@ -5,7 +5,7 @@
 //!
 //! | what | bytes |
 //! |---|---|
-//! | a recipient that is ready | 16, in a queue that may be twice as large |
+//! | a recipient that is ready | 12, in a queue that may be twice as large |
 //! | a recipient that is deferred | 20, in pages that are kept for reuse |
 //! | a message | its entry here, and 48 in the spool's table |
 //! | a message for several recipients | 1 bit per recipient, and 64 for one that was deferred |
@@ -19,6 +19,7 @@ use super::Shard;
 use super::intake::{Message, Submission};
 use crate::queue::domain::{Domain, Waiting};
 use crate::queue::jobs::JobState;
+use crate::queue::ready::QUEUED_BYTES;
 use crate::queue::site::Site;
 use crate::shard::ConnKey;
 use hikyaku_spool::Room;
@@ -64,7 +65,7 @@ impl Shard {
             + self.jobs.len() * (size_of::<JobState>() + JOB_BESIDE)
             + self.sites.len() * (size_of::<Site<ConnKey>>() + SITE_BESIDE)
             + self.deferred.memory_bytes();
-        tables as u64 + ready * 2 * size_of::<Waiting>() as u64
+        tables as u64 + ready * 2 * QUEUED_BYTES as u64
     }
 
     /// Shows others what this shard holds. To be called now and then.

@@ -16,6 +16,7 @@
 //! | `commit.rs` | what happens when a batch is durable |
 //! | `routing.rs` | a domain's lookup ends: site, back-off or bounce |
 //! | `dispatch.rs` | who sends next, on which connection, and when not |
+//! | `hours.rs` | which sites may be sent to, by their clocks |
 //! | `jobs.rs` | which jobs may be sent, and how one ends early |
 //! | `conn.rs` | one connection's session, turned into steps for the driver |
 //! | `transaction.rs` | one message on a connection: envelope, bytes, in-doubt slots |
@@ -35,12 +36,16 @@ mod conn;
 mod dispatch;
 mod doubt;
 mod gauge;
+mod hours;
+#[cfg(test)]
+mod hours_tests;
 mod intake;
 mod job;
 mod jobs;
 #[cfg(test)]
 mod jobs_tests;
 pub mod memory;
+mod plain;
 mod report;
 mod routing;
 mod settle;
@@ -69,6 +74,7 @@ use crate::job::token::Secret;
 use crate::log::latency::Latency;
 use crate::log::record::LineWriter;
 use crate::mail::id::{ShardId, SubmissionId};
+use crate::queue::calendar::Calendars;
 use crate::queue::domain::{DomainKey, Domains, SiteKey, Waiting};
 use crate::queue::jobs::Jobs;
 use crate::queue::site::Site;
@@ -159,6 +165,7 @@ pub struct Shard {
     /// Parts of submissions whose messages name several jobs, by job.
     parts: HashMap<u32, HashMap<Box<str>, u32>>,
     jobs: Jobs,
+    calendars: Calendars,
     /// It was said that the suppression list cannot be read.
     suppressions_unreadable: bool,
     /// Cancelled before this start, as far as accepted up to that moment.
@@ -168,8 +175,12 @@ pub struct Shard {
     domains: Domains,
     sites: Slab<Site<ConnKey>>,
     by_site: HashMap<dispatch::SiteIdentity, SiteKey>,
-    /// Sites that did not cope with streaming in this run, also those that are forgotten otherwise.
-    unstreamable: HashSet<dispatch::SiteIdentity>,
+    /// Sites that did not cope with streaming or chunks in this run, also those that are forgotten
+    /// otherwise.
+    plain_sites: HashSet<dispatch::SiteIdentity>,
+    /// Where a connection broke in place of the first answer to a BDAT, and what the site had accepted
+    /// by then.
+    unanswered: HashMap<dispatch::SiteIdentity, u64>,
     deferred: Wheel<Waiting>,
     /// Tick 0 of the wheel.
     wheel_base: Instant,
@@ -230,13 +241,15 @@ impl Shard {
             by_submission: HashMap::new(),
             parts: HashMap::new(),
             jobs: Jobs::default(),
+            calendars: Calendars::default(),
             suppressions_unreadable: false,
             cancelled: HashMap::new(),
             ends: Vec::new(),
             domains: Domains::default(),
             sites: Slab::new(),
             by_site: HashMap::new(),
-            unstreamable: HashSet::new(),
+            plain_sites: HashSet::new(),
+            unanswered: HashMap::new(),
             deferred: Wheel::new(0),
             wheel_base: now.mono,
             wheel_armed: Instant::FAR_FUTURE,
@@ -292,6 +305,7 @@ impl Shard {
                 }
                 Timer::Domain(domain) => self.route(now, domain),
                 Timer::Job(job) => self.look_at_job(now, job),
+                Timer::Hours(calendar) => self.look_at_hours(now, calendar),
                 Timer::Wheel => self.turn_wheel(now),
                 Timer::Room => {
                     if std::mem::take(&mut self.blocked) {

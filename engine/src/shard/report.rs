@@ -308,12 +308,42 @@ impl Shard {
         self.lines.site(&record, &mut self.log);
     }
 
-    /// A site is streamed to no more.
-    pub(super) fn log_stream_broken(&mut self, now: Now, at: (SiteKey, usize), why: &str) {
+    /// A site's hours are over until then, or have begun.
+    pub(super) fn log_site_hours(&mut self, now: Now, key: SiteKey, until: Option<WallTime>) {
+        let site = &self.sites[key.0 as usize];
+        let (event, reason) = match until {
+            Some(_) => (SiteEvent::Paused, "outside of its hours"),
+            None => (SiteEvent::Resumed, "its hours have begun"),
+        };
+        let record = SiteRecord {
+            time: now.wall,
+            event,
+            site: &site.name,
+            source: None,
+            tenant: None,
+            reason,
+            rule: None,
+            reply: None,
+            until,
+            rate_per_hour: None,
+            connections: None,
+            shard: Some(self.id),
+        };
+        self.lines.site(&record, &mut self.log);
+    }
+
+    /// A site gets one message at a time with DATA from now on.
+    pub(super) fn log_plain(
+        &mut self,
+        now: Now,
+        at: (SiteKey, usize),
+        event: SiteEvent,
+        why: &str,
+    ) {
         let site = &self.sites[at.0.0 as usize];
         let record = SiteRecord {
             time: now.wall,
-            event: SiteEvent::StreamOff,
+            event,
             site: &site.name,
             source: Some(self.config.sources[at.1].address),
             tenant: None,

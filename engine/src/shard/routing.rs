@@ -135,7 +135,8 @@ impl Shard {
             .sites
             .insert(Site::new(name, Arc::clone(hosts), port, limits, paths));
         self.sites[index].not_before = now.mono;
-        self.sites[index].stream_broken = self.unstreamable.contains(&identity);
+        self.sites[index].calendar = self.calendars.of(&self.sites[index].limits);
+        self.sites[index].plain = self.plain_sites.contains(&identity);
         let site = SiteKey(u32::try_from(index).unwrap_or(u32::MAX));
         self.by_site.insert(identity, site);
         site

@@ -8,6 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::queue::calendar::CalendarKey;
 use crate::queue::domain::{DomainKey, SiteKey};
 use crate::queue::jobs::JobKey;
 use crate::shard::ConnKey;
@@ -24,6 +25,8 @@ pub(crate) enum Timer {
     Domain(DomainKey),
     /// A job's hours may begin or end, or there is more to do for that.
     Job(JobKey),
+    /// The hours of sites may begin, or there is more to do for that.
+    Hours(CalendarKey),
     /// The wheel of deferred recipients.
     Wheel,
     /// A command that found no room in the spool may be tried again.

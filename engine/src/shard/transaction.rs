@@ -9,19 +9,17 @@
 use std::collections::VecDeque;
 
 use hikyaku_spool::{Log, MessageRef, Slot, SpoolError};
-use hikyaku_tuning::Pipeline;
 
 use super::commit::{OnDurable, Store};
-use super::dispatch::SiteIdentity;
 use super::job::Made;
-use super::signing::Signed;
+use super::signing::{Signed, Wanted, stored};
 use super::{ConnKey, Effect, Now, Shard};
 use crate::mail::envelope::EnvelopeView;
 use crate::mail::mailing::Mailing;
 use crate::outcome::{Event, Phase, Unsupported};
-use crate::queue::domain::{SiteKey, Waiting};
+use crate::queue::domain::Waiting;
 use crate::signing::Unsigned;
-use crate::smtp::{self, Session, StreamDepth, Unsendable};
+use crate::smtp::{self, Session, Unsendable};
 use crate::time::Instant;
 
 /// One message on a connection.
@@ -195,6 +193,10 @@ impl Shard {
         let Some(session) = &mut conn.session else {
             return false;
         };
+        if self.sites[conn.site.0 as usize].plain {
+            // What another connection found out since this one was ready last.
+            session.go_plain();
+        }
         match offer(session, now, view.envelope, &transaction) {
             Ok(()) => {
                 conn.messages += 1;
@@ -240,16 +242,28 @@ impl Shard {
         };
         let opens = !std::mem::replace(&mut transaction.opened, true);
         if opens && let Some(signer) = &self.config.signer {
-            let what = match &transaction.made {
-                Some(made) => (&*made.content, made.signed_at),
+            let wanted = match &transaction.made {
+                Some(made) => Wanted {
+                    content: &made.content,
+                    signed_at: made.signed_at,
+                    body_hash: made.body_hash,
+                    again: None,
+                },
                 None => {
                     let envelope = EnvelopeView::parse(view.envelope);
                     let received = envelope.map_or(0, |envelope| envelope.received.unix_seconds());
-                    (view.content, received)
+                    let others = envelope.and_then(|envelope| envelope.recipient(1));
+                    Wanted {
+                        content: view.content,
+                        signed_at: received,
+                        body_hash: None,
+                        again: others.map(|_| stored(index, at)),
+                    }
                 }
             };
             let (prefix, unsigned) = (&mut transaction.prefix, &mut transaction.unsigned);
-            match self.signatures.ask(signer, key, what, prefix, unsigned) {
+            let with = (signer, &*self.gauge);
+            match self.signatures.ask(with, key, wanted, prefix, unsigned) {
                 Signed::Now => {}
                 Signed::Later if self.signatures.is_first() => {
                     return self.effects.push_back(Effect::Sign);
@@ -330,6 +344,10 @@ impl Shard {
 
     /// One recipient of the oldest transaction has its report.
     pub(super) fn settle(&mut self, now: Now, key: ConnKey, index: u32, report: &smtp::Report) {
+        if report.is_out_of_step() {
+            // Before whoever is put back meets another connection.
+            self.note_broken(now, key);
+        }
         let conn = &mut self.conns[key.index as usize];
         let Some(transaction) = conn.transactions.front_mut() else {
             return;
@@ -368,39 +386,6 @@ impl Shard {
     pub(super) fn release_slots(&mut self, transactions: VecDeque<Transaction>) {
         for mut transaction in transactions {
             self.stores[transaction.store].unclaim_slots(&mut transaction);
-        }
-    }
-
-    /// How many transactions a new session to `site` may keep in flight; `None`: one.
-    pub(super) fn stream_depth(&self, site: SiteKey) -> Option<StreamDepth> {
-        let site = &self.sites[site.0 as usize];
-        let earned = || {
-            let delivered_min = self.config.stream_auto?;
-            Some(site.delivered >= u64::from(delivered_min))
-        };
-        let streams = match site.limits.pipeline {
-            Pipeline::Stream => true,
-            Pipeline::Transaction => earned() == Some(true),
-            Pipeline::None => false,
-        };
-        (streams && !site.stream_broken).then_some(self.config.stream_depth)
-    }
-
-    /// Where this connection's peer showed that it does not cope with streaming, nobody streams to
-    /// its site any more.
-    pub(super) fn note_stream(&mut self, now: Now, key: ConnKey) {
-        let Some(conn) = self.conns.get(key.index as usize) else {
-            return;
-        };
-        let Some(why) = conn.session.as_ref().and_then(Session::stream_broken) else {
-            return;
-        };
-        let (site, source) = (conn.site, conn.source);
-        let state = &mut self.sites[site.0 as usize];
-        if !std::mem::replace(&mut state.stream_broken, true) {
-            let identity = SiteIdentity::new(&state.name, &state.hosts, state.port);
-            self.unstreamable.insert(identity);
-            self.log_stream_broken(now, (site, source), why);
         }
     }
 }
@@ -480,6 +465,10 @@ fn offer(
             recipients,
             size: transaction.size,
             needs,
+            may_group: transaction
+                .recipients
+                .iter()
+                .all(|one| one.entry.attempts == 0),
         },
     );
     begun.map_err(|error| {

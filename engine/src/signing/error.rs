@@ -85,4 +85,11 @@ pub enum SigningError {
         #[source]
         source: mail_auth::Error,
     },
+    /// The verifier could not be made.
+    #[error("signatures cannot be verified here: {source}")]
+    Verifier {
+        /// What its library said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }

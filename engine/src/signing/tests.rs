@@ -4,16 +4,7 @@ mod corpora;
 
 use super::key::Facts;
 use super::*;
-use mail_auth::common::cache::NoCache;
-use mail_auth::common::parse::TxtRecordParser;
-use mail_auth::common::verify::DomainKey;
-use mail_auth::hickory_resolver::config::{ResolverConfig, ResolverOpts};
-use mail_auth::{
-    AuthenticatedMessage, DkimResult, MessageAuthenticator, Parameters, ResolverCache, Txt,
-};
 use proptest::prelude::*;
-use std::borrow::Borrow;
-use std::hash::Hash;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -54,62 +45,28 @@ fn both() -> Signer {
     ])
 }
 
-/// The name servers of the tests.
-pub(super) struct Zone(HashMap<Box<str>, Txt>);
+/// The public keys of a signer.
+pub(super) struct Zone(HashMap<(String, String), PublicKey>);
 
 impl Zone {
     pub(super) fn of(signer: &Signer) -> Self {
-        let keys = signer.keys.iter();
-        Self(
-            keys.map(|key| {
-                let record = DomainKey::parse(key.private.dns_record().as_bytes()).expect("record");
-                (
-                    format!("{}._domainkey.{}.", key.selector, key.domain).into(),
-                    record.into(),
-                )
-            })
-            .collect(),
-        )
+        let keys = signer.keys.iter().map(|key| {
+            let record = PublicKey::parse(key.private.dns_record().as_bytes()).expect("record");
+            ((key.domain.to_string(), key.selector.to_string()), record)
+        });
+        Self(keys.collect())
     }
-}
-
-impl ResolverCache<Box<str>, Txt> for Zone {
-    fn get<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        self.0.get(name).cloned()
-    }
-
-    fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        None
-    }
-
-    fn insert(&self, _: Box<str>, _: Txt, _: std::time::Instant) {}
 }
 
 /// How many signatures mail-auth accepts, and how many there are.
 pub(super) fn verify(zone: &Zone, message: &[u8]) -> (usize, usize) {
-    let message = AuthenticatedMessage::parse(message).expect("message");
-    let resolver = MessageAuthenticator::new(ResolverConfig::default(), ResolverOpts::default())
-        .expect("resolver");
-    let parameters = Parameters {
-        params: &message,
-        cache_txt: Some(zone),
-        cache_mx: None::<&NoCache<_, _>>,
-        cache_ptr: None::<&NoCache<_, _>>,
-        cache_ipv4: None::<&NoCache<_, _>>,
-        cache_ipv6: None::<&NoCache<_, _>>,
-    };
-    let results = futures_lite::future::block_on(resolver.verify_dkim(parameters));
-    let passed = results
-        .iter()
-        .filter(|output| *output.result() == DkimResult::Pass)
-        .count();
-    (passed, results.len())
+    let found = Verifier::new()
+        .expect("verifier")
+        .verify(message, |domain, selector| {
+            zone.0.get(&(domain.into(), selector.into())).cloned()
+        });
+    let passed = found.iter().filter(|signature| signature.fault.is_none());
+    (passed.count(), found.len())
 }
 
 pub(super) fn signed(signer: &Signer, content: &[u8]) -> Vec<u8> {

@@ -15,6 +15,7 @@
 //! session.rs  one connection: bytes in, replies out
 //! content.rs  the end of DATA, line ends, header fields, content hash
 //! script.rs   recipient -> fate
+//! bdat.rs     breaches of RFC 3030
 //! tally.rs    counters and latency
 //! ledger.rs   one line per accepted recipient
 //! workload.rs the canonical messages that benches and the demo send
@@ -23,6 +24,7 @@
 //! It fails at start (address in use, unreadable certificate) or when the ledger cannot be written:
 //! then it stops at once, because a 250 without its ledger line would be a lie.
 
+mod bdat;
 mod content;
 pub mod ledger;
 mod script;
@@ -36,6 +38,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use bdat::Bdat;
 pub use script::{BehindDot, CloseAt, Script, ScriptError, Share, Stage};
 pub use server::{Sink, SinkHandle};
 pub use tally::{Counters, Quantiles, Report};

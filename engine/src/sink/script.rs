@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::bdat::{self, Bdat};
+
 /// Behaviour of a sink. The default accepts everything at once and honours keywords in local parts.
 ///
 /// As text: `refuse=5%,defer=10%,delay=20ms,close=dot/50,busy=100`, see [`Script::from_str`].
@@ -34,6 +36,8 @@ pub struct Script {
     pub messages_per_session_max: u32,
     /// What happens to commands sent behind a final dot, or behind `BDAT .. LAST`.
     pub behind_dot: BehindDot,
+    /// What happens to BDAT.
+    pub bdat: Bdat,
 }
 
 impl Default for Script {
@@ -50,6 +54,7 @@ impl Default for Script {
             busy_every: 0,
             messages_per_session_max: 0,
             behind_dot: BehindDot::Answer,
+            bdat: Bdat::Answer,
         }
     }
 }
@@ -252,7 +257,8 @@ impl FromStr for Script {
 
     /// Comma-separated settings: `refuse=P%`, `defer=P%`, `fail=P%`, `delay=T`, `slow=T` (`20ms`,
     /// `2s`), `close=STAGE[/N]`, `busy=N`, `messages=N`, `behind-dot=WORD` (answer discard close
-    /// merge split late early refuse-mail refuse-rcpt swallow data-anyway), `keywords=on|off`, `seed=N`. Stages: banner ehlo starttls mail rcpt data body dot accepted quit.
+    /// merge split late early refuse-mail refuse-rcpt swallow data-anyway), `bdat=WORD` (answer unknown
+    /// commands sequence parameter leak twice late silent close taken), `keywords=on|off`, `seed=N`. Stages: banner ehlo starttls mail rcpt data body dot accepted quit.
     fn from_str(text: &str) -> Result<Self, ScriptError> {
         let mut script = Self::default();
         for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
@@ -289,6 +295,12 @@ impl FromStr for Script {
                         .ok_or_else(|| {
                             error("behind-dot=answer or a known breach, such as discard")
                         })?
+                        .1;
+                }
+                "bdat" => {
+                    let known = bdat::WORDS.iter().find(|(word, _)| *word == value);
+                    script.bdat = known
+                        .ok_or_else(|| error("bdat=answer or a known breach, such as unknown"))?
                         .1;
                 }
                 "keywords" => {

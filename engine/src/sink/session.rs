@@ -13,6 +13,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::bdat::Bdat;
 use super::content::{Content, DotScanner, EndFinder};
 use super::script::{BehindDot, Fate, Script, Stage};
 use super::tally::Tally;
@@ -103,6 +104,8 @@ pub(super) struct Session {
     behind_dot: bool,
     /// The transaction came behind a dot.
     streamed: bool,
+    /// [`Bdat::Late`]: a reply too many, which waits for the next burst.
+    again: Vec<u8>,
     /// [`BehindDot::Late`]: the reply that waits for the end of the burst.
     late: Vec<u8>,
     /// [`BehindDot::Early`]: the content was answered already.
@@ -163,6 +166,7 @@ impl Session {
             must_wait: true,
             behind_dot: false,
             streamed: false,
+            again: Vec::new(),
             late: Vec::new(),
             answered: false,
             swallow: false,
@@ -205,6 +209,7 @@ impl Session {
             self.behind_dot = false;
             self.streamed &= self.mail.is_some();
         }
+        self.out.append(&mut self.again);
         self.take(input, world);
         self.out.append(&mut self.late);
     }
@@ -569,7 +574,13 @@ impl Session {
             self.bad_syntax(world, "BDAT size [LAST]");
             return self.hang_up(world);
         };
+        world.tally.counters.chunks += 1;
+        let breach = world.script.bdat;
         let refused = self.mail.is_none() || self.recipients.is_empty();
+        if breach == Bdat::Commands || (breach == Bdat::Leak && refused) {
+            return self.say(world, "503", "5.5.1", "BDAT not now");
+        }
+        let refused = refused || breach.refusal().is_some();
         if !refused && !matches!(self.state, State::BetweenChunks) {
             self.content.restart();
         }
@@ -597,15 +608,44 @@ impl Session {
         self.state = State::Command;
         if refused {
             // RFC 3030 §2: after refused recipients the chunk is read and answered 503 (or 554).
-            self.say(world, "503", "5.5.1", "no valid recipients");
+            let (code, enhanced, text) =
+                world
+                    .script
+                    .bdat
+                    .refusal()
+                    .unwrap_or(("503", "5.5.1", "no valid recipients"));
+            self.say(world, code, enhanced, text);
             if last {
                 self.reset();
             }
         } else if last {
-            self.end_of_content(world);
+            self.end_of_chunks(world);
         } else {
             self.state = State::BetweenChunks;
             self.say(world, "250", "2.0.0", "chunk taken");
+        }
+    }
+
+    /// The last chunk is complete: the end of the content, unless the script breaks BDAT.
+    fn end_of_chunks(&mut self, world: &mut World) {
+        let from = self.out.len();
+        match world.script.bdat {
+            Bdat::Silent => self.reset(),
+            Bdat::Close => self.hang_up(world),
+            Bdat::Taken => {
+                self.end_of_content(world);
+                self.out.truncate(from);
+                self.hang_up(world);
+            }
+            Bdat::Twice => {
+                self.end_of_content(world);
+                self.out.extend_from_within(from..);
+            }
+            Bdat::Late => {
+                self.end_of_content(world);
+                self.again.extend_from_slice(&self.out[from..]);
+            }
+            _ => self.end_of_content(world),
         }
     }
 

@@ -57,6 +57,9 @@ pub struct Counters {
     /// Messages behind whose end the peer had already sent the next command: no error where
     /// PIPELINING is on.
     pub behind_dot: u64,
+    /// BDAT commands.
+    #[serde(default)]
+    pub chunks: u64,
     /// Connections closed because the script said so.
     pub closed_by_script: u64,
     /// Connections that ended with QUIT.

@@ -169,7 +169,8 @@ impl Report {
     }
 
     /// The peer did not refuse this message: it lost its place among pipelined commands. The recipient
-    /// may be tried again at once, by a session that does not stream; this one no longer does.
+    /// may be tried again at once, by a session that neither streams nor sends groups; this one no
+    /// longer does.
     #[must_use]
     pub fn is_out_of_step(&self) -> bool {
         matches!(&self.event, Event::Protocol(error) if error.what == OUT_OF_STEP)
@@ -207,7 +208,8 @@ pub enum Action {
     /// The peer said 354 and at least one recipient was accepted: call `push_body` until `last`, and
     /// carry out the `Write` after each. Said once per transaction. Where content goes as BDAT chunks
     /// this comes right after `begin`, before anybody was accepted; push at once, so that envelope and
-    /// content leave together. It is about the transaction begun last.
+    /// content leave together. A single message that goes as one group waits for all of its content,
+    /// and there is no `Write` before. It is about the transaction begun last.
     Body,
     /// Do the TLS handshake, then call `handle_tls`.
     StartTls,

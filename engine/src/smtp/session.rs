@@ -7,9 +7,11 @@
 //! end in `Close` once the peer is gone or `quit` was called. Replies are counted: bytes that come
 //! when no reply is due end the session, for a reply that is one place off would let a message be
 //! lost. Nothing is written behind the final dot before its reply is complete, but for the envelopes
-//! and contents of a session that streams (`stream.rs`); QUIT never is.
+//! and contents of a session that streams (`stream.rs`); QUIT never is. Where the peer takes it, a
+//! small message leaves as one group, its content in it (`group.rs`).
 
 mod advance;
+mod group;
 mod stream;
 
 use std::collections::VecDeque;
@@ -23,7 +25,7 @@ use super::due::Due;
 use super::extension::Extensions;
 use super::parse::ReplyParser;
 use super::report::{Action, Event, Phase, ProtocolError};
-use super::transaction::{Running, Transaction, Unsendable};
+use super::transaction::{Form, Running, Transaction, Unsendable};
 use crate::time::Instant;
 
 /// One SMTP connection as client.
@@ -59,6 +61,7 @@ pub struct Session {
     /// The last transaction failed half-way: RSET goes before the next.
     needs_reset: bool,
     stream: Stream,
+    groups: Groups,
 }
 
 /// With several transactions in flight: how far the one begun last has come.
@@ -85,6 +88,7 @@ enum Write {
     HandedOut,
 }
 
+use group::Groups;
 use stream::Stream;
 
 /// Most bytes that may come while one write goes on: the replies to a large pipelined group.
@@ -115,6 +119,7 @@ impl Session {
             running: Running::default(),
             needs_reset: false,
             stream: Stream::default(),
+            groups: Groups::New,
         };
         session.due.push_back(Due::Greeting);
         session
@@ -136,7 +141,7 @@ impl Session {
             return Action::Close;
         }
         // Last of all, so that whatever the other actions lead to leaves in the same write.
-        if self.write == Write::Queued {
+        if self.write == Write::Queued && !self.holds_group() {
             self.hand_out();
             return Action::Write;
         }
@@ -259,8 +264,9 @@ impl Session {
         }
     }
 
-    /// Starts a transaction: MAIL, RCPT.. and DATA, in one write when the peer takes PIPELINING. When
-    /// streaming they go behind what waits to be written.
+    /// Starts a transaction: MAIL, RCPT.. and DATA, in one write when the peer takes PIPELINING, and
+    /// with its content instead of DATA when it takes CHUNKING, too. When streaming they go behind what
+    /// waits to be written.
     ///
     /// # Errors
     /// The peer cannot take this message, or the session is not ready. Nothing was sent and no
@@ -279,13 +285,20 @@ impl Session {
         transaction.check(&self.extensions, self.config.eight_bit_anyway)?;
         let grouped = self.extensions.pipelining && self.config.pipelining;
         let streamed = self.stream.in_flight > 0;
-        let chunked = self.is_streaming() && self.extensions.chunking;
+        let group = transaction.may_group && self.groups_next(transaction.size);
+        let form = Form {
+            chunked: group || (self.is_streaming() && self.may_chunk()),
+            streamed,
+            group,
+            in_question: self.is_count_in_question(),
+        };
+        let chunked = form.chunked;
         let running = if streamed {
             self.stream.push()
         } else {
             &mut self.running
         };
-        running.start(transaction.needs, chunked, streamed);
+        running.start(transaction.needs, form);
         self.unsent.clear();
         self.script.clear();
         self.script_at = 0;
@@ -334,7 +347,7 @@ impl Session {
             self.output.truncate(undo.0);
             self.due.truncate(undo.1);
             self.unsent.clear();
-            running.start(transaction.needs, false, false);
+            running.start(transaction.needs, Form::default());
             if streamed {
                 self.stream.pop_back();
             }

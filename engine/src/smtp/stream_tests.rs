@@ -35,6 +35,7 @@ impl Driver {
             tls: TlsPolicy::Never,
             deadlines: Deadlines::default(),
             pipelining: true,
+            chunking: true,
             eight_bit_anyway: false,
         };
         let mut driver = Self {
@@ -112,6 +113,7 @@ impl Driver {
                 dot_lines: true,
                 ..ContentNeeds::default()
             },
+            may_group: true,
         };
         self.session.begin(START, transaction).expect("ready");
         self.seen.extend((first..first + COUNT).map(|key| (key, 0)));

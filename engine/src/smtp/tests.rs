@@ -25,6 +25,7 @@ fn session(tls: TlsPolicy, pipelining: bool) -> Session {
         tls,
         deadlines: Deadlines::default(),
         pipelining,
+        chunking: true,
         eight_bit_anyway: false,
     };
     Session::new(START, Arc::new(config))
@@ -38,6 +39,7 @@ fn begin(session: &mut Session, recipients: &[(u32, &str)]) -> Result<(), Unsend
             recipients: recipients.iter().copied(),
             size: 100,
             needs: ContentNeeds::default(),
+            may_group: true,
         },
     )
 }
@@ -388,7 +390,7 @@ proptest! {
     #[test]
     fn whatever_happens_each_recipient_gets_one_report_and_then_comes_close(
         happenings in prop::collection::vec((happening(), prop::bool::weighted(0.3)), 0..60),
-        tls in prop::sample::select(vec![TlsPolicy::Never, TlsPolicy::Opportunistic, TlsPolicy::Require]),
+        tls in prop::sample::select(vec![TlsPolicy::Never, TlsPolicy::Opportunistic, TlsPolicy::Required]),
         pipelining: bool,
         hang_up: bool,
     ) {

@@ -28,6 +28,9 @@ pub struct Transaction<'a, R> {
     pub size: u64,
     /// Which extensions the content needs.
     pub needs: ContentNeeds,
+    /// Whether envelope and content may leave as one group where the peer takes that. Not for a message
+    /// that failed before: whatever it failed of, it must not fail for ever by our choice of command.
+    pub may_group: bool,
 }
 
 /// Why this peer cannot be given this message. Nothing was sent; the session is as ready as before.
@@ -91,14 +94,25 @@ pub(super) struct Running {
     failed: bool,
     dot_lines: bool,
     stuffer: Stuffer,
-    /// Content goes as BDAT chunks.
-    chunked: bool,
     chunker: Chunker,
-    /// Begun while replies to another transaction were due.
-    streamed: bool,
+    form: Form,
     /// Some of its commands were handed out for writing.
     out: bool,
     end: End,
+}
+
+/// How a transaction travels.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Form {
+    /// Content goes as BDAT chunks.
+    pub(super) chunked: bool,
+    /// Begun while replies to another transaction were due.
+    pub(super) streamed: bool,
+    /// Envelope and content leave together, and nothing else is in flight.
+    pub(super) group: bool,
+    /// Its replies show whether the peer answers a group once: a refusal of MAIL may be a second answer
+    /// to the message before.
+    pub(super) in_question: bool,
 }
 
 /// How far the end of the content has come: the final dot, or `BDAT .. LAST` with its octets.
@@ -130,15 +144,14 @@ enum State {
 }
 
 impl Running {
-    pub(super) fn start(&mut self, needs: ContentNeeds, chunked: bool, streamed: bool) {
+    pub(super) fn start(&mut self, needs: ContentNeeds, form: Form) {
         self.recipients.clear();
         self.open = 0;
         self.failed = false;
         self.dot_lines = needs.dot_lines;
         self.stuffer = Stuffer::default();
-        self.chunked = chunked;
         self.chunker = Chunker::default();
-        self.streamed = streamed;
+        self.form = form;
         self.out = false;
         self.end = End::Missing;
     }
@@ -158,17 +171,21 @@ impl Running {
         self.open > 0
     }
 
-    /// RSET must precede the next transaction.
-    pub(super) const fn has_failed(&self) -> bool {
-        self.failed
+    /// RSET must precede the next transaction. Said once.
+    pub(super) fn take_failed(&mut self) -> bool {
+        std::mem::take(&mut self.failed)
     }
 
     pub(super) const fn is_chunked(&self) -> bool {
-        self.chunked
+        self.form.chunked
     }
 
     pub(super) const fn is_streamed(&self) -> bool {
-        self.streamed
+        self.form.streamed
+    }
+
+    pub(super) const fn is_group(&self) -> bool {
+        self.form.group
     }
 
     pub(super) const fn is_out(&self) -> bool {
@@ -194,7 +211,7 @@ impl Running {
         if last {
             self.end = End::Pushed;
         }
-        if self.chunked {
+        if self.form.chunked {
             return self.chunker.push(output, chunk, last);
         }
         if self.dot_lines {
@@ -209,7 +226,7 @@ impl Running {
 
     /// The output is about to leave. `true`: a chunk was open and now has its command.
     pub(super) fn seal(&mut self, output: &mut Vec<u8>) -> bool {
-        self.chunked && self.chunker.seal(output)
+        self.form.chunked && self.chunker.seal(output)
     }
 
     pub(super) fn hand_out(&mut self) {
@@ -229,17 +246,26 @@ impl Running {
     /// thinks of the message. Refusals of that kind are in order for what cannot succeed any more:
     /// DATA and BDAT when every recipient was refused, all else when MAIL was.
     pub(super) fn is_out_of_step(&self, due: Due, reply: &Reply) -> bool {
-        if !(self.streamed || self.chunked) || !reply.is_permanent() {
+        let Form {
+            streamed,
+            chunked,
+            in_question,
+            ..
+        } = self.form;
+        if !(streamed || chunked || in_question) || !reply.is_permanent() {
             return false;
         }
         let sequence = matches!(reply.code, 500 | 502 | 503);
+        // Ours is sound, so what it cannot read is BDAT as such.
+        let syntax = matches!(reply.code, 501 | 504);
         // "Protocol status" of RFC 3463 §3.6.
         let protocol = reply.enhanced.is_some_and(|code| code.subject == 5);
         self.is_open()
             && match due {
-                Due::Mail | Due::Data => self.streamed && (sequence || protocol),
-                Due::Rcpt(_) => self.streamed && sequence,
-                Due::Chunk | Due::Dot => self.chunked && (sequence || protocol),
+                Due::Mail if in_question => true,
+                Due::Mail | Due::Data => streamed && (sequence || protocol),
+                Due::Rcpt(_) => streamed && sequence,
+                Due::Chunk | Due::Dot => chunked && (sequence || syntax || protocol),
                 _ => false,
             }
     }
@@ -306,7 +332,7 @@ impl Running {
             Due::Data => Next::LoneDot,
             Due::Dot => {
                 // After a refused BDAT only RSET is sure to help (RFC 3030 §2).
-                self.failed |= refused && self.chunked;
+                self.failed |= refused && self.form.chunked;
                 self.report_all(Phase::Dot, Event::Reply(reply), actions);
                 Next::Done
             }

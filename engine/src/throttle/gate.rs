@@ -93,6 +93,8 @@ pub struct Path {
     site: Box<str>,
     /// Nanoseconds; zero: not paused.
     pause_until: AtomicU64,
+    /// Until when the site was said to be outside of its hours, milliseconds since 1970; zero: it was not.
+    closed_until: AtomicU64,
     feedback: Feedback,
     hot: CachePadded<Hot>,
 }
@@ -118,6 +120,7 @@ impl Path {
             source,
             site: site.into(),
             pause_until: AtomicU64::new(0),
+            closed_until: AtomicU64::new(0),
             feedback: Feedback::new(limits),
             hot: CachePadded::new(Hot {
                 messages: Bucket::new(limits.rate),
@@ -273,6 +276,21 @@ impl Path {
     /// Ends a pause.
     pub fn resume(&self) {
         self.pause_until.store(0, Relaxed);
+    }
+
+    /// A shard finds that the site's hours are over until then (milliseconds since 1970). Whether it is the first, of
+    /// all that send there: one of them says so.
+    #[must_use]
+    pub fn closes(&self, wall_ms: u64, until_ms: u64) -> bool {
+        let news = |said: u64| (said <= wall_ms).then_some(until_ms);
+        let said = self.closed_until.fetch_update(Relaxed, Relaxed, news);
+        said.is_ok()
+    }
+
+    /// A shard finds that they have begun again. Whether it is the first.
+    #[must_use]
+    pub fn opens(&self) -> bool {
+        self.closed_until.swap(0, Relaxed) != 0
     }
 
     /// A reply said "slower". `Some` tells what changed, for the log; `None`: one of a volley that

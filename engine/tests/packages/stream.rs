@@ -1,5 +1,5 @@
-//! Several transactions in flight to Debian's Postfix, with PIPELINING alone and with CHUNKING: every
-//! byte arrives once, refusals meet whom they are meant for, and nothing makes it lose count.
+//! Debian's Postfix with PIPELINING alone and with CHUNKING, several transactions in flight and one at a
+//! time: every byte arrives once, refusals meet whom they are meant for, and nothing makes it lose count.
 
 use crate::engine::Engine;
 use crate::postfix::{Postfix, without_trace};
@@ -18,7 +18,7 @@ fn content(number: usize) -> String {
     )
 }
 
-fn stream(chunking: bool) {
+fn delivers(pipeline: &str, chunking: bool) {
     let more = if chunking {
         ""
     } else {
@@ -46,7 +46,7 @@ fn stream(chunking: bool) {
         "--tls",
         "never",
         "--pipeline",
-        "stream",
+        pipeline,
         "--limit",
         "*=connections=1,messages-per-connection=1000",
     ]);
@@ -111,10 +111,15 @@ fn wait_for(postfix: &Postfix, count: usize) {
 
 #[test]
 fn stream_with_pipelining() {
-    stream(false);
+    delivers("stream", false);
 }
 
 #[test]
 fn stream_with_chunking() {
-    stream(true);
+    delivers("stream", true);
+}
+
+#[test]
+fn groups_with_chunking() {
+    delivers("transaction", true);
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hikyaku::mail::envelope::ContentNeeds;
 use hikyaku::smtp::{
-    Action, Deadlines, Phase, Report, Session, SessionConfig, TlsInfo, TlsPolicy, Transaction,
+    Action, Deadlines, Event, Phase, Report, Session, SessionConfig, TlsInfo, TlsPolicy,
+    Transaction,
 };
 use hikyaku::time::Instant;
 
@@ -49,8 +50,8 @@ const CONTENTS: [&[u8]; 8] = [
 ];
 
 /// Any bytes and any timeouts end in Close, with one report per recipient. A message is delivered only
-/// if its final dot was written; once that was handed out, every report says so; nothing is written
-/// behind it before its verdict.
+/// if the end of its content was written; once that was handed out, every report says so, unless it is
+/// the answer to a command of the same group; nothing is written behind it before its verdict.
 pub fn session(data: &[u8]) {
     let mut input = Reader(data);
     let choice = input.byte();
@@ -59,11 +60,12 @@ pub fn session(data: &[u8]) {
         tls: [
             TlsPolicy::Never,
             TlsPolicy::Opportunistic,
-            TlsPolicy::Require,
+            TlsPolicy::Required,
             TlsPolicy::Never,
         ][usize::from(choice & 3)],
         deadlines: Deadlines::default(),
         pipelining: choice & 4 == 0,
+        chunking: choice & 0x40 == 0,
         eight_bit_anyway: choice & 8 != 0,
     };
     let start = Instant::from_nanos(1_000_000_000);
@@ -77,6 +79,7 @@ pub fn session(data: &[u8]) {
         content: None,
         dot_pushed: false,
         dot_out: false,
+        grouped: false,
         handshake: false,
         reports: Vec::new(),
         running: 0,
@@ -108,6 +111,8 @@ struct Driver {
     dot_pushed: bool,
     /// The final dot of the running message was handed out.
     dot_out: bool,
+    /// It was `BDAT .. LAST`, in one group with its envelope.
+    grouped: bool,
     handshake: bool,
     /// Reports of each recipient so far, all messages together.
     reports: Vec<u8>,
@@ -160,6 +165,7 @@ impl Driver {
             (_, 15) => b"450 4.3.0 not now\r\n",
             (_, 14) => b"550 5.7.1 not you\r\n",
             (Phase::Ehlo, 13) => b"250-mx.test\r\n250-STARTTLS\r\n250 PIPELINING\r\n",
+            (Phase::Ehlo, 8..=11) => b"250-mx.test\r\n250-PIPELINING\r\n250 CHUNKING\r\n",
             (Phase::Ehlo, 12) => b"250-mx.test\r\n250 SIZE 60000\r\n",
             (Phase::Data, _) => b"354 go ahead\r\n",
             _ => b"250-2.0.0 fine\r\n250 2.0.0 fine\r\n",
@@ -219,9 +225,16 @@ impl Driver {
         );
         let output = self.session.output().clone();
         assert!(!output.is_empty());
-        if self.content.is_some() || self.dot_pushed {
+        if self.grouped && self.open() == 0 {
+            assert!(output == b"RSET\r\n" || output == b"QUIT\r\n");
+        } else if self.content.is_some() || self.dot_pushed {
             if self.dot_pushed {
-                assert!(output.ends_with(b".\r\n"));
+                self.grouped = output.starts_with(b"MAIL ");
+                assert!(if self.grouped {
+                    has_chunk(&output)
+                } else {
+                    output.ends_with(b".\r\n")
+                });
                 self.dot_out = true;
                 assert!(self.session.dot_sent());
             }
@@ -270,7 +283,7 @@ impl Driver {
     fn begin(&mut self) {
         assert_eq!(self.open(), 0);
         (self.running, self.content) = (self.reports.len(), None);
-        (self.dot_pushed, self.dot_out) = (false, false);
+        (self.dot_pushed, self.dot_out, self.grouped) = (false, false, false);
         let first = self.reports.len() as u32;
         let count = u32::from(self.shape / 8 % 4);
         let transaction = Transaction {
@@ -282,6 +295,7 @@ impl Driver {
                 smtputf8: false,
                 dot_lines: true,
             },
+            may_group: self.shape & 16 == 0,
         };
         match self.session.begin(self.now, transaction) {
             Ok(()) => self.reports.extend((0..count).map(|_| 0)),
@@ -300,9 +314,9 @@ impl Driver {
         assert!(key >= self.running, "of the running message");
         self.reports[key] += 1;
         assert_eq!(self.reports[key], 1, "one report");
-        assert_eq!(
-            report.phase == Phase::Dot,
-            self.dot_out,
+        let reply = matches!(report.event, Event::Reply(_)) || report.is_out_of_step();
+        assert!(
+            (report.phase == Phase::Dot) == self.dot_out || (self.grouped && reply),
             "in doubt once the dot was handed out: {report}"
         );
         if report.is_delivered() {
@@ -345,4 +359,22 @@ impl Driver {
         assert_eq!(self.open(), 0, "{:?}", self.reports);
         assert!(!self.session.dot_sent());
     }
+}
+
+/// Whether a group ends in its only chunk.
+fn has_chunk(output: &[u8]) -> bool {
+    let Some(at) = output.windows(5).position(|five| five == b"BDAT ") else {
+        return false;
+    };
+    let line: Vec<u8> = output[at + 5..]
+        .iter()
+        .copied()
+        .take_while(|&byte| byte != b'\r')
+        .collect();
+    let text = String::from_utf8(line).expect("a command is text");
+    let size: usize = text
+        .strip_suffix(" LAST")
+        .and_then(|size| size.parse().ok())
+        .expect("BDAT size LAST");
+    output.len() == at + 5 + text.len() + 2 + size
 }

@@ -1,9 +1,9 @@
 //! The settings of the shard that is measured: those of a run under `hikyaku-bench load`.
 
 use std::error::Error;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use hikyaku::dns::Routes;
+use hikyaku::dns::{Pattern, Routes};
 use hikyaku::mail::envelope::OnDoubt;
 use hikyaku::outcome::Classifier;
 use hikyaku::queue::retry::{RetryPolicy, SiteBackoff};
@@ -14,9 +14,8 @@ use hikyaku_tuning::{LimitRules, Profiles};
 
 use super::{Pipeline, TurnArgs};
 
-/// As `hikyaku run` has it by default, with the limits of `hikyaku-bench load`; and whether the peer
-/// announces CHUNKING.
-pub(super) fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Error>> {
+/// As `hikyaku run` has it by default, with the limits of `hikyaku-bench load`.
+pub(super) fn config(args: &TurnArgs) -> Result<ShardConfig, Box<dyn Error>> {
     let profiles = Profiles::builtin();
     let (pipeline, depth) = match args.pipeline {
         Pipeline::Transaction => ("transaction", 1),
@@ -27,14 +26,15 @@ pub(super) fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Err
         args.connections
     );
     let rules = LimitRules::new(vec![limit.parse()?], &profiles)?;
-    let config = ShardConfig {
+    let peer = SocketAddr::from(([127, 0, 0, 1], 2525)).into();
+    Ok(ShardConfig {
         sources: vec![EgressSource {
             name: "0.0.0.0".into(),
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             ehlo: "out.test".into(),
         }],
         port: 25,
-        routes: Routes::parse(&[("*", "127.0.0.1:2525")])?,
+        routes: Routes::new([(&Pattern::All, &peer)]),
         sites: SiteLimits { profiles, rules },
         retry: RetryPolicy::default(),
         doubt: DoubtPolicy {
@@ -52,6 +52,5 @@ pub(super) fn config(args: &TurnArgs) -> Result<(ShardConfig, bool), Box<dyn Err
         classifier: Classifier::builtin(),
         connections: ConnectionCap::new(args.connections.saturating_mul(2)),
         log_attempts: true,
-    };
-    Ok((config, depth > 1))
+    })
 }

@@ -9,9 +9,9 @@
 use std::ops::Range;
 
 use super::suppression::mailing_of;
-use super::{Body, Claimed, Ingest, Reading};
-use crate::handoff::JobRows;
+use super::{Body, Claimed, Hasher, Ingest, Reading, fingerprint};
 use crate::handoff::route::shard_for;
+use crate::handoff::{JobRows, Keyed};
 use crate::ingest::{Content, NewMessage, Refusal, Summary, code};
 use crate::job::chunk::{Chunk, ChunkWriter};
 use crate::job::read::{JobReader, JobRows as RowPass, Pass, Survey};
@@ -26,7 +26,13 @@ use crate::time::WallTime;
 /// How far a job's file has come.
 pub(super) enum Stage {
     /// Everything is checked.
-    Survey(Option<Box<JobReader>>),
+    Survey {
+        reader: Option<Box<JobReader>>,
+        /// Of all octets of the file, until it is known that it has no key.
+        hasher: Option<Hasher>,
+        /// Its key, when the whole file was seen.
+        keyed: Option<Keyed>,
+    },
     /// Rows are handed out.
     Rows(Box<Rows>),
 }
@@ -36,6 +42,7 @@ pub(super) struct Rows {
     /// Gone at its end.
     pass: Option<RowPass>,
     found: JobRows,
+    keyed: Option<Keyed>,
     recipients: u64,
     /// As chunks have it, but for their recipients.
     envelope: Envelope,
@@ -50,7 +57,11 @@ pub(super) struct Rows {
 impl Stage {
     pub(super) fn new(id: SubmissionId, received: WallTime) -> Self {
         let reader = JobReader::new(id, received.unix_millis());
-        Self::Survey(Some(Box::new(reader)))
+        Self::Survey {
+            reader: Some(Box::new(reader)),
+            hasher: Some(Hasher::default()),
+            keyed: None,
+        }
     }
 }
 
@@ -85,7 +96,17 @@ impl Ingest {
             None => self.end_pass(&mut reading),
         };
         match outcome {
-            Ok(false) => self.reading = Some(reading),
+            Ok(false) => {
+                // Asked before anything is given away: what was taken before costs nothing but reading.
+                let keyed = match &reading.body {
+                    Body::Job(Stage::Rows(rows)) if bytes.is_none() => rows.keyed,
+                    _ => None,
+                };
+                self.reading = match keyed {
+                    Some(keyed) => self.unless_known(reading, keyed),
+                    None => Some(reading),
+                };
+            }
             Ok(true) => self.finish_job(reading),
             Err(Stop::Refused(refusal)) => self.refuse(reading, &refusal),
             Err(Stop::Io(error)) => {
@@ -99,7 +120,18 @@ impl Ingest {
     fn feed_job(&mut self, reading: &mut Reading, bytes: &[u8]) -> Result<(), Stop> {
         for slice in bytes.chunks(SLICE) {
             match &mut reading.body {
-                Body::Job(Stage::Survey(Some(reader))) => reader.feed(slice)?,
+                Body::Job(Stage::Survey {
+                    reader: Some(reader),
+                    hasher,
+                    ..
+                }) => {
+                    reader.feed(slice)?;
+                    if reader.job().is_some_and(|job| job.key.is_none()) {
+                        *hasher = None;
+                    } else if let Some(hasher) = hasher {
+                        hasher.update(slice);
+                    }
+                }
                 Body::Job(Stage::Rows(rows)) => {
                     let mut found = std::mem::take(&mut rows.rows);
                     if let Some(pass) = &mut rows.pass {
@@ -107,7 +139,7 @@ impl Ingest {
                     }
                     self.route(reading, found);
                 }
-                Body::Job(Stage::Survey(None)) | Body::Messages { .. } => {}
+                Body::Job(Stage::Survey { reader: None, .. }) | Body::Messages { .. } => {}
             }
         }
         Ok(())
@@ -118,8 +150,22 @@ impl Ingest {
         if !reading.claimed.unchanged()? {
             return Err(Stop::Refused(Claimed::changed()));
         }
-        let reader = match &mut reading.body {
-            Body::Job(Stage::Survey(reader)) => reader.take(),
+        let (reader, keyed) = match &mut reading.body {
+            Body::Job(Stage::Survey {
+                reader,
+                hasher,
+                keyed,
+            }) => {
+                let key = reader
+                    .as_ref()
+                    .and_then(|reader| reader.job()?.key.as_ref());
+                // Once: what is read a second time, because of duplicates, is a part of the file.
+                if let (Some(key), Some(hasher)) = (key, hasher.take()) {
+                    let (key, content) = (fingerprint(key), hasher.finish());
+                    *keyed = Some(Keyed { key, content });
+                }
+                (reader.take(), *keyed)
+            }
             Body::Job(Stage::Rows(rows)) => {
                 let mut found = std::mem::take(&mut rows.rows);
                 if let Some(pass) = rows.pass.take() {
@@ -128,7 +174,7 @@ impl Ingest {
                 self.route(reading, found);
                 return Ok(true);
             }
-            Body::Messages { .. } => None,
+            Body::Messages { .. } => (None, None),
         };
         let Some(reader) = reader else {
             return Ok(false);
@@ -137,11 +183,15 @@ impl Ingest {
         reading.body = match reader.finish()? {
             Pass::Again(reader, range) => {
                 next = range;
-                Body::Job(Stage::Survey(Some(reader)))
+                Body::Job(Stage::Survey {
+                    reader: Some(reader),
+                    hasher: None,
+                    keyed,
+                })
             }
             Pass::Done(survey) => {
                 next = survey.rows_at.clone();
-                Body::Job(Stage::Rows(Box::new(self.begin_rows(*survey)?)))
+                Body::Job(Stage::Rows(Box::new(self.begin_rows(*survey, keyed)?)))
             }
         };
         reading.claimed.read_again(next)?;
@@ -149,7 +199,7 @@ impl Ingest {
     }
 
     /// The job can be accepted: what all its messages share, and nobody's row yet.
-    fn begin_rows(&self, survey: Survey) -> Result<Rows, Stop> {
+    fn begin_rows(&self, survey: Survey, keyed: Option<Keyed>) -> Result<Rows, Stop> {
         let pass = survey.read_rows()?;
         let recipients = survey.recipients();
         if recipients > self.limits.recipients_per_file_max {
@@ -172,6 +222,7 @@ impl Ingest {
         }
         Ok(Rows {
             pass: Some(pass),
+            keyed,
             recipients,
             envelope: envelope(&survey.job),
             mailing: mailing_of(&survey.job),
@@ -251,7 +302,7 @@ impl Ingest {
         let Body::Job(Stage::Rows(rows)) = &reading.body else {
             return;
         };
-        let (found, recipients) = (rows.found.clone(), rows.recipients);
+        let (found, keyed, recipients) = (rows.found.clone(), rows.keyed, rows.recipients);
         for outlet in 0..self.outlets.len() {
             self.give_chunk(&mut reading, outlet);
         }
@@ -260,7 +311,10 @@ impl Ingest {
             recipients,
             bytes: reading.claimed.size,
         };
-        self.finish(reading, &summary, None, Some(found));
+        match keyed {
+            Some(keyed) => self.finish_keyed(reading, &summary, keyed, Some(found)),
+            None => self.finish(reading, &summary, None, Some(found)),
+        }
     }
 }
 

@@ -8,8 +8,8 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Body, Hasher, Ingest, Reading, clock, fingerprint};
-use crate::handoff::{Acceptance, Keyed};
+use super::{Ingest, Reading, clock};
+use crate::handoff::{Acceptance, JobRows, Keyed};
 use crate::ingest::{Refusal, Summary, code};
 use crate::io::dropdir::{Claimed, Receipt, ReceiptState};
 use crate::io::keys::{Entry, KeyFile};
@@ -23,7 +23,7 @@ pub(super) fn restore(
     acceptance: &Acceptance,
     now: WallTime,
 ) -> io::Result<()> {
-    let Some(keyed) = acceptance.keyed else {
+    let Some(keyed) = acceptance.keyed.as_deref().copied() else {
         return Ok(());
     };
     let known = keys.find(&keyed.key, now)?;
@@ -43,25 +43,29 @@ fn entry(submission: SubmissionId, keyed: Keyed, acceptance: &Acceptance) -> Ent
 
 impl Ingest {
     /// A file with a key was read to its end.
-    pub(super) fn finish_keyed(&mut self, mut reading: Reading, summary: &Summary, key: &str) {
-        let keyed = Keyed {
-            key: fingerprint(key),
-            content: match &mut reading.body {
-                Body::Messages { hasher, .. } => hasher.take().unwrap_or_default().finish(),
-                Body::Job(_) => Hasher::default().finish(),
-            },
-        };
+    pub(super) fn finish_keyed(
+        &mut self,
+        reading: Reading,
+        summary: &Summary,
+        keyed: Keyed,
+        job: Option<JobRows>,
+    ) {
+        if let Some(reading) = self.unless_known(reading, keyed) {
+            self.in_flight.insert(keyed.key, reading.claimed.submission);
+            self.finish(reading, summary, Some(keyed), job);
+        }
+    }
+
+    /// Gives a file back whose key is new. One whose key is known is dealt with.
+    pub(super) fn unless_known(&mut self, reading: Reading, keyed: Keyed) -> Option<Reading> {
         if let Some(&first) = self.in_flight.get(&keyed.key) {
             self.discard(reading.claimed.submission);
             let parked = self.parked.entry(first).or_default();
             parked.push((reading.claimed, keyed));
-            return;
+            return None;
         }
         match self.keys.find(&keyed.key, clock::wall()) {
-            Ok(None) => {
-                self.in_flight.insert(keyed.key, reading.claimed.submission);
-                self.finish(reading, summary, Some(keyed), None);
-            }
+            Ok(None) => return Some(reading),
             Ok(Some(known)) => {
                 self.discard(reading.claimed.submission);
                 self.answer(reading.claimed, keyed, &known);
@@ -73,6 +77,7 @@ impl Ingest {
                 self.give_back(reading.claimed);
             }
         }
+        None
     }
 
     /// The acceptance that holds the key is durable.

@@ -1,6 +1,7 @@
 //! What the values of `job.toml` may look like. Each function reads one kind of text, or ends the
 //! sentence that began with it.
 
+pub(super) use hikyaku_tuning::hours::{day, window as hours};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
@@ -9,6 +10,7 @@ use super::TEXT_MAX;
 use crate::job::archive::check_name;
 use crate::job::token::VERP_PREFIX_MAX;
 use crate::job::{Mailbox, ReversePath};
+use crate::limits::KEY_MAX;
 use crate::mail::address::{Address, IpLiterals, parse_domain};
 
 /// What stands for the recipient's token.
@@ -43,6 +45,11 @@ pub(super) fn label(text: &str, octets_max: usize) -> Result<Box<str>, String> {
         ));
     }
     Ok(text.into())
+}
+
+/// An idempotency key, as other drop files have it, too.
+pub(super) fn key(text: &str) -> Result<Box<str>, String> {
+    label(text, KEY_MAX)
 }
 
 /// A file of the job.
@@ -348,52 +355,4 @@ pub(super) fn moment(value: &toml::Value, zone: Option<&str>) -> Result<u64, Str
         return Err(format!("{text} is not within 2020 and 2070"));
     }
     u64::try_from(timestamp.as_millisecond()).map_err(|_| wrong())
-}
-
-/// `09:00-21:00` in minutes of the day; `24:00` is the end of it.
-pub(super) fn hours(text: &str) -> Result<(u16, u16), String> {
-    let minutes = |text: &str| -> Option<u16> {
-        let (hour, minute) = text.split_once(':')?;
-        let two = |text: &str| {
-            let digits = text.len() == 2 && text.bytes().all(|c| c.is_ascii_digit());
-            digits.then(|| text.parse::<u16>().ok()).flatten()
-        };
-        let (hour, minute) = (two(hour)?, two(minute)?);
-        (minute < 60 && hour * 60 + minute <= 1440).then_some(hour * 60 + minute)
-    };
-    let range = text
-        .split_once('-')
-        .and_then(|(from, to)| Some((minutes(from.trim())?, minutes(to.trim())?)));
-    match range {
-        Some((from, to)) if from != to && from < 1440 => Ok((from, to)),
-        _ => Err(
-            "must be two times such as 09:00-21:00; 22:00-06:00 goes on after midnight".to_owned(),
-        ),
-    }
-}
-
-/// A day of the week as its bit, Monday the lowest; `mon-fri` as several.
-pub(super) fn day(text: &str) -> Result<u8, String> {
-    const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
-    let find = |text: &str| {
-        DAYS.iter()
-            .position(|day| text.trim().eq_ignore_ascii_case(day))
-    };
-    let wrong = || {
-        format!(
-            "must be one of {}, or a range such as mon-fri",
-            DAYS.join(", ")
-        )
-    };
-    let (from, to) = match text.split_once('-') {
-        Some((from, to)) => (find(from), find(to)),
-        None => (find(text), find(text)),
-    };
-    let (Some(from), Some(to)) = (from, to) else {
-        return Err(wrong());
-    };
-    if from > to {
-        return Err(wrong());
-    }
-    Ok((from..=to).fold(0, |bits, day| bits | 1 << day))
 }

@@ -14,6 +14,7 @@ pub(super) type Text = Option<Spanned<String>>;
 #[serde(deny_unknown_fields)]
 pub(super) struct Document {
     pub(super) name: Text,
+    pub(super) key: Text,
     pub(super) from: Text,
     pub(super) reply_to: Text,
     pub(super) to_name: Text,

@@ -1,23 +1,10 @@
 //! DKIM: the public key that DNS has for a signature, and whether signatures in a message verify.
 
-use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::Arc;
-
-use mail_auth::common::cache::NoCache;
-use mail_auth::common::parse::TxtRecordParser;
-use mail_auth::common::verify::DomainKey;
-use mail_auth::hickory_resolver::config::{ResolverConfig, ResolverOpts};
-use mail_auth::{
-    AuthenticatedMessage, DkimResult, DnsError, Error, MessageAuthenticator, Parameters,
-    ResolverCache, Txt,
-};
-
 use super::OwnKey;
 use super::answers::{Answers, Pending, texts};
 use crate::dns::Records;
 use crate::dns::wire::Kind;
+use crate::signing::{Fault, PublicKey, Verifier};
 
 /// What DNS has for one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +67,7 @@ pub(super) fn state(
     if encoded.is_empty() {
         return Ok(KeyState::Revoked);
     }
-    if let Err(error) = DomainKey::parse(text) {
+    if let Err(error) = PublicKey::parse(text) {
         return Ok(KeyState::Broken(error.to_string()));
     }
     let published = mail_parser::decoders::base64::base64_decode(&encoded).unwrap_or_default();
@@ -162,81 +149,22 @@ pub struct BadSignature {
 
 /// Verifies the signatures of `message` with the keys among `answers`; `now` is the clock's, mail-auth's.
 pub(super) fn verify(answers: &mut Answers, message: &[u8]) -> Vec<BadSignature> {
-    let Some(message) = AuthenticatedMessage::parse(message) else {
+    let Ok(verifier) = Verifier::new() else {
         return Vec::new();
     };
-    let mut zone = Zone(HashMap::new());
-    for header in &message.dkim_headers {
-        let signature = &header.header;
-        let Ok(records) = answers.get(&key_name(&signature.d, &signature.s), Kind::Txt) else {
-            continue;
-        };
-        let key = texts(&records).find_map(|text| DomainKey::parse(text).ok());
-        if let Some(key) = key {
-            let key = Txt::DomainKey(Arc::new(key));
-            // As mail-auth writes the name, which may or may not keep its case.
-            let name = format!("{}._domainkey.{}.", signature.s, signature.d);
-            zone.0.insert(name.to_ascii_lowercase().into(), key.clone());
-            zone.0.insert(name.into(), key);
-        }
-    }
-    // Never asks: the cache below has an answer for every name.
-    let Ok(authenticator) =
-        MessageAuthenticator::new(ResolverConfig::default(), ResolverOpts::default())
-    else {
-        return Vec::new();
-    };
-    let parameters = Parameters {
-        params: &message,
-        cache_txt: Some(&zone),
-        cache_mx: None::<&NoCache<_, _>>,
-        cache_ptr: None::<&NoCache<_, _>>,
-        cache_ipv4: None::<&NoCache<_, _>>,
-        cache_ipv6: None::<&NoCache<_, _>>,
-    };
-    let results = futures_lite::future::block_on(authenticator.verify_dkim(parameters));
-    results
-        .iter()
-        .filter_map(|output| {
-            let signature = output.signature()?;
-            let name = format!("{}._domainkey.{}.", signature.s, signature.d);
-            if !zone.0.contains_key(name.as_str()) {
-                // That its key is missing is said elsewhere.
-                return None;
-            }
-            let why = match output.result() {
-                DkimResult::Pass | DkimResult::None => return None,
-                DkimResult::Neutral(error)
-                | DkimResult::Fail(error)
-                | DkimResult::PermError(error)
-                | DkimResult::TempError(error) => error.to_string(),
-            };
-            Some(BadSignature {
-                domain: signature.d.clone(),
+    let verified = verifier.verify(message, |domain, selector| {
+        let records = answers.get(&key_name(domain, selector), Kind::Txt).ok()?;
+        texts(&records).find_map(|text| PublicKey::parse(text).ok())
+    });
+    let bad = verified.into_iter().filter_map(|signature| {
+        match signature.fault? {
+            Fault::Broken(why) => Some(BadSignature {
+                domain: signature.domain,
                 why,
-            })
-        })
-        .collect()
-}
-
-/// Keys by name; whatever else is asked for does not exist.
-struct Zone(HashMap<Box<str>, Txt>);
-
-impl ResolverCache<Box<str>, Txt> for Zone {
-    fn get<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        let missing = || Txt::Error(Error::Dns(DnsError::InvalidRecordType));
-        Some(self.0.get(name).cloned().unwrap_or_else(missing))
-    }
-
-    fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        None
-    }
-
-    fn insert(&self, _: Box<str>, _: Txt, _: std::time::Instant) {}
+            }),
+            // Both are said elsewhere.
+            Fault::NoKey | Fault::Malformed(_) => None,
+        }
+    });
+    bad.collect()
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Session, Stage, Write};
 use crate::mail::reply::Reply;
+use crate::smtp::TlsPolicy;
 use crate::smtp::command;
-use crate::smtp::config::TlsPolicy;
 use crate::smtp::due::Due;
 use crate::smtp::extension::Extensions;
 use crate::smtp::parse::Keep;
@@ -14,6 +14,7 @@ use crate::smtp::report::{Action, Event, OUT_OF_STEP, Phase, ProtocolError, Repo
 use crate::smtp::transaction::{Next, unfitting};
 use crate::time::Instant;
 
+const ONE_TOO_MANY: &str = "QUIT answered with what answers another command";
 const UNASKED: &str = "bytes when no reply was due";
 
 impl Session {
@@ -95,6 +96,9 @@ impl Session {
         }
         match due {
             Due::Mail | Due::Rcpt(_) | Due::Data | Due::Chunk | Due::Dot => {
+                if due == Due::Dot {
+                    self.group_answered();
+                }
                 if self.running.is_out_of_step(due, &reply) {
                     self.stream.break_off(OUT_OF_STEP);
                 }
@@ -106,7 +110,13 @@ impl Session {
                     Err(error) => self.fail(Event::Protocol(error)),
                 }
             }
-            Due::Quit => self.close(),
+            Due::Quit => {
+                // What answers something else is a reply too many, and the connection's last.
+                if self.stream.used && reply.is_positive() && reply.code != 221 {
+                    self.stream.break_off(ONE_TOO_MANY);
+                }
+                self.close();
+            }
             _ if reply.code / 100 == 3 => self.fail(Event::Protocol(unfitting(due, &reply))),
             _ => self.on_session_reply(now, due, reply),
         }
@@ -115,7 +125,7 @@ impl Session {
     /// Anything but the transaction's own commands. 2yz, 4yz or 5yz, not 421.
     fn on_session_reply(&mut self, now: Instant, due: Due, reply: Reply) {
         let encrypted = self.tls.is_some();
-        let must_encrypt = self.config.tls == TlsPolicy::Require && !encrypted;
+        let must_encrypt = self.config.tls == TlsPolicy::Required && !encrypted;
         match due {
             Due::Greeting if reply.is_positive() => {
                 let host = reply
@@ -186,12 +196,14 @@ impl Session {
             Next::Go if self.running.is_open() => self.send_next(now),
             Next::Go | Next::Done => self.end_transaction(now),
             Next::Body => {
+                self.count_is_right();
                 self.stage = Stage::Body;
                 self.block_started = now;
                 self.deadline = now.after(self.config.deadlines.block);
                 self.actions.push_back(Action::Body);
             }
             Next::LoneDot => {
+                self.count_is_right();
                 self.output.extend_from_slice(b".\r\n");
                 self.due.push_back(Due::Dot);
                 self.want_write(now);
@@ -201,10 +213,12 @@ impl Session {
 
     /// The oldest transaction has no reply due any more.
     pub(super) fn end_transaction(&mut self, now: Instant) {
-        let failed = self.running.has_failed();
+        let (failed, group) = (self.running.take_failed(), self.running.is_group());
         if self.stream.end_first(&mut self.running) {
             self.watch(now);
             self.offer_ready();
+        } else if failed && group {
+            self.reset_behind_group(now);
         } else {
             self.needs_reset = failed;
             self.unsent.clear();

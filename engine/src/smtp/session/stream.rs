@@ -83,6 +83,11 @@ impl Stream {
         self.broken.get_or_insert(why);
     }
 
+    /// From the next transaction on, one at a time.
+    pub(super) const fn stop(&mut self) {
+        self.depth = None;
+    }
+
     pub(super) fn clear(&mut self) {
         self.in_flight = 0;
         self.behind.clear();
@@ -98,17 +103,18 @@ impl Session {
         self
     }
 
-    /// Why this session no longer streams though it was allowed to: a sign that the peer does not
-    /// cope. To be asked when the session closes, and whenever it is ready. Do not stream to this site again.
+    /// Why this session no longer streams, or sends content as chunks, though it was allowed to: a sign
+    /// that the peer does not cope. To be asked when the session closes, whenever it is ready, and when
+    /// a report is out of step. Use [`Session::go_plain`] for this site from now on.
     #[must_use]
     pub const fn stream_broken(&self) -> Option<&'static str> {
         self.stream.broken
     }
 
-    /// From the next transaction on, one at a time: another session to the same site found out that
-    /// streaming does not work there.
-    pub const fn stop_streaming(&mut self) {
-        self.stream.depth = None;
+    /// Whether it was given a depth, and none of [`Session::go_plain`]'s reasons came up since.
+    #[must_use]
+    pub const fn may_stream(&self) -> bool {
+        self.stream.depth.is_some()
     }
 
     /// Whether another transaction may be begun while replies to this one are due.
@@ -226,6 +232,7 @@ impl Session {
 
     /// The session fails: is streaming to blame? Hanging up with a 421 is not a sign of it.
     pub(super) fn note_break(&mut self, event: &Event) {
+        self.note_unanswered(event);
         match event {
             Event::Protocol(_) if self.stream.used => {
                 self.stream
@@ -251,6 +258,11 @@ impl Session {
             || self.stream.behind.iter().any(Running::is_out)
     }
 
+    /// A group leaves when its content is complete; what exceeds all bounds of a group leaves before.
+    pub(super) fn holds_group(&self) -> bool {
+        self.stage == Stage::Body && self.running.is_group() && self.output.len() <= OUTPUT_MAX
+    }
+
     pub(super) fn is_doubt_behind(&self) -> bool {
         self.stream.behind.iter().any(Running::is_in_doubt)
     }
@@ -258,7 +270,10 @@ impl Session {
     /// Everybody without a verdict gets one: `event`, which is a reply only when it is a 421.
     pub(super) fn report_failure(&mut self, phase: Phase, event: Event) {
         let is_reply = matches!(event, Event::Reply(_));
-        let answers_end = is_reply && !self.unasked && self.due.front() == Some(&Due::Dot);
+        // A 421 comes in its turn. In place of the answer to MAIL or RCPT it refuses a group before the
+        // peer came to its content; with several messages in flight only the answer to the end is sure.
+        let in_turn = self.due.front() == Some(&Due::Dot) || self.running.is_group();
+        let answers_end = is_reply && !self.unasked && in_turn;
         self.drop_stale_actions();
         // Whether somebody gets the event itself.
         let mut told = false;
