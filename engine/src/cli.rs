@@ -329,7 +329,7 @@ pub struct DropArgs {
     /// first, and every message made once
     #[arg(long, value_name = "DIR", help_heading = "Jobs", conflicts_with_all = [
         "files", "maildir", "mbox", "message_size_max", "from", "to", "to_header", "job_id", "envid", "egress",
-        "key", "batch",
+        "batch",
     ])]
     pub job: Option<PathBuf>,
     /// Show the message of row N (from 1) as it would be sent, and drop nothing
@@ -738,6 +738,9 @@ pub struct SuppressImportArgs {
     /// For lines that give none
     #[arg(long, value_name = "TEXT", default_value = "import")]
     pub reason: String,
+    /// Memory to sort entries in; a larger import is sorted in files beside the list, and added in parts
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub memory: String,
 }
 
 const SUPPRESS_EXAMPLES: &str = "\
