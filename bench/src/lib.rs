@@ -47,6 +47,7 @@ pub mod report;
 pub mod scale;
 pub mod simulate;
 pub mod sink;
+pub mod suppress;
 pub mod tarpit;
 
 pub use hikyaku::sink::workload;
