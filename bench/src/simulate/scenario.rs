@@ -111,15 +111,16 @@ fn persona(rng: &mut Rng, rough: usize) -> Persona {
     let mut yes = |of: usize| rng.below(of) > 0;
     let (pipelining, chunking, eight_bit) = (yes(3), yes(2), yes(4));
     let (smtputf8, size, starttls) = (yes(2), yes(2), yes(2));
+    let bdat = if yes(8) {
+        Bdat::Known
+    } else {
+        [Bdat::Unknown, Bdat::Commands, Bdat::Silent][rng.below(3)]
+    };
     let mut rate = |rates: [usize; 4]| if rough == 0 { 0 } else { rates[rng.below(4)] };
     Persona {
         pipelining,
         chunking,
-        bdat: if yes(8) {
-            Bdat::Known
-        } else {
-            [Bdat::Unknown, Bdat::Commands, Bdat::Silent][rng.below(3)]
-        },
+        bdat,
         eight_bit,
         smtputf8,
         size,
