@@ -197,7 +197,14 @@ impl Shard {
             // What another connection found out since this one was ready last.
             session.go_plain();
         }
-        match offer(session, now, view.envelope, &transaction) {
+        // Whether a connection that rested is still there is found out with DATA, before anybody is in
+        // doubt. A message that failed before has DATA, too: it may have failed of our choice.
+        let may_group = !conn.idle
+            && transaction
+                .recipients
+                .iter()
+                .all(|one| one.entry.attempts == 0);
+        match offer(session, now, view.envelope, &transaction, may_group) {
             Ok(()) => {
                 conn.messages += 1;
                 conn.idle = false;
@@ -440,6 +447,7 @@ fn offer(
     now: Now,
     envelope: &[u8],
     transaction: &Transaction,
+    may_group: bool,
 ) -> Result<(), (Event<'static>, String)> {
     // Its checksum is right, so it was written so: a bug, and no reason to lose anybody.
     let envelope = EnvelopeView::parse(envelope).ok_or_else(|| {
@@ -465,10 +473,7 @@ fn offer(
             recipients,
             size: transaction.size,
             needs,
-            may_group: transaction
-                .recipients
-                .iter()
-                .all(|one| one.entry.attempts == 0),
+            may_group,
         },
     );
     begun.map_err(|error| {
