@@ -137,7 +137,10 @@ fn sends(own: usize, reader: usize, on_socket: bool) -> std::io::Result<f64> {
                     rustix::io::write(&*told, &1_u64.to_ne_bytes())?;
                 }
                 let limit = Instant::now() + PATIENCE;
-                while taken.load(SeqCst) <= round && Instant::now() < limit {
+                while taken.load(SeqCst) <= round {
+                    if Instant::now() > limit {
+                        return Err(std::io::Error::other("the reader does not read"));
+                    }
                     // On one processor the reader needs it.
                     let _ = sched_yield();
                 }
