@@ -97,7 +97,7 @@ pub struct Backoff {
 }
 
 /// Most connections that one egress path may have, over all shards: what one source address has ports
-/// for at one destination. Each that is open costs the engine some 15 KiB and the kernel its buffers;
+/// for at one destination. Each that is open costs the engine some 9 KiB and the kernel its buffers;
 /// the process's own bound (`--connections-max`) and its descriptors hold beside it.
 pub const CONNECTIONS_MAX: u32 = 65_000;
 

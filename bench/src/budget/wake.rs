@@ -86,6 +86,7 @@ fn waking(own: usize, reader: usize) -> std::io::Result<f64> {
 /// told of afterwards.
 fn sends(own: usize, reader: usize, on_socket: bool) -> std::io::Result<f64> {
     let (mut near, mut far) = connected()?;
+    let (mut warm, mut warmed) = connected()?;
     let told = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
     let taken = Arc::new(AtomicU64::new(0));
     let over = Arc::new(AtomicBool::new(false));
@@ -117,12 +118,17 @@ fn sends(own: usize, reader: usize, on_socket: bool) -> std::io::Result<f64> {
         let (told, taken, over) = (Arc::clone(&told), Arc::clone(&taken), Arc::clone(&over));
         thread::spawn(move || -> std::io::Result<Vec<Duration>> {
             pin(own);
-            let bytes = vec![b'x'; MESSAGE];
+            let (bytes, mut scratch) = (vec![b'x'; MESSAGE], vec![0; MESSAGE]);
             let mut all = Vec::with_capacity(ROUNDS);
             let end = Instant::now() + TIME;
             for round in 0..ROUNDS as u64 {
                 if round > ROUNDS_MIN && Instant::now() > end {
                     break;
+                }
+                // Whoever was here meanwhile has left nothing of it in the caches: that is not the price.
+                for _ in 0..WARM {
+                    warm.write_all(&bytes)?;
+                    warmed.read_exact(&mut scratch)?;
                 }
                 let begun = cpu::thread();
                 near.write_all(&bytes)?;
@@ -131,7 +137,10 @@ fn sends(own: usize, reader: usize, on_socket: bool) -> std::io::Result<f64> {
                     rustix::io::write(&*told, &1_u64.to_ne_bytes())?;
                 }
                 let limit = Instant::now() + PATIENCE;
-                while taken.load(SeqCst) <= round && Instant::now() < limit {
+                while taken.load(SeqCst) <= round {
+                    if Instant::now() > limit {
+                        return Err(std::io::Error::other("the reader does not read"));
+                    }
                     // On one processor the reader needs it.
                     let _ = sched_yield();
                 }
@@ -223,6 +232,7 @@ fn joined<T>(thread: thread::JoinHandle<std::io::Result<T>>) -> std::io::Result<
 /// As a message's content.
 const MESSAGE: usize = 4096;
 const ROUNDS: usize = 2000;
+const WARM: usize = 3;
 const YIELDS: usize = 20_000;
 /// On a busy machine a round takes as long as others want: so many are enough, and no more in any case.
 const ROUNDS_MIN: u64 = 20;
