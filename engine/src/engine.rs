@@ -143,6 +143,14 @@ pub struct Report {
     pub spool_bytes: u64,
     /// Connections opened.
     pub connects: u64,
+    /// DKIM signatures made.
+    pub signatures: u64,
+    /// Those of them that were made several at a time, and in how many batches.
+    pub signatures_batched: (u64, u64),
+    /// Messages that went out with the signatures that an earlier recipient's copy got.
+    pub signatures_repeated: u64,
+    /// Messages whose body was not hashed, because it is that of others of its job.
+    pub body_hashes_reused: u64,
     /// Log lines that could not be written.
     pub log_lines_dropped: u64,
     /// A shard ended by a bug of ours; its message stands on standard error.
@@ -429,6 +437,13 @@ impl Engine {
             commits: sum(|gauge| gauge.commits.load(Relaxed)),
             spool_bytes: sum(|gauge| gauge.spool_bytes.load(Relaxed)),
             connects: sum(|gauge| gauge.connects.load(Relaxed)),
+            signatures: sum(|gauge| gauge.signatures.load(Relaxed)),
+            signatures_batched: (
+                sum(|gauge| gauge.signatures_batched.load(Relaxed)),
+                sum(|gauge| gauge.signature_batches.load(Relaxed)),
+            ),
+            signatures_repeated: sum(|gauge| gauge.signatures_repeated.load(Relaxed)),
+            body_hashes_reused: sum(|gauge| gauge.body_hashes_reused.load(Relaxed)),
             log_lines_dropped: self.log.close(),
             crashed,
         }

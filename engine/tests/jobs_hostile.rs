@@ -324,7 +324,8 @@ fn what_cannot_be_a_job_is_refused_with_its_place_and_nobody_else_waits() {
         );
         // As it came, for whoever has to mend it.
         let kept = bed.names("quarantine");
-        let kept = kept.iter().find(|kept| kept.ends_with(&format!("-{file}")));
+        let is_it = |kept: &&String| kept.splitn(3, '-').nth(2) == Some(&file);
+        let kept = kept.iter().find(is_it);
         let kept = kept.unwrap_or_else(|| panic!("{name} is not in quarantine"));
         let there = std::fs::read(bed.path("drop/quarantine").join(kept)).expect("read");
         assert!(there == *bytes, "{name}");

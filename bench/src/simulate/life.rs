@@ -20,7 +20,7 @@ use hikyaku::shard::{
 use hikyaku::smtp::{StreamDepth, TlsPolicy};
 use hikyaku::throttle::Registry;
 use hikyaku_spool::{Doubt, Options, Recovered, Spool, SpoolError, faults};
-use hikyaku_tuning::{LimitRules, Profiles};
+use hikyaku_tuning::Profiles;
 
 use super::disk::Disk;
 use super::ingest::{Ingest, Place, Synced};
@@ -30,7 +30,7 @@ use super::world::{Event, Process, SECOND, ShardState, World};
 
 /// What is expensive to make and the same for all seeds.
 pub(super) struct Parts {
-    profiles: Profiles,
+    pub(super) profiles: Profiles,
 }
 
 impl Parts {
@@ -86,7 +86,11 @@ impl World {
             routes: Routes::default(),
             sites: SiteLimits {
                 profiles: self.parts.profiles.clone(),
+<<<<<<< HEAD
+                rules: self.clock.rules(),
+=======
                 rules: self.rules(),
+>>>>>>> main
             },
             retry: RetryPolicy {
                 expires_after: Duration::from_secs(60 * 24 * 3600),

@@ -45,6 +45,7 @@ mod jobs;
 #[cfg(test)]
 mod jobs_tests;
 pub mod memory;
+mod plain;
 mod report;
 mod routing;
 mod settle;

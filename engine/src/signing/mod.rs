@@ -25,7 +25,7 @@ mod tests;
 mod unsigned;
 mod verify;
 
-pub use batch::Batching;
+pub use batch::{Batched, Batching};
 pub use error::SigningError;
 pub use key::PrivateKey;
 pub use unsigned::{BodyHash, Unsigned};
@@ -240,14 +240,16 @@ impl Signer {
     ///
     /// What is left (Ed25519, too few for a batch, a batch that failed its check) is made by
     /// [`Signer::finish`], so that leaving this out changes the time and nothing else.
-    pub fn sign_batch<'u>(&self, messages: impl IntoIterator<Item = &'u mut Unsigned>) {
-        let Some(batch) = &self.batch else { return };
+    pub fn sign_batch<'u>(&self, messages: impl IntoIterator<Item = &'u mut Unsigned>) -> Batched {
+        let Some(batch) = &self.batch else {
+            return Batched::default();
+        };
         let fields = messages.into_iter().flat_map(Unsigned::fields_mut);
         batch.sign(fields.map(|field| Job {
             key: field.key,
             digest: field.digest,
             signature: &mut field.signature,
-        }));
+        }))
     }
 
     /// Appends the fields of a message prepared by this signer to `out`, as [`Signer::sign`] does.
@@ -256,6 +258,8 @@ impl Signer {
     /// [`SigningError::Library`]; `out` is then as it was.
     pub fn finish(&self, unsigned: &Unsigned, out: &mut Vec<u8>) -> Result<usize, SigningError> {
         let start = out.len();
+        // Most keys are RSA with 2048 bits: 256 octets in base64, folded.
+        out.reserve(unsigned.text_len() + 400 * unsigned.len());
         for (field, text) in unsigned.fields() {
             out.extend_from_slice(text);
             let key = &self.keys[field.key];
