@@ -10,7 +10,7 @@ use super::dispatch::SiteIdentity;
 use super::{ConnKey, Now, Shard};
 use crate::log::record::SiteEvent;
 use crate::queue::domain::SiteKey;
-use crate::smtp::{Session, StreamDepth};
+use crate::smtp::StreamDepth;
 
 impl Shard {
     /// How many transactions a new session to `site` may keep in flight; `None`: one.
