@@ -14,6 +14,7 @@ mod ask;
 pub mod cache;
 mod config;
 pub mod lookup;
+mod packet;
 pub mod records;
 pub mod rng;
 pub mod route;

@@ -52,6 +52,8 @@ mod settle;
 mod signing;
 mod steady;
 mod suppression;
+#[cfg(test)]
+mod testing;
 mod timers;
 mod transaction;
 
