@@ -454,6 +454,32 @@ fn what_waits_is_bounded_by_the_memory_budget() {
 }
 
 #[test]
+fn a_job_is_cancelled_while_nothing_else_is_taken() {
+    let bed = Bed::new();
+    let address = nobody_listens();
+    for file in 0..40 {
+        let to = addresses(file * 1000, (file + 1) * 1000);
+        let text: String = to.iter().map(|to| transaction(to, 1)).collect();
+        let text = text.replace("@sender.test>\r\nRCPT", "@sender.test> XJOB=spring\r\nRCPT");
+        bed.drop_file(&format!("{file:03}.bsmtp"), text);
+    }
+    let flags = "--memory 16MiB --connections-max 20 --retry-first 1s --retry-max 1s --tls never";
+    let engine = bed.start(&format!("{flags} {FAST} --route *={address}"));
+    until("the state says so", || is_short(&bed, "memory"));
+    assert_eq!(state(&bed)["drop"]["claims"], false);
+    bed.drop_file("spring.cancel", "there is no room for it\n");
+    until("it is carried out", || {
+        bed.receipt("spring.cancel")["state"] == "final"
+    });
+    let cancelled = bed.receipt("spring.cancel")["cancelled"].as_u64();
+    assert!(
+        cancelled.is_some_and(|count| count >= 1000),
+        "{cancelled:?}"
+    );
+    drop(engine);
+}
+
+#[test]
 fn sites_and_domains_without_mail_are_forgotten() {
     let bed = Bed::new();
     let listen = (0..5).map(|_| "127.0.0.1:0".parse().expect("address"));

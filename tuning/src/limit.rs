@@ -137,7 +137,7 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
         "tls" => once(
             &mut overlay.tls,
             match value {
-                "may" => TlsPolicy::May,
+                "may" => TlsPolicy::Opportunistic,
                 "required" => TlsPolicy::Required,
                 "never" => TlsPolicy::Never,
                 _ => return Err("write may, required or never".into()),
@@ -230,35 +230,14 @@ impl LimitRules {
             Pattern::Domain(_) => (3, 0),
         });
         let rules = Self { rules };
-        let by_profile = profiles.iter().map(|profile| {
-            (
-                profile.name(),
-                profile.domains().first().cloned().unwrap_or_default(),
-            )
-        });
-        let by_domain = rules.rules.iter().filter_map(|rule| {
-            let domain = match &rule.pattern {
-                Pattern::Domain(name) => name.clone(),
-                Pattern::Below(suffix) => format!("any{suffix}"),
-                Pattern::All | Pattern::Site(_) => return None,
-            };
-            Some((
-                profiles.by_domain(&domain).map_or(DEFAULT, Profile::name),
-                domain,
-            ))
-        });
-        for (profile, domain) in by_profile.chain(by_domain) {
-            if let Some(message) = rules.limits(profiles, profile, &domain).contradiction() {
+        for (profile, domain) in rules.named(profiles) {
+            if let Some(message) = rules.limits(profiles, &profile, &domain).contradiction() {
                 let flag = rules
                     .rules
                     .iter()
                     .map(|rule| rule.text.as_str())
                     .collect::<Vec<_>>();
-                let part = if domain.is_empty() {
-                    profile.into()
-                } else {
-                    domain
-                };
+                let part = if domain.is_empty() { profile } else { domain };
                 return Err(TuningError::Flag {
                     flag: flag.join("' --limit '"),
                     part,
@@ -267,6 +246,43 @@ impl LimitRules {
             }
         }
         Ok(rules)
+    }
+
+    /// Every profile with one of its domains, and for every flag about domains one that it fits with its profile.
+    fn named(&self, profiles: &Profiles) -> Vec<(String, String)> {
+        let by_profile = profiles.iter().map(|profile| {
+            let domain = profile.domains().first().cloned().unwrap_or_default();
+            (profile.name().to_owned(), domain)
+        });
+        let by_domain = self.rules.iter().filter_map(|rule| {
+            let domain = match &rule.pattern {
+                Pattern::Domain(name) => name.clone(),
+                Pattern::Below(suffix) => format!("any{suffix}"),
+                Pattern::All | Pattern::Site(_) => return None,
+            };
+            let profile = profiles.by_domain(&domain).map_or(DEFAULT, Profile::name);
+            Some((profile.to_owned(), domain))
+        });
+        by_profile.chain(by_domain).collect()
+    }
+
+    /// What is in force, for people: the limits of every profile by its name, the default one first, and of every pattern
+    /// that a flag has for domains.
+    #[must_use]
+    pub fn in_force(&self, profiles: &Profiles) -> Vec<(String, Limits)> {
+        let named = self.named(profiles).into_iter();
+        let of = |(index, (profile, domain)): (usize, (String, String))| {
+            // Profiles come first; what a flag says of their domains is shown with the flag.
+            if index < profiles.iter().count() {
+                let limits = self.limits(profiles, &profile, "");
+                return Some((profile, limits));
+            }
+            let site = self.site_of(&domain)?;
+            let star = if site.starts_with('.') { "*" } else { "" };
+            let limits = self.limits(profiles, &profile, &domain);
+            Some((format!("{star}{site}"), limits))
+        };
+        named.enumerate().filter_map(of).collect()
     }
 
     /// The key of the site that a flag makes of this recipient domain (lower case): the pattern's

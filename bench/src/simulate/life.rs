@@ -20,7 +20,7 @@ use hikyaku::shard::{
 use hikyaku::smtp::{StreamDepth, TlsPolicy};
 use hikyaku::throttle::Registry;
 use hikyaku_spool::{Doubt, Options, Recovered, Spool, SpoolError, faults};
-use hikyaku_tuning::{LimitRules, Profiles};
+use hikyaku_tuning::Profiles;
 
 use super::disk::Disk;
 use super::ingest::{Ingest, Place, Synced};
@@ -30,7 +30,7 @@ use super::world::{Event, Process, SECOND, ShardState, World};
 
 /// What is expensive to make and the same for all seeds.
 pub(super) struct Parts {
-    profiles: Profiles,
+    pub(super) profiles: Profiles,
 }
 
 impl Parts {
@@ -66,14 +66,6 @@ impl World {
         }
     }
 
-    fn rules(&self) -> LimitRules {
-        if self.scenario.chunking {
-            return LimitRules::default();
-        }
-        let never = "*=chunking=never".parse().expect("a limit");
-        LimitRules::new(vec![never], &self.parts.profiles).expect("a limit of the defaults")
-    }
-
     /// As production builds it from settings; nobody grows old enough to expire.
     fn shard_config(&self) -> ShardConfig {
         ShardConfig {
@@ -86,7 +78,7 @@ impl World {
             routes: Routes::default(),
             sites: SiteLimits {
                 profiles: self.parts.profiles.clone(),
-                rules: self.rules(),
+                rules: self.clock.rules(),
             },
             retry: RetryPolicy {
                 expires_after: Duration::from_secs(60 * 24 * 3600),

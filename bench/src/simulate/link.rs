@@ -128,6 +128,7 @@ impl World {
             };
             match step {
                 Step::Write(bytes) => {
+                    self.judge_hours(&bytes)?;
                     let after = 1 + self.rng.below(1 + bytes.len() * 200) as u64;
                     self.links[link].waits = Waits::Write(bytes);
                     self.at(self.now + after, Event::Written(link));

@@ -10,6 +10,7 @@
 //! life.rs      start, recovery, the four endings, the last look
 //! store.rs     batches                 disk.rs   what survives a kill, a power cut, rot
 //! link.rs      connections             peer.rs   receivers, and the truth of what they took
+//! hours.rs     no envelope outside of a site's hours
 //! dns.rs       names                   ingest.rs drop files, through parser and desk
 //! ledger.rs    promises: checked at each step, settled at the end
 //! ```
@@ -20,6 +21,7 @@
 
 mod disk;
 mod dns;
+mod hours;
 mod ingest;
 mod ledger;
 mod life;

@@ -72,6 +72,8 @@ pub(super) struct Scenario {
     /// Transactions in flight where a site has shown that it can.
     pub(super) stream_depth: u8,
     pub(super) stream_auto: Option<u32>,
+    /// Hours of all sites, as a limit has them.
+    pub(super) hours: Option<String>,
     /// Content as chunks where a site announces it.
     pub(super) chunking: bool,
     pub(super) log_segments_max: u64,
@@ -100,6 +102,7 @@ impl Scenario {
             strict: rng.below(4) == 0,
             stream_depth: [2, 4, 16][rng.below(3)],
             stream_auto: [None, Some(0), Some(2)][rng.below(3)],
+            hours: None,
             chunking: rng.below(4) > 0,
             log_segments_max: 6 + rng.below(20) as u64,
             indoubt_slots: [4, 16, 64][rng.below(3)],
@@ -107,19 +110,38 @@ impl Scenario {
     }
 }
 
+/// Hours of all sites, for some seeds: one to three windows a day, of minutes or hours, by some clock. Every day, so that
+/// whoever waits has his turn within one.
+pub(super) fn hours(rng: &mut Rng) -> Option<String> {
+    if rng.below(4) > 0 {
+        return None;
+    }
+    let clock = |minute: usize| format!("{:02}:{:02}", minute / 60, minute % 60);
+    let windows = (0..1 + rng.below(3)).map(|_| {
+        let from = rng.below(1440);
+        let most = [10, 100, 1000][rng.below(3)];
+        let length = 1 + rng.below(most);
+        format!("{}-{}", clock(from), clock((from + length) % 1440))
+    });
+    let windows: Vec<String> = windows.collect();
+    let zone = ["UTC", "Asia/Tokyo", "America/St_Johns"][rng.below(3)];
+    Some(format!("hours={},time-zone={zone}", windows.join(" ")))
+}
+
 fn persona(rng: &mut Rng, rough: usize) -> Persona {
     let mut yes = |of: usize| rng.below(of) > 0;
     let (pipelining, chunking, eight_bit) = (yes(3), yes(2), yes(4));
     let (smtputf8, size, starttls) = (yes(2), yes(2), yes(2));
+    let bdat = if yes(8) {
+        Bdat::Known
+    } else {
+        [Bdat::Unknown, Bdat::Commands, Bdat::Silent][rng.below(3)]
+    };
     let mut rate = |rates: [usize; 4]| if rough == 0 { 0 } else { rates[rng.below(4)] };
     Persona {
         pipelining,
         chunking,
-        bdat: if yes(8) {
-            Bdat::Known
-        } else {
-            [Bdat::Unknown, Bdat::Commands, Bdat::Silent][rng.below(3)]
-        },
+        bdat,
         eight_bit,
         smtputf8,
         size,

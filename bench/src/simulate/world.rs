@@ -20,11 +20,12 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::disk::Disk;
 use super::dns::{self, Flight, Names, Reply};
+use super::hours::Clock;
 use super::ingest::{Ingest, Place, Ring};
 use super::ledger::{Broken, Checked, Ledger};
 use super::life::Parts;
 use super::link::Link;
-use super::scenario::{Crash, Scenario, files, names};
+use super::scenario::{Crash, Scenario, files, hours, names};
 use super::store::Writer;
 
 /// What can happen.
@@ -178,6 +179,9 @@ pub(super) struct World {
     pub(super) life: u32,
     /// What the wall clock says beyond virtual time.
     pub(super) wall_offset: i64,
+    /// When it was last set, in virtual time.
+    pub(super) jumped_at: u64,
+    pub(super) clock: Clock,
     pub(super) process: Option<Process>,
     /// A call failed as it was told to: the process must end.
     pub(super) disk_failed: bool,
@@ -209,6 +213,10 @@ const LOG_EVERY: u64 = SECOND / 2;
 /// In production it is half a second; nothing that a promise says hangs on it.
 const TICK: u64 = 30 * SECOND;
 
+const CLOSED: &[u8] = b"outside of its hours";
+/// Told apart from the seed of everything else.
+const HOURS_SEED: u64 = 0x5348_4f55_5253;
+
 /// 2030-01-01, in milliseconds.
 const WALL_BASE: i64 = 1_893_456_000_000;
 /// No seed needs a tenth of it.
@@ -225,7 +233,10 @@ pub(super) const SECOND: u64 = 1_000_000_000;
 impl World {
     pub(super) fn new(seed: u64, dir: PathBuf, parts: Rc<Parts>) -> io::Result<Self> {
         let mut rng = Rng::new(seed);
-        let scenario = Scenario::draw(&mut rng);
+        let mut scenario = Scenario::draw(&mut rng);
+        // From numbers of its own: the histories of seeds without hours stay what they were.
+        scenario.hours = hours(&mut Rng::new(seed ^ HOURS_SEED));
+        let clock = Clock::new(&scenario, &parts);
         let names = names(&mut rng, scenario.personas.len());
         let ledger = files(&mut rng, &names);
         std::fs::create_dir_all(dir.join("grave"))?;
@@ -248,6 +259,8 @@ impl World {
             parts,
             life: 0,
             wall_offset: WALL_BASE,
+            jumped_at: 0,
+            clock,
             process: None,
             disk_failed: false,
             drained: false,
@@ -352,6 +365,7 @@ impl World {
             Event::Heal => self.heal(),
             Event::Jump(by) => {
                 self.wall_offset += by;
+                self.jumped_at = self.now;
                 self.stats.jumps += 1;
                 Ok(())
             }
@@ -443,6 +457,9 @@ impl World {
         if state.shard.log_len() > 0 {
             let lines = state.shard.swap_log(Vec::new());
             self.trace.update(&lines);
+            if self.scenario.hours.is_some() && lines.windows(CLOSED.len()).any(|at| at == CLOSED) {
+                self.stats.faults.insert("clock: outside of hours");
+            }
             if self.tell {
                 eprint!("{:>18} {}", self.now, String::from_utf8_lossy(&lines));
             }
@@ -462,6 +479,9 @@ impl World {
             let Some(effect) = process.shards[shard].shard.take_effect() else {
                 break;
             };
+            if matches!(effect, Effect::Connect { .. }) {
+                self.judge_connect()?;
+            }
             self.carry_out_effect(shard, effect);
         }
         let Some(process) = &mut self.process else {

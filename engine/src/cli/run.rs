@@ -73,7 +73,8 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Destinations")]
     pub allow_private_targets: bool,
 
-    /// Limit for sites matching PATTERN, such as '*.example.com=10/s,connections=2'; repeatable
+    /// Limit for sites matching PATTERN, such as '*.example.com=10/s,connections=2' or
+    /// 'docomo=hours=08:00-21:00,days=mon-fri,time-zone=Asia/Tokyo'; repeatable
     #[arg(long, value_name = "PATTERN=LIMIT", help_heading = "Limits")]
     pub limit: Vec<String>,
     /// Connections of the whole process at once, 1 to 1000000 [default: 2000]

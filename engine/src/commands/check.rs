@@ -1,6 +1,7 @@
 //! `hikyaku check`: would a run start? Settings in force, and what the host offers. `check message`
 //! and `check job` are in files of their own.
 
+mod hours;
 mod job;
 mod message;
 mod sender;
@@ -12,6 +13,7 @@ use super::{host, refuse};
 use crate::cli::{CheckArgs, CheckCommand};
 use crate::dns::wire::normal_name;
 use crate::engine;
+use crate::io::clock;
 use crate::preflight::dns::DnsCheck;
 use crate::preflight::message::Facts;
 use crate::preflight::{Profile, Report};
@@ -30,12 +32,16 @@ pub fn check(args: &CheckArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return refuse(&error),
     };
-    if let Err(error) = engine::check_settings(&settings) {
-        return refuse(&error);
-    }
+    let sites = match engine::check_settings(&settings) {
+        Ok(sites) => sites,
+        Err(error) => return refuse(&error),
+    };
     let check = engine::judge_host(&settings);
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", settings.to_toml_redacted());
+    for line in hours::lines(&sites, clock::wall().unix_millis()) {
+        let _ = writeln!(out, "{line}");
+    }
     for finding in &check.findings {
         let _ = writeln!(
             out,

@@ -53,6 +53,7 @@
 
 mod calls;
 mod chunks;
+mod controls;
 mod open;
 mod quarantine;
 mod receipt;
@@ -82,6 +83,7 @@ use quarantine::Part;
 use stuck::Stuck;
 
 pub use chunks::{CHUNK_BYTES, ChunkReader};
+pub use controls::ControlScan;
 pub use open::DropDirError;
 pub use receipt::{Reason, Receipt, ReceiptState};
 pub use scan::{Candidate, Scan};

@@ -140,6 +140,8 @@ pub struct Ingest {
     jobs: JobFile,
     /// Control files that shards have been told of.
     controls: HashMap<SubmissionId, control::Told>,
+    /// Looks for control files while nothing else is taken.
+    heard: control::Heard,
     /// Keyed files that were read and are not accepted yet, by key.
     in_flight: HashMap<[u8; 16], SubmissionId>,
     /// Files whose key is in flight, by the submission whose acceptance they wait for.
@@ -289,6 +291,7 @@ impl Ingest {
             keys,
             jobs,
             controls: HashMap::new(),
+            heard: control::Heard::default(),
             in_flight: HashMap::new(),
             parked: HashMap::new(),
             leftovers,
@@ -337,7 +340,9 @@ impl Ingest {
             }
             if stopping {
                 self.put_back();
-            } else if self.waiting.is_empty() && self.read_on() == Progress::Made {
+            } else if (self.waiting.is_empty() && self.read_on() == Progress::Made)
+                || self.hear() == Progress::Made
+            {
                 progress = Progress::Made;
             }
             self.tell_accepted(progress == Progress::None || done);
@@ -769,8 +774,8 @@ impl Ingest {
             recipients: summary.recipients - reading.suppressed,
             suppressed: reading.suppressed,
             logs: Vec::new(),
-            keyed,
-            job,
+            keyed: keyed.map(Box::new),
+            job: job.map(Box::new),
         };
         if acceptance.recipients == 0 && reading.suppressed > 0 {
             return self.finish_without_anybody(&reading, &acceptance);
@@ -857,6 +862,14 @@ impl Ingest {
         }
     }
 
+    fn unclaim(&mut self, claimed: Claimed) {
+        let name = claimed.name.clone();
+        if let Err(error) = self.dir.unclaim(claimed) {
+            tracing::warn!(file = name, %error, "stays in claimed/ and is tried again from there");
+            self.stray = true;
+        }
+    }
+
     fn discard(&mut self, submission: SubmissionId) {
         for log in self.desk.refused(submission) {
             self.give(log, Command::Discard { submission });
@@ -869,12 +882,8 @@ impl Ingest {
             self.discard(reading.claimed.submission);
             self.claimed.push_front(reading.claimed);
         }
-        for claimed in self.claimed.drain(..).chain(self.large.drain(..)) {
-            let name = claimed.name.clone();
-            if let Err(error) = self.dir.unclaim(claimed) {
-                tracing::warn!(file = name, %error, "stays in claimed/ and is tried again from there");
-                self.stray = true;
-            }
+        while let Some(claimed) = self.claimed.pop_front().or_else(|| self.large.pop_front()) {
+            self.unclaim(claimed);
         }
         self.candidates.clear();
         // They stay in claimed/, where the next start finds them.

@@ -9,6 +9,7 @@
 //! ```json
 //! {"paused": ["spring"], "cancelled": {"autumn": 1790000000000}}
 //! ```
+//! `jobs.new` beside it is the next one, with its blocks allocated: a job can be cancelled, too, because the disk is full.
 //! The number is when it was said, milliseconds since 1970: what was accepted later is not meant. A file that
 //! cannot be read keeps the engine from starting: what it paused would be sent.
 
@@ -19,10 +20,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use hikyaku_spool::faults::{Call, before};
+use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 
 /// Its name.
 pub const FILE: &str = "jobs";
+const NEW: &str = "jobs.new";
+/// Some hundred names.
+const SPARE_BYTES: u64 = 16 << 10;
 
 /// What it says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +45,8 @@ pub struct Said {
 pub struct JobFile {
     dir: PathBuf,
     said: Said,
+    /// What the next change is written into; `None` when there was no room for it.
+    spare: Option<File>,
 }
 
 impl JobFile {
@@ -63,6 +70,7 @@ impl JobFile {
         Ok(Self {
             dir: spool.to_owned(),
             said,
+            spare: make_new(spool).ok(),
         })
     }
 
@@ -86,26 +94,41 @@ impl JobFile {
         Ok(())
     }
 
-    fn write(&self, said: &Said) -> io::Result<()> {
-        let (path, new) = (self.dir.join(FILE), self.dir.join("jobs.new"));
+    fn write(&mut self, said: &Said) -> io::Result<()> {
+        let (path, new) = (self.dir.join(FILE), self.dir.join(NEW));
         let mut text = serde_json::to_vec(said)?;
         text.push(b'\n');
-        before(Call::Create(&new))?;
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&new)?;
+        let mut file = match self.spare.take() {
+            Some(file) => file,
+            None => make_new(&self.dir)?,
+        };
         before(Call::Write {
             path: &new,
             offset: 0,
             bytes: &text,
         })?;
         file.write_all(&text)?;
+        file.set_len(text.len() as u64)?;
         file.sync_all()?;
         before(Call::Rename(&new, &path))?;
         fs::rename(&new, &path)?;
         File::open(&self.dir)?.sync_all()?;
+        // What this one replaced has made room for it.
+        self.spare = make_new(&self.dir).ok();
         Ok(())
     }
+}
+
+/// An empty file for the next change, with room for what is usually said; where that cannot be allocated it may
+/// still do when it is written.
+fn make_new(dir: &Path) -> io::Result<File> {
+    let new = dir.join(NEW);
+    before(Call::Create(&new))?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(&new)?;
+    let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, SPARE_BYTES);
+    Ok(file)
 }
 
 #[cfg(test)]

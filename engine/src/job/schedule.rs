@@ -54,6 +54,14 @@ impl Zone {
         (!zone.is_unknown()).then_some(Self(zone))
     }
 
+    /// What a clock shows at `at_ms`: `2027-04-01T09:00:00`.
+    #[must_use]
+    pub fn shown(&self, at_ms: u64) -> String {
+        let at = i64::try_from(at_ms).unwrap_or(i64::MAX);
+        let at = Timestamp::from_millisecond(at).unwrap_or(Timestamp::MAX);
+        at.to_zoned(self.0.clone()).datetime().to_string()
+    }
+
     /// What local time is ahead of UTC at `at`, and the next moment at which that may change.
     fn stretch(&self, at: i64) -> (i64, i64) {
         let at = Timestamp::from_millisecond(at).unwrap_or(Timestamp::MAX);

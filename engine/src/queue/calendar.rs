@@ -54,6 +54,19 @@ impl Calendar {
         }
     }
 
+    /// Of limits that are closed at times.
+    #[must_use]
+    pub fn of(limits: &Limits) -> Option<Self> {
+        let new = || Self::new(&limits.hours, limits.days, limits.time_zone);
+        (!limits.is_always_open()).then(new)
+    }
+
+    /// What a clock in its zone shows.
+    #[must_use]
+    pub fn shown(&self, at_ms: u64) -> String {
+        self.zone.shown(at_ms)
+    }
+
     /// Whether its sites may be sent to at `wall_ms`, and when that may change, milliseconds since 1970.
     pub fn look(&mut self, wall_ms: u64) -> (bool, u64) {
         let (from, until) = self.known;

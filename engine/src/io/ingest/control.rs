@@ -6,17 +6,22 @@
 //! A crash on the way leaves the file in `claimed/`, from where the next start begins anew; what it says is
 //! in force from the first moment of that start. The receipt says how many recipients it was about. A file that
 //! speaks of a job that no shard knows is refused.
+//!
+//! They are heard also while nothing else is taken, for want of memory or room ([`Ingest::hear`]): who cancels a job
+//! because the disk fills must not wait for the disk.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use super::{Ingest, clock};
+use super::{CLAIM_GROUP, Ingest, Progress, clock, fresh_id, now};
 use crate::handoff::Command;
-use crate::ingest::{Refusal, Summary, code};
-use crate::io::dropdir::{Claimed, Receipt};
+use crate::ingest::{FileKind, Refusal, Summary, code};
+use crate::io::dropdir::{Candidate, Claimed, ControlScan, Receipt};
 use crate::job::control::{Control, REASON_MAX, Verb};
 use crate::mail::id::SubmissionId;
+use crate::time::Instant;
 
 /// A control file that the shards have been told of.
 #[derive(Debug)]
@@ -30,7 +35,115 @@ pub(super) struct Told {
     cancelled: u64,
 }
 
+/// Control files that are looked for among those that wait.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    scan: ControlScan,
+    begun_at: Instant,
+    /// No look begins before this moment.
+    next_at: Instant,
+}
+
 impl Ingest {
+    /// Nothing can be read or claimed now, or there is nothing: control files are taken all the same.
+    pub(super) fn hear(&mut self) -> Progress {
+        let mut progress = self.begin_claimed_controls();
+        let room = self.controls_max().saturating_sub(self.controls.len());
+        if self.absent || room == 0 {
+            return progress;
+        }
+        let now = now();
+        let mut found = Vec::new();
+        for name in self.watch.take_names() {
+            if self.dir.leaves(&name, now.mono) {
+                continue;
+            }
+            match Verb::of_name(&name) {
+                Some(_) if found.len() < room => found.push(Candidate { name }),
+                _ if self.candidates.len() < CANDIDATES_MAX => {
+                    self.candidates.push_back(Candidate { name });
+                }
+                _ => self.rescan = true,
+            }
+        }
+        let more = self.look_for_controls(now.mono, &mut found);
+        if found.len() > room {
+            found.truncate(room);
+            self.rescan = true;
+        }
+        if !found.is_empty() && self.claim_controls(&found) {
+            progress = Progress::Made;
+        }
+        if more { Progress::Made } else { progress }
+    }
+
+    /// Control files that wait in a directory which nobody looks through now. Whether there is more to look at.
+    fn look_for_controls(&mut self, now: Instant, found: &mut Vec<Candidate>) -> bool {
+        let heard = &mut self.heard;
+        if !heard.scan.is_under_way() {
+            // Else all that there is has been seen, or named since.
+            let unseen = self.rescan || !self.candidates.is_empty();
+            if !unseen || now < heard.next_at {
+                return false;
+            }
+            heard.begun_at = now;
+        }
+        if let Err(error) = self.dir.scan_controls(&mut heard.scan, now, found) {
+            tracing::debug!(%error, "no look for control files");
+        }
+        let more = heard.scan.is_under_way();
+        if !more {
+            let took = clock::now().since(heard.begun_at);
+            heard.next_at = clock::now().after(LOOK_MIN.max(took * LOOK_SHARE));
+        }
+        more
+    }
+
+    fn claim_controls(&mut self, found: &[Candidate]) -> bool {
+        let now = now();
+        let before = self.claimed.len();
+        for candidate in found {
+            let claimed = self.dir.claim(&candidate.name, fresh_id(), now);
+            self.take_claimed(&candidate.name, claimed);
+        }
+        if self.claimed.len() == before {
+            return false;
+        }
+        if let Err(error) = self.dir.sync_claimed() {
+            if self.complains("sync") {
+                tracing::error!(%error, "claims cannot be made durable: the files go back and are tried again");
+            }
+            for claimed in self.claimed.split_off(before) {
+                self.unclaim(claimed);
+            }
+            self.rescan = true;
+            return false;
+        }
+        self.relieved("sync");
+        self.begin_claimed_controls() == Progress::Made
+    }
+
+    /// Control files that were claimed with others before nothing more was taken.
+    fn begin_claimed_controls(&mut self) -> Progress {
+        let mut progress = Progress::None;
+        while self.controls.len() < self.controls_max() {
+            let is_control = |claimed: &Claimed| matches!(claimed.kind, FileKind::Control(_));
+            let Some(at) = self.claimed.iter().position(is_control) else {
+                break;
+            };
+            if let Some(claimed) = self.claimed.remove(at) {
+                self.begin_control(claimed);
+                progress = Progress::Made;
+            }
+        }
+        progress
+    }
+
+    /// Control files under way: each holds a descriptor.
+    fn controls_max(&self) -> usize {
+        CLAIM_GROUP.min(self.files_max())
+    }
+
     /// Reads a claimed control file and has it carried out.
     pub(super) fn begin_control(&mut self, mut claimed: Claimed) {
         let control = match self.read_control(&mut claimed) {
@@ -177,3 +290,9 @@ impl Ingest {
         self.remove(&claimed);
     }
 }
+
+/// Names kept for later; beyond it a scan finds them.
+const CANDIDATES_MAX: usize = 16 * 1024;
+/// A look at a directory of a million files takes its time: it is taken as often as that costs little.
+const LOOK_MIN: Duration = Duration::from_secs(5);
+const LOOK_SHARE: u32 = 20;

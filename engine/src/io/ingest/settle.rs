@@ -105,7 +105,7 @@ impl Ingest {
             Step::Accepted(submission, acceptance) => {
                 self.state.accepted.fetch_add(1, Relaxed);
                 point("ingest.accepted");
-                if let Some(keyed) = acceptance.keyed {
+                if let Some(keyed) = acceptance.keyed.as_deref().copied() {
                     self.key_accepted(submission, keyed, &acceptance);
                 }
                 self.untold.insert(submission, acceptance);

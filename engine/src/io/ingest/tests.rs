@@ -15,6 +15,7 @@ use super::*;
 use crate::handoff::{Doorbell, Receipt, Tally};
 use crate::io::dropdir::DropLimits;
 use crate::io::jobfile::Said;
+use crate::shard::Gauge;
 
 /// What outlives the process.
 #[derive(Default)]
@@ -115,6 +116,8 @@ struct Process {
     ingest: Ingest,
     ring: Arc<Ring<Command>>,
     receipts: Arc<Receipts>,
+    /// Nothing is taken in.
+    shut: bool,
 }
 
 impl Process {
@@ -162,17 +165,29 @@ impl Process {
             ingest: ingest.unwrap(),
             ring,
             receipts,
+            shut: false,
         }
+    }
+
+    /// The spool has no room from now on.
+    fn shut(mut self) -> Self {
+        let gauge = Arc::new(Gauge::default());
+        gauge.room.store(1, Relaxed);
+        let memory = crate::budget::Memory::divide(1 << 30, 1, 1);
+        let admission = Admission::new(&memory, 10, vec![gauge], Arc::default());
+        self.ingest = self.ingest.admitted_by(admission);
+        self.shut = true;
+        self
     }
 
     /// Until nothing moves any more.
     fn work(&mut self, spool: &mut Spool) {
         let ingest = &mut self.ingest;
         ingest.rescan = true;
-        for _ in 0..1000 {
+        for _ in 0..20_000 {
             let mut moved = spool.serve(&self.ring, &self.receipts);
             moved |= ingest.take_receipts() == Progress::Made;
-            moved |= ingest.read_on() == Progress::Made;
+            moved |= ingest.read_on() == Progress::Made || ingest.hear() == Progress::Made;
             ingest.tell_accepted(!moved);
             ingest.closed_at = Instant::default();
             moved |= !ingest.closing.is_empty() || !ingest.flushing.is_empty();
@@ -180,7 +195,7 @@ impl Process {
             if !ingest.flushing.is_empty() {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            if !moved && !ingest.rescan && self.ring.is_empty() {
+            if !moved && (!ingest.rescan || self.shut) && self.ring.is_empty() {
                 return;
             }
         }
@@ -424,6 +439,67 @@ fn control_files_are_carried_out_or_refused() {
         let left = fs::read_dir(at.join("drop").join(part)).unwrap().count();
         assert_eq!(left, 0, "{part}");
     }
+}
+
+#[test]
+fn control_files_are_heard_while_nothing_else_is_taken() {
+    let tmp = world();
+    let at = tmp.path();
+    let mut spool = Spool {
+        jobs: vec!["spring", "autumn"],
+        ..Spool::default()
+    };
+    // More than one slice of the directory, and more than are claimed together.
+    for number in 0..3000 {
+        put(at, &format!("{number}.eml"), "", "x");
+    }
+    let new = |name: &str, text: &str| fs::write(at.join("drop/new").join(name), text).unwrap();
+    new("spring.cancel", "the disk is full\n");
+    let mut process = Process::start(at, &spool).shut();
+    process.work(&mut spool);
+    assert_eq!(receipt(at, "spring.cancel")["cancelled"], 3);
+    // One that comes later is told by name, before the next look.
+    new("autumn.pause", "");
+    until_told(&mut process);
+    process.work(&mut spool);
+    assert_eq!(receipt(at, "autumn.pause")["state"], "final");
+    assert!(spool.imports.is_empty());
+    assert_eq!(fs::read_dir(at.join("drop/new")).unwrap().count(), 3000);
+    assert_eq!(fs::read_dir(at.join("drop/claimed")).unwrap().count(), 0);
+    // Those that wait keep their place and are taken when there is room.
+    process.ingest.admission = None;
+    process.shut = false;
+    process.work(&mut spool);
+    assert_eq!(spool.imports.len(), 3000);
+}
+
+fn until_told(process: &mut Process) {
+    for _ in 0..1000 {
+        let woken = process.ingest.watch.wait(Duration::from_millis(10));
+        if woken.unwrap().named {
+            return;
+        }
+    }
+    panic!("no name");
+}
+
+#[test]
+fn a_control_file_that_was_claimed_before_the_door_was_shut_is_heard() {
+    let tmp = world();
+    let at = tmp.path();
+    let mut spool = Spool {
+        jobs: vec!["spring"],
+        ..Spool::default()
+    };
+    put(at, "a.eml", "", "x");
+    fs::write(at.join("drop/new/spring.cancel"), "").unwrap();
+    let mut process = Process::start(at, &spool);
+    assert!(process.ingest.claim_some() == Progress::Made);
+    assert_eq!(process.ingest.claimed.len(), 2);
+    let mut process = process.shut();
+    process.work(&mut spool);
+    assert_eq!(receipt(at, "spring.cancel")["state"], "final");
+    assert!(spool.imports.is_empty());
 }
 
 #[test]

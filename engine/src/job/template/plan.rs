@@ -95,6 +95,8 @@ pub(super) struct Variant {
     pub(super) pieces: Vec<Piece>,
     /// Whether there is any multipart.
     pub(super) has_boundaries: bool,
+    /// Whether nothing behind the header depends on the row.
+    pub(super) has_same_body: bool,
 }
 
 /// A MIME entity below the message's own fields.
@@ -131,6 +133,7 @@ pub(super) fn compile(job: Job, bundle: &Bundle, secret: &Secret) -> Result<Temp
             share: 1,
             pieces: Vec::new(),
             has_boundaries: false,
+            has_same_body: false,
         });
         Some(Merge::compile(bundle)?)
     } else {
@@ -277,7 +280,13 @@ impl<'a> Compiler<'a> {
         };
         self.flatten(body, &mut pieces)?;
         pieces.flush();
+        // Texts that a row has a say in are parts; all other pieces but boundaries belong to the header.
+        let texts_vary = pieces
+            .list
+            .iter()
+            .any(|piece| matches!(piece, Piece::Part(_)));
         Ok(Variant {
+            has_same_body: !texts_vary,
             name: variant.map(|variant| variant.name.clone()),
             share: variant.map_or(1, |variant| variant.share),
             pieces: pieces.list,
