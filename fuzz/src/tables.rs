@@ -69,8 +69,8 @@ pub fn settings(data: &[u8]) {
     assert_eq!(again.routes.len(), settings.routes.len());
     for (again, given) in again.routes.iter().zip(&settings.routes) {
         assert_eq!(
-            (&again.pattern, &again.host, again.port),
-            (&given.pattern, &given.host, given.port)
+            (&again.pattern, &again.target.host, again.target.port),
+            (&given.pattern, &given.target.host, given.target.port)
         );
     }
     assert_eq!(again.sources, settings.sources);
