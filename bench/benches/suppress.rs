@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use hikyaku_spool::suppress::{Entry, Scope, Suppressions};
+use hikyaku_spool::suppress::{Entry, Import, Scope, Suppressions};
 
 fn suppress(criterion: &mut Criterion) {
     let tiny = std::env::args().any(|arg| arg == "--test");
@@ -14,11 +14,11 @@ fn suppress(criterion: &mut Criterion) {
     };
     let dir = tempfile::tempdir().expect("temporary directory");
     let list = Suppressions::open(dir.path()).expect("a new list");
-    let numbers: Vec<u64> = (0..entries).collect();
-    for chunk in numbers.chunks(200_000) {
-        let chunk: Vec<Entry> = chunk.iter().map(|number| entry(*number)).collect();
-        list.add(&chunk).expect("added");
+    let mut import = Import::new(&list, 64 << 20);
+    for number in 0..entries {
+        import.push(&entry(number)).expect("taken");
     }
+    import.finish(|_, _| ()).expect("added");
     let bytes = std::fs::metadata(dir.path().join("data.mdb")).map_or(0, |file| file.len());
     println!(
         "{entries} entries, {} bytes on disk for each",

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use crate::cli::{CeilingArgs, Pipeline, seconds};
 use crate::report::{self, Figures};
+use crate::room::descriptors;
 use crate::workload::{Generator, Workload};
 
 /// A reply that the happy path does not have, or none in time.
@@ -66,6 +67,8 @@ pub fn run(args: &CeilingArgs) -> Result<bool, Box<dyn Error>> {
     let checksum = format!("{:016x}", work.checksum());
     let mut runs = Vec::new();
     let mut verified = true;
+    // Both ends are in this process.
+    descriptors(2 * u64::from(args.connections) + 128)?;
     for _ in 0..args.runs {
         let sink = match args.connect {
             Some(_) => None,

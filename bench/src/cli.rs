@@ -60,6 +60,8 @@ pub enum Command {
     Job(crate::job::JobArgs),
     /// Where the CPU time of a message goes: every stage alone, their sum, and a real run beside it
     Budget(crate::budget::BudgetArgs),
+    /// A suppression list of many entries: disk, memory and import time for each, and what a check costs
+    Suppress(crate::suppress::SuppressArgs),
 }
 
 /// `hikyaku-bench sink`.

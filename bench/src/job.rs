@@ -15,9 +15,11 @@
 //!
 //! The sink is a thread of this process. Its checks take CPU that the engine does not get where there
 //! are few cores: rates are lower than against a sink that looks at nothing, CPU per message is not.
-//! A failed run keeps its directory.
+//! A failed run keeps its directory. `--compare` measures what signing costs instead (`compare.rs`).
 
+mod bare;
 mod check;
+mod compare;
 mod dkim;
 mod kills;
 mod named;
@@ -46,7 +48,7 @@ use named::{Named, Reports, in_log};
 use work::Work;
 
 /// `hikyaku-bench job`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct JobArgs {
     /// Rows of the job
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
@@ -60,6 +62,15 @@ pub struct JobArgs {
     /// How messages are signed
     #[arg(long, value_enum, default_value = "rsa")]
     pub dkim: Dkim,
+    /// Run unsigned, with RSA-2048 and with RSA-2048 in batches, in turns, and compare with the bare work
+    #[arg(long, conflicts_with_all = ["dkim", "kill_at", "kills"])]
+    pub compare: bool,
+    /// With --compare: rounds of turns
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "compare", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// With --compare: Intel's libcrypto_mb.so [default: where the system's loader finds it]
+    #[arg(long, value_name = "FILE", requires = "compare")]
+    pub dkim_batch_library: Option<PathBuf>,
     /// Rows behind these that repeat their addresses, in another case of the domain
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=100_000_000))]
     pub duplicates: u64,
@@ -130,6 +141,15 @@ pub fn run(args: &JobArgs) -> Result<bool, Box<dyn Error>> {
     let mut dir = tempfile::Builder::new()
         .prefix("hikyaku-job-")
         .tempdir_in(base)?;
+    if args.compare {
+        let faults = compare::run(args, &engine, dir.path(), seed);
+        let clean = faults.as_ref().is_ok_and(Vec::is_empty);
+        if args.keep || !clean {
+            dir.disable_cleanup(true);
+            eprintln!("kept: {}", dir.path().display());
+        }
+        return faults.map(|_| clean);
+    }
     let outcome = one_run(args, &engine, dir.path(), seed);
     let clean = outcome.as_ref().is_ok_and(|run| run.faults.is_empty());
     if args.keep || !clean {
@@ -213,7 +233,16 @@ fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, 
                 }
                 ended
             }
-            None => child.wait_until(deadline, || false)?,
+            None => {
+                let mut next_word = started + WORD_EVERY;
+                child.wait_until(deadline, || {
+                    if Instant::now() >= next_word {
+                        next_word += WORD_EVERY;
+                        eprintln!("{} of {} rows have arrived", checker.arrived(), args.rows);
+                    }
+                    false
+                })?
+            }
         };
         let Some(status) = ended else {
             child.look();
@@ -232,6 +261,12 @@ fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, 
         used.push(child.usage());
         if !status.success() {
             let said = tail(&dir.join("stderr"));
+            if checker.arrived() == 0 {
+                return Err(format!(
+                    "the engine ended with {status} and delivered nothing: {said}"
+                )
+                .into());
+            }
             faults.push(format!("the engine ended with {status}: {said}"));
         }
         let text = fs::read_to_string(dir.join("stdout"))?;
@@ -298,6 +333,17 @@ fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, 
         "engine_fsyncs",
         engine_said["fsyncs"].as_f64().unwrap_or(0.0),
     );
+    let told = |name: &str| engine_said[name].as_f64().unwrap_or(0.0);
+    if told("signatures") > 0.0 {
+        figures.add("signatures", told("signatures"));
+        figures.add("signatures_batched", told("signatures_batched"));
+        let batches = told("signature_batches");
+        figures.add(
+            "signatures_per_batch",
+            told("signatures_batched") / batches.max(1.0),
+        );
+        figures.add("body_hashes_reused", told("body_hashes_reused"));
+    }
     if memory > args.memory_max {
         faults.push(format!("{memory:.0} MiB of memory"));
     }
@@ -421,6 +467,9 @@ fn settle(dir: &Path, args: &JobArgs) -> Vec<String> {
     }
     faults
 }
+
+/// Between two words about how far a run is.
+const WORD_EVERY: Duration = Duration::from_secs(60);
 
 /// How long the checker waits for its verifier at the end.
 const PATIENCE: Duration = Duration::from_secs(120);

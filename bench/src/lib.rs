@@ -48,6 +48,7 @@ mod room;
 pub mod scale;
 pub mod simulate;
 pub mod sink;
+pub mod suppress;
 pub mod tarpit;
 
 pub use hikyaku::sink::workload;

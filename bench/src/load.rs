@@ -309,13 +309,12 @@ fn start_sink(args: &LoadArgs, work: &Workload, dir: &Path) -> Result<SinkProces
     })
 }
 
-/// Why there is nothing to measure, if nothing is: figures of a run without a message are no figures.
-/// 0 and 3 are ends of a run that did its work, whatever the sink's script made of it.
+/// Why there is nothing to measure, if nothing is: figures of a run without a message are no figures,
+/// whether the engine refused its arguments or the sink every recipient.
 fn nothing_done(status: Option<ExitStatus>, messages: u64) -> Option<String> {
     match status {
         _ if messages > 0 => None,
-        Some(status) if matches!(status.code(), Some(0 | 3)) => None,
-        Some(status) => Some(format!("ended with {status} before it delivered anything")),
+        Some(status) => Some(format!("ended with {status} and delivered nothing")),
         None => Some("delivered nothing in time".to_owned()),
     }
 }
@@ -473,8 +472,8 @@ mod tests {
     fn an_engine_that_refuses_its_arguments_has_no_figures() {
         let ended = |code: i32| Some(ExitStatus::from_raw(code << 8));
         for (status, messages, done) in [
-            (ended(0), 0, true),
-            (ended(3), 0, true),
+            (ended(0), 0, false),
+            (ended(3), 0, false),
             (ended(1), 0, false),
             (ended(2), 0, false),
             (None, 0, false),

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::Hostile(args) => hikyaku_bench::hostile::run(&args),
         Command::Job(args) => hikyaku_bench::job::run(&args),
         Command::Budget(args) => hikyaku_bench::budget::run(&args),
+        Command::Suppress(args) => hikyaku_bench::suppress::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

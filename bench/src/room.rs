@@ -7,6 +7,7 @@
 use std::fs;
 
 use hikyaku::budget::Descriptors;
+use hikyaku_tuning::limits::CONNECTIONS_MAX;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What an engine with so many connections to one site has to be told.
@@ -48,6 +49,12 @@ impl Room {
         Ok(room)
     }
 
+    /// The largest number for which [`Self::make`] succeeds within the hard limit as it is.
+    pub(crate) fn most() -> u32 {
+        let limit = getrlimit(Resource::Nofile).maximum;
+        limit.map_or(u32::MAX, most_within)
+    }
+
     /// Flags of `hikyaku run` beside the limit itself; none for what the defaults bear.
     pub(crate) fn flags(self) -> Vec<String> {
         let mut flags = Vec::new();
@@ -67,6 +74,12 @@ impl Room {
     }
 }
 
+/// The inverse of what [`Room::make`] asks for, and not more than one path may have.
+fn most_within(descriptors: u64) -> u32 {
+    let process = descriptors.saturating_sub(Descriptors::enough(0) + 16);
+    u32::try_from(process / 5 * 4).map_or(CONNECTIONS_MAX, |most| most.min(CONNECTIONS_MAX))
+}
+
 /// The engine's own `--connections-max`.
 const PROCESS_DEFAULT: u32 = 2000;
 
@@ -80,7 +93,11 @@ fn ports(range: &str) -> u32 {
     }
 }
 
-fn descriptors(needed: u64) -> Result<(), String> {
+/// Raises this process's limit, if need be.
+///
+/// # Errors
+/// As [`Room::make`].
+pub(crate) fn descriptors(needed: u64) -> Result<(), String> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|soft| soft >= needed) {
         return Ok(());
@@ -93,8 +110,8 @@ fn descriptors(needed: u64) -> Result<(), String> {
     setrlimit(Resource::Nofile, wanted).map_err(|error| {
         let hard = limit.maximum.unwrap_or(u64::MAX);
         format!(
-            "{needed} descriptors are needed and the hard limit is {hard} ({error}): run as root, raise \
-             `ulimit -Hn` (at most fs.nr_open), or ask for fewer connections"
+            "{needed} descriptors are needed and the hard limit is {hard} ({error}): run as root with \
+             CAP_SYS_RESOURCE, raise `ulimit -Hn` (at most fs.nr_open), or ask for fewer connections"
         )
     })
 }
@@ -122,6 +139,11 @@ mod tests {
             // The site's share of the process bears them all.
             assert!(room.process / 5 * 4 >= connections || connections > 65_000);
             assert!(room.sources * room.each >= connections);
+        }
+        for limit in [20_000, 32_768, 65_536, 1 << 20] {
+            let most = most_within(limit);
+            let needed = Descriptors::enough(Room::new(most, 28_232).process);
+            assert!(needed <= limit || most == CONNECTIONS_MAX, "{limit}");
         }
         assert!(Room::new(100, 28_232).flags().is_empty());
         let flags = Room::new(45_000, 28_232).flags();

@@ -18,6 +18,7 @@ use crate::cli::{Cli, Command, LoadArgs};
 use crate::load;
 use crate::programs::engine_path;
 use crate::report::{self, Figures, Spread};
+use crate::room::Room;
 use backlog::Backlog;
 pub use plot::Curve;
 
@@ -134,7 +135,16 @@ pub fn run(args: &ScaleArgs) -> Result<bool, Box<dyn Error>> {
     for dimension in dimensions {
         let mut points = Vec::new();
         let values = dimension.values().iter().copied();
-        for value in values.filter(|value| *value <= args.up_to) {
+        for mut value in values.filter(|value| *value <= args.up_to) {
+            if dimension == Dimension::Connections
+                && let Err(why) = u32::try_from(value)
+                    .map_err(|error| error.to_string())
+                    .and_then(Room::make)
+            {
+                // Said, and as many as this machine allows are measured instead.
+                faults.push(format!("{} {value}: {why}", dimension.name()));
+                value = Room::most().into();
+            }
             let mut point = Point {
                 value,
                 runs: Vec::new(),

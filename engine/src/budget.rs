@@ -66,8 +66,9 @@ impl Descriptors {
         fixed(shards) + 64
     }
 
-    /// What a process with `limit` descriptors (`None`: any number) can have. A quarter of what is
-    /// not fixed is left for segments of the spool, logs and directories.
+    /// What a process with `limit` descriptors (`None`: any number) can have. Connections have half of
+    /// what is not fixed, and all beyond what the rest would have where there is no want; of that rest
+    /// half is left for segments of the spool, logs and directories.
     #[must_use]
     pub fn divide(limit: Option<u64>, shards: u16, connections_max: u32) -> Self {
         let enough = Self::enough(connections_max);
@@ -80,13 +81,15 @@ impl Descriptors {
             };
         }
         let rest = limit.saturating_sub(fixed(shards));
-        let connections = u32::try_from(rest / 2).unwrap_or(u32::MAX);
+        let connections = (rest / 2).max(rest.saturating_sub(RESERVE_FULL));
+        let others = rest - connections;
+        let connections = u32::try_from(connections).unwrap_or(u32::MAX);
         Self {
             connections: connections.clamp(1, connections_max.max(1)),
-            files: usize::try_from(rest / 8)
+            files: usize::try_from(others / 4)
                 .unwrap_or(FILES_MAX)
                 .clamp(2, FILES_MAX),
-            lookups: (rest / 8 / u64::from(shards.max(1))).clamp(1, LOOKUPS_MAX),
+            lookups: (others / 4 / u64::from(shards.max(1))).clamp(1, LOOKUPS_MAX),
         }
     }
 }
@@ -131,12 +134,16 @@ mod tests {
         let all = Descriptors::divide(None, 4, 2000);
         assert_eq!((all.connections, all.files, all.lookups), (2000, 4096, 256));
         assert_eq!(Descriptors::divide(Some(1 << 20), 4, 2000), all);
-        for limit in [200, 256, 1024, 4096, 6000] {
+        // Much is there, and much more is wanted: connections have what no other purpose would use.
+        let most = Descriptors::divide(Some(20_000), 1, 25_000);
+        assert_eq!(most.connections, 20_000 - 80 - 4096);
+        assert!(most.files >= 1000 && most.lookups == 256);
+        for limit in [200, 256, 1024, 4096, 6000, 9000, 20_000] {
             for shards in [1, 2, 8, 64] {
                 if limit < Descriptors::least(shards) {
                     continue;
                 }
-                let some = Descriptors::divide(Some(limit), shards, 2000);
+                let some = Descriptors::divide(Some(limit), shards, 2000.max(limit as u32 - 200));
                 let used = u64::from(some.connections)
                     + some.files as u64
                     + some.lookups * u64::from(shards);

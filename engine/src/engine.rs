@@ -10,8 +10,8 @@ mod configure;
 pub use crate::recovery::RecoverySummary;
 pub(crate) use configure::shard_config;
 use configure::{
-    check_host, core_of, descriptors, drop_limits, memory, named_holder, open_jobs, open_keys, pin,
-    resolver_config, resolvers, tls_policy,
+    authorities, check_host, core_of, descriptors, drop_limits, memory, named_holder, open_jobs,
+    open_keys, pin, resolver_config, resolvers,
 };
 pub use configure::{check_settings, judge_host};
 
@@ -29,7 +29,6 @@ use hikyaku_spool::{SpoolError, StopNote};
 use hikyaku_tuning::TuningError;
 
 use crate::connection::tls::TlsConfigError;
-use crate::dns::route::RouteError;
 use crate::dns::site::RuleError;
 use crate::handoff::Doorbell;
 use crate::ingest::Limits as IngestLimits;
@@ -65,8 +64,6 @@ pub enum StartError {
     Tuning(#[from] TuningError),
     #[error("{0}")]
     Limit(String),
-    #[error(transparent)]
-    Route(#[from] RouteError),
     #[error(transparent)]
     Provider(#[from] RuleError),
     #[error(transparent)]
@@ -146,6 +143,14 @@ pub struct Report {
     pub spool_bytes: u64,
     /// Connections opened.
     pub connects: u64,
+    /// DKIM signatures made.
+    pub signatures: u64,
+    /// Those of them that were made several at a time, and in how many batches.
+    pub signatures_batched: (u64, u64),
+    /// Messages that went out with the signatures that an earlier recipient's copy got.
+    pub signatures_repeated: u64,
+    /// Messages whose body was not hashed, because it is that of others of its job.
+    pub body_hashes_reused: u64,
     /// Log lines that could not be written.
     pub log_lines_dropped: u64,
     /// A shard ended by a bug of ours; its message stands on standard error.
@@ -167,7 +172,7 @@ impl Engine {
             ..resolver_config(settings, &config)?
         };
         let resolvers = resolvers(settings)?;
-        let tls = tls_policy(settings)?;
+        let authorities = authorities(settings)?;
         let limits = drop_limits(settings)?;
         let dir = DropDir::open(&settings.engine.drop, limits)
             .map_err(|error| named_holder(settings, error))?;
@@ -214,7 +219,7 @@ impl Engine {
             receipts: Arc::clone(&receipts),
             resolver,
             resolvers,
-            tls,
+            authorities,
             secret,
             sync: settings.engine.sync,
         };
@@ -432,6 +437,13 @@ impl Engine {
             commits: sum(|gauge| gauge.commits.load(Relaxed)),
             spool_bytes: sum(|gauge| gauge.spool_bytes.load(Relaxed)),
             connects: sum(|gauge| gauge.connects.load(Relaxed)),
+            signatures: sum(|gauge| gauge.signatures.load(Relaxed)),
+            signatures_batched: (
+                sum(|gauge| gauge.signatures_batched.load(Relaxed)),
+                sum(|gauge| gauge.signature_batches.load(Relaxed)),
+            ),
+            signatures_repeated: sum(|gauge| gauge.signatures_repeated.load(Relaxed)),
+            body_hashes_reused: sum(|gauge| gauge.body_hashes_reused.load(Relaxed)),
             log_lines_dropped: self.log.close(),
             crashed,
         }

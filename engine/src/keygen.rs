@@ -5,7 +5,8 @@
 //! The private key goes to that file and nowhere else.
 
 use crate::cli::{KeyKind, KeygenArgs};
-use crate::signing::{PrivateKey, base64, is_domain_name};
+use crate::mail::domain::is_domain_name;
+use crate::signing::{PrivateKey, base64};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::Ed25519KeyPair;

@@ -56,6 +56,8 @@ const _: () = assert!(JOB_FIELD_MAX <= JOB_ROW_MAX && CHUNK_ROWS_MAX <= PARCEL_R
 /// Steps that one template may take for one message: 50,000 pieces of text or fields. A loop that
 /// goes on and on ends here, within milliseconds.
 pub const TEMPLATE_FUEL: u64 = 100_000;
+/// Bytes that the values of one template may take while it renders one message; what may need more is refused.
+pub const TEMPLATE_MEMORY_MAX: u64 = 64 << 20;
 /// Bytes that one template may render; a message with attachments may be larger.
 pub const TEMPLATE_OUTPUT_MAX: usize = 4 << 20;
 /// Octets of a header field's value, before it is encoded and folded.

@@ -315,3 +315,19 @@ fn a_limit_of_its_own_wins() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(sink.stop().expect("sink").counters.chunks > 15);
 }
+
+/// The peer may have closed it meanwhile: DATA finds out before anybody is in doubt.
+#[test]
+fn a_connection_that_rested_gets_data() {
+    let bed = Bed::new();
+    let sink = bed.sink("");
+    let running = bed.start(&format!("{} {ONE}", all_to(&sink)));
+    for number in 0..4 {
+        bed.drop_bsmtp(&format!("{number}.bsmtp"), &[format!("u{number}@a.test")]);
+        until("it is delivered", || bed.log_of("delivered").len() > number);
+    }
+    running.signal(rustix::process::Signal::TERM);
+    assert_eq!(running.wait().count("delivered"), 4);
+    let counters = sink.stop().expect("sink").counters;
+    assert_eq!((counters.connections, counters.chunks), (1, 1));
+}

@@ -160,7 +160,7 @@ impl Dialogue {
     fn set(&mut self, setting: &str) {
         match setting.split_once('=').expect("settings are key=value") {
             ("tls", "never") => self.config.tls = TlsPolicy::Never,
-            ("tls", "require") => self.config.tls = TlsPolicy::Require,
+            ("tls", "require") => self.config.tls = TlsPolicy::Required,
             ("pipelining", "no") => self.config.pipelining = false,
             ("chunking", "no") => self.config.chunking = false,
             ("eight-bit-anyway", "yes") => self.config.eight_bit_anyway = true,

@@ -395,25 +395,44 @@ fn a_kill_at_a_point_loses_no_row_and_leaves_no_bundle() {
     }
 }
 
+/// A key for sender.test: its record, and the settings that name it.
+fn signing(bed: &Bed, key: &str) -> (PublicKey, String) {
+    let path = bed.path("key.pem");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dkim-keys");
+    fs::copy(data.join(key), &path).expect("key");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("mode");
+    let record = PrivateKey::read(&path).expect("key").dns_record();
+    let record = PublicKey::parse(record.as_bytes()).expect("record");
+    let settings = bed.path("settings.toml");
+    let text = "[[dkim]]\ndomain = \"sender.test\"\nselector = \"s1\"\nkey = \"key.pem\"\n";
+    fs::write(&settings, text).expect("settings");
+    (record, format!("--config {}", settings.display()))
+}
+
+/// The first copy of everybody's message has one signature, which mail-auth accepts.
+fn assert_signed(arrived: &Arrived, record: &PublicKey) {
+    let verifier = Verifier::new().expect("verifier");
+    for (recipient, copies) in &*arrived.lock().expect("arrived") {
+        let found = verifier.verify(&copies[0].content, |domain, selector| {
+            ((domain, selector) == ("sender.test", "s1")).then(|| record.clone())
+        });
+        let [one] = found.as_slice() else {
+            panic!("{recipient}: {} signatures", found.len())
+        };
+        assert_eq!(one.fault, None, "{recipient}");
+    }
+}
+
 #[test]
 fn every_message_is_signed_and_the_same_after_a_kill() {
     const ROWS: u32 = 120;
     for (key, streams) in [("rsa2048-pkcs8.pem", true), ("ed25519.pem", false)] {
         let bed = Bed::new();
-        let path = bed.path("key.pem");
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dkim-keys");
-        fs::copy(data.join(key), &path).expect("key");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("mode");
-        let record = PrivateKey::read(&path).expect("key").dns_record();
-        let record = PublicKey::parse(record.as_bytes()).expect("record");
-        let settings = bed.path("settings.toml");
-        let text = "[[dkim]]\ndomain = \"sender.test\"\nselector = \"s1\"\nkey = \"key.pem\"\n";
-        fs::write(&settings, text).expect("settings");
-
+        let (record, config) = signing(&bed, key);
         let (sink, arrived) = sink(&bed, "delay=2ms");
         bed.drop_file("spring.job", job(ROWS, 3));
         let stream = if streams { "--pipeline stream" } else { "" };
-        let run = format!("{} {stream} --config {}", all_to(&sink), settings.display());
+        let run = format!("{} {stream} {config}", all_to(&sink));
         let engine = bed.start(&run);
         until("some have arrived", || {
             arrived.lock().expect("arrived").len() >= 30
@@ -421,19 +440,76 @@ fn every_message_is_signed_and_the_same_after_a_kill() {
         engine.kill();
         let ended = bed.once(&run);
         assert_eq!(ended.code, Some(0), "{ended:?}");
+        // None of these bodies is that of another row.
+        assert_eq!(ended.json["body_hashes_reused"], 0, "{ended:?}");
         check_all(&bed, &arrived, ROWS, 3);
-        let verifier = Verifier::new().expect("verifier");
-        for (recipient, copies) in &*arrived.lock().expect("arrived") {
-            let found = verifier.verify(&copies[0].content, |domain, selector| {
-                ((domain, selector) == ("sender.test", "s1")).then(|| record.clone())
-            });
-            let [one] = found.as_slice() else {
-                panic!("{recipient}: {} signatures", found.len())
-            };
-            assert_eq!(one.fault, None, "{recipient}");
-        }
+        assert_signed(&arrived, &record);
         assert_spool_is_empty(&bed, key);
     }
+}
+
+/// A body that says nothing of its row is hashed once for the job; the header is signed for each.
+#[test]
+fn a_body_that_is_the_same_for_all_rows_is_hashed_once() {
+    const ROWS: u32 = 40;
+    let same = "The same for everybody. \n\n  But for the header.\n";
+    for (content, bodies) in [
+        ("text = \"body.txt\"", 1),
+        ("text = \"body.txt\"\nhtml = \"body.html\"", 1),
+        // Each of both bodies is hashed once.
+        (
+            "text = \"body.txt\"\n[[variant]]\nname = \"a\"\n[[variant]]\nname = \"b\"\ntext = \"other.txt\"",
+            2,
+        ),
+    ] {
+        let bed = Bed::new();
+        let (record, config) = signing(&bed, "rsa2048-pkcs8.pem");
+        let (sink, arrived) = sink(&bed, "");
+        let both = "text = \"body.txt\"\nhtml = \"body.html\"";
+        let mut document = DOCUMENT.replace(both, "");
+        document = document.replace("[content]\n", "");
+        write!(document, "\n[content]\n{content}\n").expect("a document");
+        bed.drop_file(
+            "spring.job",
+            archive(&[
+                ("job.toml", &document),
+                ("body.txt", same),
+                ("other.txt", "Another one.\n"),
+                ("body.html", "<p>The same for everybody.</p>\n"),
+                ("rows.csv", &rows(ROWS, 3)),
+            ]),
+        );
+        let ended = bed.once(&format!("{} --shards 1 {config}", all_to(&sink)));
+        assert_eq!(ended.code, Some(0), "{content}: {ended:?}");
+        assert_eq!(ended.json["body_hashes_reused"], ROWS - bodies, "{ended:?}");
+        assert_eq!(ended.json["signatures"], ROWS, "{ended:?}");
+        assert_eq!(arrived.lock().expect("arrived").len(), ROWS as usize);
+        assert_signed(&arrived, &record);
+    }
+}
+
+/// A ready-made message is the same for all of its recipients, its signature included.
+#[test]
+fn a_message_for_many_is_signed_once() {
+    let bed = Bed::new();
+    let (record, config) = signing(&bed, "rsa2048-pkcs8.pem");
+    let (sink, arrived) = sink(&bed, "");
+    let recipients: Vec<String> = (0..60).map(|n| format!("r{n}@d{n}.test")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    bed.drop_eml("many.eml", 1, &recipients);
+    bed.drop_eml("one.eml", 2, &["one@d1.test"]);
+    let ended = bed.once(&format!("{} --shards 1 {config}", all_to(&sink)));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(
+        (
+            &ended.json["signatures"],
+            &ended.json["signatures_repeated"]
+        ),
+        (&2.into(), &59.into()),
+        "{ended:?}"
+    );
+    assert_eq!(arrived.lock().expect("arrived").len(), 61);
+    assert_signed(&arrived, &record);
 }
 
 #[test]

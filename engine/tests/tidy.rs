@@ -104,7 +104,10 @@ fn pure_stages_open_no_files() {
         let is_pure = pure
             .iter()
             .any(|stage| name.contains(&format!("src/{stage}/")));
-        let is_test = name.ends_with("tests.rs") || name.contains("/tests/");
+        let is_test = ["tests.rs", "/testing.rs"]
+            .iter()
+            .any(|end| name.ends_with(end))
+            || name.contains("/tests/");
         (is_pure && !is_test && product(text).contains("std::fs"))
             .then(|| "a pure stage names std::fs".to_owned())
     });

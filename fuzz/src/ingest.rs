@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use hikyaku::ingest::merge::{MergePass, MergeReader, MergeRow};
 use hikyaku::ingest::{
     EnvelopeLines, Format, Limits, NewMessage, Parser, Refusal, Summary, write_message_file,
     write_transaction,
 };
+use hikyaku::job::template::Template;
+use hikyaku::job::token::Secret;
 use hikyaku::mail::address::{Address, IpLiterals};
+use hikyaku::mail::envelope::Envelope;
+use hikyaku::mail::id::SubmissionId;
 
 use crate::pieces::{octets, pieces};
 
@@ -15,9 +20,89 @@ pub fn eml(data: &[u8]) {
     file(Format::Eml, data);
 }
 
-/// Batch SMTP.
+/// Batch SMTP, and mail merges in it.
 pub fn bsmtp(data: &[u8]) {
     file(Format::Bsmtp, data);
+    for limits in [Limits::default(), small()] {
+        let whole = merge(&limits, data, &[data]);
+        assert_eq!(merge(&limits, data, &pieces(data)), whole, "cut");
+        if data.len() <= 2048 {
+            assert_eq!(merge(&limits, data, &octets(data)), whole, "octet by octet");
+        }
+        match whole {
+            Ok(messages) => messages
+                .iter()
+                .for_each(|message| check_merged(message, &limits)),
+            Err(refusal) => check_refusal(&refusal, data.len()),
+        }
+    }
+}
+
+/// Address, reverse-path and message of each recipient of a merge, whose first pass gets these chunks.
+fn merge(
+    limits: &Limits,
+    data: &[u8],
+    chunks: &[&[u8]],
+) -> Result<Vec<(String, String, Vec<u8>)>, Refusal> {
+    let part = |range: std::ops::Range<u64>| &data[range.start as usize..range.end as usize];
+    let mut reader = MergeReader::new(SubmissionId(1), 0, limits.clone());
+    chunks.iter().try_for_each(|chunk| reader.feed(chunk))?;
+    let survey = loop {
+        match reader.finish()? {
+            MergePass::Done(survey) => break survey,
+            MergePass::Again(again, range) => {
+                reader = *again;
+                reader.feed(part(range))?;
+            }
+        }
+    };
+    let mut rows = Vec::new();
+    let mut pass = survey.read_rows()?;
+    let recipients = part(survey.rows_at.clone());
+    let recipients = if chunks.len() > 1 {
+        octets(recipients)
+    } else {
+        vec![recipients]
+    };
+    recipients
+        .iter()
+        .try_for_each(|chunk| pass.feed(chunk, &mut rows))?;
+    pass.finish(&mut rows)?;
+    assert_eq!(rows.len() as u64, survey.recipients());
+    let secret = Secret::new(&[7; 32]);
+    let template = Template::compile(&survey.bundle, &secret).expect("it was accepted");
+    let made = rows.iter().map(|MergeRow { row, .. }| {
+        let mut message = Vec::new();
+        template
+            .render(row.view(), &mut message)
+            .expect("it was accepted");
+        let path = template.reverse_path(row.view());
+        (row.recipient.as_str().to_owned(), path, message)
+    });
+    Ok(made.collect())
+}
+
+/// What a recipient of a merge gets is a message as any batch SMTP file may hold one.
+fn check_merged((recipient, path, content): &(String, String, Vec<u8>), limits: &Limits) {
+    let envelope = Envelope {
+        reverse_path: (&**path).into(),
+        recipients: vec![(&**recipient).into()],
+        ..Envelope::default()
+    };
+    let mut wire = Vec::new();
+    write_transaction(&mut wire, &envelope, content);
+    let (messages, _) = run(
+        Format::Bsmtp,
+        &Limits {
+            file_bytes_max: u64::MAX,
+            ..limits.clone()
+        },
+        &[&wire],
+    )
+    .unwrap_or_else(|refusal| panic!("a merged message: {refusal}"));
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0].content.as_slice(), content);
+    check_message(&messages[0], limits);
 }
 
 type Outcome = Result<(Vec<NewMessage>, Summary), Refusal>;

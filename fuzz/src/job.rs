@@ -137,13 +137,11 @@ fn repaired(data: &[u8]) -> Vec<u8> {
         header[148..156].copy_from_slice(b"        ");
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        let size = header[124..136].iter().fold(0_usize, |size, byte| {
-            let digit = usize::from(byte.wrapping_sub(b'0'));
-            if digit < 8 {
-                (size << 3 | digit) & 0xff_ffff
-            } else {
-                size
-            }
+        let digits = header[124..136]
+            .iter()
+            .filter(|byte| (b'0'..=b'7').contains(*byte));
+        let size = digits.fold(0, |size, byte| {
+            (size << 3 | usize::from(*byte - b'0')) & 0xff_ffff
         });
         at += BLOCK + size.next_multiple_of(BLOCK);
     }
@@ -294,10 +292,11 @@ pub fn template(data: &[u8]) {
     {
         return;
     }
-    let mut parts = text.split(BETWEEN);
-    let (Some(document), Some(rows)) = (parts.next(), parts.next_back()) else {
+    let Some((document, rest)) = text.split_once(BETWEEN) else {
         return;
     };
+    let (between, rows) = rest.rsplit_once(BETWEEN).unwrap_or(("", rest));
+    let mut parts = between.split(BETWEEN);
     let job = match hikyaku::job::Job::parse(document) {
         Ok(job) => job,
         Err(error) => return check_error(&error),

@@ -133,26 +133,6 @@ impl SpoolError {
         matches!(self, SpoolError::Io { source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
-
-    /// Whether the same call may succeed later without anybody doing something about it.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            SpoolError::NotCommitted { .. }
-            | SpoolError::Moved { .. }
-            | SpoolError::Locked { .. }
-            | SpoolError::SegmentLocked { .. } => true,
-            // Out of descriptors or interrupted: never a reason to call a file damaged.
-            SpoolError::Io { source, .. } => {
-                let code = source.raw_os_error().map(Errno::from_raw_os_error);
-                use rustix::io::Errno;
-                matches!(
-                    code,
-                    Some(Errno::MFILE | Errno::NFILE | Errno::INTR | Errno::AGAIN | Errno::NOMEM)
-                )
-            }
-            _ => false,
-        }
-    }
 }
 
 /// Why a message cannot be appended now.

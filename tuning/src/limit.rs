@@ -137,7 +137,7 @@ fn set(overlay: &mut Overlay, part: &str) -> Result<(), String> {
         "tls" => once(
             &mut overlay.tls,
             match value {
-                "may" => TlsPolicy::May,
+                "may" => TlsPolicy::Opportunistic,
                 "required" => TlsPolicy::Required,
                 "never" => TlsPolicy::Never,
                 _ => return Err("write may, required or never".into()),

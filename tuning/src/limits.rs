@@ -11,15 +11,16 @@ use std::time::Duration;
 /// Whether a session is encrypted.
 ///
 /// Certificates are another matter: the MX name comes from DNS, which proves nothing unless DANE or
-/// MTA-STS vouches for it; the engine's TLS policy checks them where one does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// MTA-STS vouches for it, so they are checked only against authorities that an operator names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum TlsPolicy {
-    /// STARTTLS where offered, plain text where not (RFC 3207; RFC 7435).
-    May,
-    /// No STARTTLS, no mail: the recipient is deferred.
-    Required,
     /// Plain text even where STARTTLS is offered; for peers whose TLS is broken.
     Never,
+    /// STARTTLS where offered, plain text where not (RFC 3207; RFC 7435).
+    #[default]
+    Opportunistic,
+    /// No STARTTLS, no mail: the recipient is deferred.
+    Required,
 }
 
 /// What may travel behind what, without waiting.
@@ -96,7 +97,7 @@ pub struct Backoff {
 }
 
 /// Most connections that one egress path may have, over all shards: what one source address has ports
-/// for at one destination. Each that is open costs the engine some 15 KiB and the kernel its buffers;
+/// for at one destination. Each that is open costs the engine some 9 KiB and the kernel its buffers;
 /// the process's own bound (`--connections-max`) and its descriptors hold beside it.
 pub const CONNECTIONS_MAX: u32 = 65_000;
 

@@ -182,7 +182,7 @@ impl RawProfile {
             rate: self.rate.map(|v| v.0),
             connection_rate: self.connection_rate.map(|v| v.0),
             tls: self.tls.map(|v| match v {
-                RawTls::May => TlsPolicy::May,
+                RawTls::May => TlsPolicy::Opportunistic,
                 RawTls::Required => TlsPolicy::Required,
                 RawTls::Never => TlsPolicy::Never,
             }),

@@ -195,7 +195,7 @@ fn an_unknown_receiver_gets_the_default() {
     assert_eq!(
         (limits.tls, limits.pipeline, limits.idle_max),
         (
-            TlsPolicy::May,
+            TlsPolicy::Opportunistic,
             Pipeline::Transaction,
             Duration::from_secs(60)
         )

@@ -86,6 +86,7 @@ fn waking(own: usize, reader: usize) -> std::io::Result<f64> {
 /// told of afterwards.
 fn sends(own: usize, reader: usize, on_socket: bool) -> std::io::Result<f64> {
     let (mut near, mut far) = connected()?;
+    let (mut warm, mut warmed) = connected()?;
     let told = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
     let taken = Arc::new(AtomicU64::new(0));
     let over = Arc::new(AtomicBool::new(false));
@@ -117,9 +118,18 @@ fn sends(own: usize, reader: usize, on_socket: bool) -> std::io::Result<f64> {
         let (told, taken, over) = (Arc::clone(&told), Arc::clone(&taken), Arc::clone(&over));
         thread::spawn(move || -> std::io::Result<Vec<Duration>> {
             pin(own);
-            let bytes = vec![b'x'; MESSAGE];
+            let (bytes, mut scratch) = (vec![b'x'; MESSAGE], vec![0; MESSAGE]);
             let mut all = Vec::with_capacity(ROUNDS);
+            let end = Instant::now() + TIME;
             for round in 0..ROUNDS as u64 {
+                if round > ROUNDS_MIN && Instant::now() > end {
+                    break;
+                }
+                // Whoever was here meanwhile has left nothing of it in the caches: that is not the price.
+                for _ in 0..WARM {
+                    warm.write_all(&bytes)?;
+                    warmed.read_exact(&mut scratch)?;
+                }
                 let begun = cpu::thread();
                 near.write_all(&bytes)?;
                 all.push(cpu::thread() - begun);
@@ -127,7 +137,10 @@ fn sends(own: usize, reader: usize, on_socket: bool) -> std::io::Result<f64> {
                     rustix::io::write(&*told, &1_u64.to_ne_bytes())?;
                 }
                 let limit = Instant::now() + PATIENCE;
-                while taken.load(SeqCst) <= round && Instant::now() < limit {
+                while taken.load(SeqCst) <= round {
+                    if Instant::now() > limit {
+                        return Err(std::io::Error::other("the reader does not read"));
+                    }
                     // On one processor the reader needs it.
                     let _ = sched_yield();
                 }
@@ -148,11 +161,12 @@ fn sends(own: usize, reader: usize, on_socket: bool) -> std::io::Result<f64> {
 /// A read of an eventfd that waits, less one that finds what it wants.
 fn sleeping(own: usize, other: usize) -> std::io::Result<f64> {
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+    let over = Arc::new(AtomicBool::new(false));
     let ringing = {
-        let bell = Arc::clone(&bell);
+        let (bell, over) = (Arc::clone(&bell), Arc::clone(&over));
         thread::spawn(move || -> std::io::Result<()> {
             pin(other);
-            for _ in 0..ROUNDS {
+            while !over.load(SeqCst) {
                 thread::sleep(PAUSE);
                 rustix::io::write(&*bell, &1_u64.to_ne_bytes())?;
             }
@@ -162,11 +176,13 @@ fn sleeping(own: usize, other: usize) -> std::io::Result<f64> {
     let waiting = thread::spawn(move || -> std::io::Result<(Vec<Duration>, Vec<Duration>)> {
         pin(own);
         let (mut asleep, mut at_hand) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
+        let end = Instant::now() + TIME;
+        while asleep.len() < ROUNDS && Instant::now() < end {
             let begun = cpu::thread();
             rustix::io::read(&*bell, &mut [0; 8])?;
             asleep.push(cpu::thread() - begun);
         }
+        over.store(true, SeqCst);
         for _ in 0..ROUNDS {
             rustix::io::write(&*bell, &1_u64.to_ne_bytes())?;
             let begun = cpu::thread();
@@ -180,22 +196,31 @@ fn sleeping(own: usize, other: usize) -> std::io::Result<f64> {
     Ok((median(asleep) - median(at_hand)).max(0.0))
 }
 
-/// Two threads on one processor give way to each other.
+/// Two threads on one processor give way to each other. On a busy machine one alone gives way to
+/// others, too: what the call itself costs is among its quickest.
 fn aside(core: usize) -> std::io::Result<f64> {
-    let yields = |count: usize| {
+    let yields = || {
         thread::spawn(move || {
             pin(core);
-            let begun = cpu::thread();
-            for _ in 0..count {
+            let mut all = Vec::with_capacity(YIELDS);
+            let end = Instant::now() + TIME;
+            while all.len() < YIELDS && Instant::now() < end {
+                let begun = cpu::thread();
                 let _ = sched_yield();
+                all.push(cpu::thread() - begun);
             }
-            Ok(cpu::us(cpu::thread() - begun) / count as f64)
+            Ok(all)
         })
     };
-    let alone = joined(yields(YIELDS))?;
-    let (one, two) = (yields(YIELDS), yields(YIELDS));
-    let (one, two) = (joined(one)?, joined(two)?);
-    Ok((f64::midpoint(one, two) - alone).max(0.0))
+    let mut alone = joined(yields())?;
+    alone.sort_unstable();
+    let call = alone
+        .get(alone.len() / 20)
+        .map_or(0.0, |time| cpu::us(*time));
+    let (one, two) = (yields(), yields());
+    let mut both = joined(one)?;
+    both.extend(joined(two)?);
+    Ok((median(both) - call).max(0.0))
 }
 
 fn joined<T>(thread: thread::JoinHandle<std::io::Result<T>>) -> std::io::Result<T> {
@@ -207,7 +232,11 @@ fn joined<T>(thread: thread::JoinHandle<std::io::Result<T>>) -> std::io::Result<
 /// As a message's content.
 const MESSAGE: usize = 4096;
 const ROUNDS: usize = 2000;
+const WARM: usize = 3;
 const YIELDS: usize = 20_000;
+/// On a busy machine a round takes as long as others want: so many are enough, and no more in any case.
+const ROUNDS_MIN: u64 = 20;
+const TIME: Duration = Duration::from_millis(500);
 /// Between two of them: as long as a receiver has nothing to do in a run.
 const PAUSE: Duration = Duration::from_micros(30);
 /// For a reader that somebody else holds up.

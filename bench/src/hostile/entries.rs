@@ -148,7 +148,7 @@ const TEXTS: &[(&str, &str, &str)] = &[
     ("bsmtp", "%From: a\r\n\r\nhi\n.\r\n", "dot-ambiguous"),
     ("bsmtp", "EHLO x\r\nMAIL FROM:<n@s.test>\n", "line-end"),
     ("bsmtp", "EHLO x\r\nVRFY v\r\n", "command"),
-    ("bsmtp", "XMRG FROM:<n@s.test>\r\n", "command"),
+    ("bsmtp", "XDFN x=1\r\n", "command"),
 ];
 
 impl Bad {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -80,17 +80,19 @@ pub(super) fn in_log(log: &Path) -> io::Result<Named> {
         if !name.to_string_lossy().starts_with("hikyaku.jsonl") {
             continue;
         }
-        let text = fs::read(entry.path())?;
-        for line in text.split(|byte| *byte == b'\n') {
+        // A line at a time: a million rows make more log than memory should hold.
+        let mut text = BufReader::with_capacity(1 << 20, fs::File::open(entry.path())?);
+        let mut line = Vec::new();
+        while text.read_until(b'\n', &mut line)? > 0 {
             // Few of many lines: a search is cheaper than reading all of them as JSON.
             let wanted = b"\"possible_duplicate\":true";
-            if !line.windows(wanted.len()).any(|part| part == wanted) {
-                continue;
-            }
-            if let Ok(line) = serde_json::from_slice::<Value>(line) {
+            if line.windows(wanted.len()).any(|part| part == wanted)
+                && let Ok(line) = serde_json::from_slice::<Value>(&line)
+            {
                 let name = line["recipient"].as_str().unwrap_or_default();
                 *named.entry(name.to_owned()).or_default() += 1;
             }
+            line.clear();
         }
     }
     Ok(named)

@@ -86,8 +86,8 @@ impl Work {
         format!("c{:x}x{number:x}", mixed >> 32)
     }
 
-    /// Writes the archive.
-    pub(super) fn write(&self, path: &Path) -> io::Result<Made> {
+    /// The files of the job, without its rows.
+    pub(super) fn files(&self) -> [(&'static str, String); 3] {
         let document = format!(
             "name = \"bench\"\nfrom = \"Bench <news@{SENDER}>\"\nreverse_path = \"bounce+{{token}}@{BOUNCES}\"\n\
              subject = \"For {{{{ name }}}} [{{{{ code }}}}]\"\n\n[recipients]\nfile = \"rows.csv\"\n\n\
@@ -95,16 +95,22 @@ impl Work {
              [list]\nid = \"bench.{SENDER}\"\nunsubscribe = \"{UNSUBSCRIBE}{{token}}\"\n"
         );
         let (text, html) = self.templates();
+        [
+            ("job.toml", document),
+            ("body.txt", text),
+            ("body.html", html),
+        ]
+    }
+
+    /// Writes the archive.
+    pub(super) fn write(&self, path: &Path) -> io::Result<Made> {
+        let files = self.files();
         let mut made = Made {
-            bundle_bytes: (document.len() + text.len() + html.len()) as u64,
+            bundle_bytes: files.iter().map(|(_, content)| content.len() as u64).sum(),
             ..Made::default()
         };
         let mut out = BufWriter::new(File::create(path)?);
-        for (name, content) in [
-            ("job.toml", &document),
-            ("body.txt", &text),
-            ("body.html", &html),
-        ] {
+        for (name, content) in &files {
             let mut part = Vec::new();
             write_header(&mut part, name, content.len() as u64);
             part.extend_from_slice(content.as_bytes());
@@ -192,4 +198,6 @@ impl Work {
     }
 }
 
+/// Of the rows.
+pub(super) const COLUMNS: [&str; 4] = ["email", "name", "city", "code"];
 const HEADER: &str = "email,name,city,code\n";

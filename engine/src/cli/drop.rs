@@ -53,7 +53,7 @@ pub struct DropArgs {
     /// first, and every message made once
     #[arg(long, value_name = "DIR", help_heading = "Jobs", conflicts_with_all = [
         "files", "maildir", "mbox", "message_size_max", "from", "to", "to_header", "job_id", "envid", "egress",
-        "key", "batch",
+        "batch",
     ])]
     pub job: Option<PathBuf>,
     /// Show the message of row N (from 1) as it would be sent, and drop nothing

@@ -17,11 +17,11 @@ pub struct SpoolArgs {
 pub enum SpoolCommand {
     /// List messages with recipients that wait, their submissions, and each log
     Ls(SpoolLsArgs),
-    /// Print one message as it is stored
+    /// Print one message as it is stored; rows of a job one JSON object per line, a job's bundle as its job.toml
     Cat(SpoolCatArgs),
     /// Scan every segment; status 1 when something is damaged
     Verify(SpoolVerifyArgs),
-    /// Write waiting messages as files that can be dropped again
+    /// Write waiting messages as files that can be dropped again, each row of a job as its own message
     Export(SpoolExportArgs),
 }
 

@@ -72,6 +72,9 @@ pub struct SuppressImportArgs {
     /// For lines that give none
     #[arg(long, value_name = "TEXT", default_value = "import")]
     pub reason: String,
+    /// Memory to sort entries in; a larger import is sorted in files beside the list, and added in parts
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub memory: String,
 }
 
 const SUPPRESS_EXAMPLES: &str = "\

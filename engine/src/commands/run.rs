@@ -189,6 +189,14 @@ pub(super) fn write_table(report: &Report, out: &mut Vec<u8>) {
     let _ = writeln!(out, "{:<26}{:>14}", "connections opened", report.connects);
     let _ = writeln!(out, "{:<26}{:>14}", "spool commits", report.commits);
     let _ = writeln!(out, "{:<26}{:>14}", "spool bytes", report.spool_bytes);
+    if report.signatures > 0 {
+        let _ = writeln!(out, "{:<26}{:>14}", "signatures", report.signatures);
+    }
+    let (batched, batches) = report.signatures_batched;
+    if batches > 0 {
+        let of = batched as f64 / batches as f64;
+        let _ = writeln!(out, "{:<26}{batched:>14}", format!("in batches of {of:.1}"));
+    }
     if report.log_lines_dropped > 0 {
         let _ = writeln!(
             out,
@@ -205,12 +213,18 @@ pub(super) fn write_json(report: &Report, out: &mut Vec<u8>) {
     report.account.write_json(out);
     let _ = write!(
         out,
-        ",\"waiting\":{},\"connects\":{},\"fsyncs\":{},\"spool_bytes\":{},\"log_lines_dropped\":{},\"latency\":",
+        ",\"waiting\":{},\"connects\":{},\"fsyncs\":{},\"spool_bytes\":{},\"log_lines_dropped\":{}",
         report.waiting,
         report.connects,
         report.commits,
         report.spool_bytes,
         report.log_lines_dropped
+    );
+    let (batched, batches) = report.signatures_batched;
+    let _ = write!(
+        out,
+        ",\"signatures\":{},\"signatures_batched\":{batched},\"signature_batches\":{batches},\"signatures_repeated\":{},\"body_hashes_reused\":{},\"latency\":",
+        report.signatures, report.signatures_repeated, report.body_hashes_reused
     );
     report.latency.write_json(out);
     out.extend_from_slice(b"}\n");

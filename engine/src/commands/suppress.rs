@@ -1,25 +1,28 @@
 //! `hikyaku suppress`: who gets no mail. Works beside a running engine, which sees each change at once.
 //!
-//! What cannot be an address is refused with its line. An import is added in parts; one that ends early
-//! says how much of it is in the list, and importing the mended file again adds the rest.
+//! What cannot be an address is refused with its line, and nothing of its file is added. An import is read to its end and
+//! sorted before anything is added, at once or in parts; one that is killed leaves some of them, and importing the file again
+//! adds the rest.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use hikyaku_spool::suppress::{Entry, Scope, SuppressError, Suppressions};
+use hikyaku_spool::suppress::{Entry, Import, Scope, SuppressError, Suppressions};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{NOT_ALL, refuse};
 use crate::cli::{SuppressArgs, SuppressCommand, SuppressImportArgs, SuppressRemoveArgs};
 use crate::io::clock;
 use crate::mail::address::{Address, AddressError};
+use crate::settings::units::parse_size;
 use crate::time::WallTime;
 
-/// Entries added in one go: what lies between two goes is on disk if the machine dies.
-const IMPORT_CHUNK: usize = 100_000;
 /// Octets of one line of an import.
 const LINE_MAX: u64 = 4096;
+/// Entries between two signs of life.
+const PROGRESS: u64 = 10_000;
 
 /// Why `hikyaku suppress` fails.
 #[derive(Debug, thiserror::Error)]
@@ -30,13 +33,14 @@ enum Failure {
     Scope { text: String },
     #[error("{text:?} is no address: {source}")]
     Address { text: String, source: AddressError },
-    #[error("{}, line {line}: {problem}; of the lines before it {added} were added and durable", path.display())]
+    #[error("{}, line {line}: {problem}; nothing was added", path.display())]
     Line {
         path: PathBuf,
         line: u64,
-        added: u64,
         problem: String,
     },
+    #[error("--memory {text:?} {why}")]
+    Memory { text: String, why: String },
     #[error("cannot read {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("standard output: {0}")]
@@ -129,7 +133,13 @@ fn import(
         Box::new(BufReader::new(File::open(&args.file).map_err(failed)?))
     };
     scope(&args.scope)?;
-    let (mut chunk, mut added, mut number) = (Vec::new(), 0, 0);
+    let memory = parse_size(&args.memory).map_err(|why| Failure::Memory {
+        text: args.memory.clone(),
+        why,
+    })?;
+    let mut import = Import::new(list, usize::try_from(memory).unwrap_or(usize::MAX));
+    let bar = progress();
+    let mut number = 0;
     let mut line = Vec::new();
     let now = clock::wall();
     loop {
@@ -146,7 +156,6 @@ fn import(
         let problem = |problem: String| Failure::Line {
             path: args.file.clone(),
             line: number,
-            added,
             problem,
         };
         if read as u64 == LINE_MAX {
@@ -159,15 +168,32 @@ fn import(
             continue;
         }
         let entry = imported(text, args, now).map_err(|error| problem(error.to_string()))?;
-        chunk.push(entry);
-        if chunk.len() == IMPORT_CHUNK {
-            added += list.add(&chunk)?;
-            chunk.clear();
+        import.push(&entry)?;
+        if import.len().is_multiple_of(PROGRESS) {
+            bar.set_message(format!("{} read", import.len()));
         }
     }
-    added += list.add(&chunk)?;
+    let all = import.len();
+    let added = import.finish(|seen, _| bar.set_message(format!("{seen} of {all} added")));
+    bar.finish_and_clear();
+    let added = added?;
     writeln!(out, "{added} added, {} in the list", list.len()?)?;
     Ok(0)
+}
+
+/// On a terminal, how far it is.
+fn progress() -> ProgressBar {
+    let target = if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr_with_hz(4)
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
+    bar
 }
 
 /// A line: `address[,scope[,reason[,added]]]`, as `export` writes it.

@@ -35,18 +35,6 @@ pub enum Families {
 }
 
 impl Families {
-    /// From the source addresses at hand; `None` when there are none.
-    #[must_use]
-    pub fn of_sources(has_v4: bool, has_v6: bool, v6_first: bool) -> Option<Self> {
-        Some(match (has_v4, has_v6) {
-            (true, true) if v6_first => Self::V6ThenV4,
-            (true, true) => Self::V4ThenV6,
-            (true, false) => Self::V4,
-            (false, true) => Self::V6,
-            (false, false) => return None,
-        })
-    }
-
     const fn allows(self, address: IpAddr) -> bool {
         !matches!(
             (self, address),
@@ -349,11 +337,6 @@ mod tests {
         assert_eq!(
             plan.summary(),
             "six.test: no address of a family that the source has; 2 more not tried"
-        );
-        assert_eq!(Families::of_sources(false, false, true), None);
-        assert_eq!(
-            Families::of_sources(true, true, true),
-            Some(Families::V6ThenV4)
         );
     }
 

@@ -1,4 +1,4 @@
-//! A site's TLS policy → rustls configuration, and what was negotiated.
+//! rustls configurations of sessions, and what was negotiated.
 //!
 //! TLS 1.2 and 1.3 with the aws-lc-rs provider, resumption per egress source. Between MTAs encryption comes without names unless
 //! asked for: the MX name itself came from DNS that nobody signed, so a certificate that matches it
@@ -7,7 +7,9 @@
 //! of the certificate shown can read along.
 //!
 //! Pure: no socket and no file is touched here. Fails when authorities cannot be parsed, at start;
-//! what fails in a handshake is a [`TlsError`], and its policy says whether clear text is an answer.
+//! what fails in a handshake is a [`TlsError`]. Whether a session is encrypted at all, and whether clear text
+//! is an answer to that, is the session's to say ([`hikyaku_tuning::TlsPolicy`]): a configuration is always at hand,
+//! because a site may ask for TLS where the default is to do without.
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -18,79 +20,9 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
-
-/// When to encrypt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum TlsMode {
-    /// In clear, even where STARTTLS is offered.
-    Never,
-    /// Where STARTTLS is offered; once in clear where its handshake fails.
-    #[default]
-    Opportunistic,
-    /// Encrypted or not at all.
-    Required,
-}
-
-impl TlsMode {
-    pub(crate) const WORDS: &str =
-        "is no TLS mode: write \"never\", \"opportunistic\" or \"required\"";
-}
-
-impl FromStr for TlsMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "never" => Ok(Self::Never),
-            "opportunistic" => Ok(Self::Opportunistic),
-            "required" => Ok(Self::Required),
-            _ => Err(Self::WORDS.into()),
-        }
-    }
-}
-
-impl fmt::Display for TlsMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Never => "never",
-            Self::Opportunistic => "opportunistic",
-            Self::Required => "required",
-        })
-    }
-}
-
-/// A TLS mode with what it needs.
-#[derive(Debug, Clone)]
-pub enum TlsPolicy {
-    /// In clear.
-    Never,
-    /// Encrypted where possible, whatever certificate is shown.
-    Opportunistic,
-    /// Encrypted or not at all.
-    Required {
-        /// Authorities and names are checked against these; `None`: any certificate.
-        roots: Option<Arc<RootCertStore>>,
-    },
-}
-
-impl TlsPolicy {
-    /// Whether a session may begin in clear when the peer offers no TLS or its handshake failed.
-    #[must_use]
-    pub const fn allows_clear(&self) -> bool {
-        !matches!(self, Self::Required { .. })
-    }
-
-    /// Whether STARTTLS is worth sending.
-    #[must_use]
-    pub const fn wants_tls(&self) -> bool {
-        !matches!(self, Self::Never)
-    }
-}
 
 /// Reads authorities from a PEM text; `path` is for the message.
 ///
@@ -134,60 +66,59 @@ pub enum TlsConfigError {
 /// (some 4 KB), so this is at most 2 MB; a receiver with more hosts than that pays full handshakes.
 const RESUMPTION_NAMES_MAX: usize = 64;
 
-/// A rustls configuration of this policy with a ticket store of its own; `None` for [`TlsPolicy::Never`].
+/// A rustls configuration with a ticket store of its own. Certificates and names are checked against
+/// `roots`; without, any certificate will do.
 ///
 /// # Errors
 /// Only if the provider is broken.
-pub fn client_config(policy: &TlsPolicy) -> Result<Option<Arc<ClientConfig>>, TlsConfigError> {
+pub fn client_config(
+    roots: Option<&Arc<RootCertStore>>,
+) -> Result<Arc<ClientConfig>, TlsConfigError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(TlsConfigError::Provider)?;
-    let builder = match policy {
-        TlsPolicy::Never => return Ok(None),
-        TlsPolicy::Required { roots: Some(roots) } => {
-            builder.with_root_certificates(Arc::clone(roots))
-        }
-        TlsPolicy::Opportunistic | TlsPolicy::Required { roots: None } => builder
+    let builder = match roots {
+        Some(roots) => builder.with_root_certificates(Arc::clone(roots)),
+        None => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
     };
     let mut config = builder.with_no_client_auth();
     config.resumption = Resumption::in_memory_sessions(RESUMPTION_NAMES_MAX);
-    Ok(Some(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
-/// The configurations of one policy, one for each egress source: a ticket shown from two addresses
+/// The configurations of a run, one for each egress source: a ticket shown from two addresses
 /// would tell a receiver that they belong together, and a receiver may bind it to the first.
 #[derive(Debug)]
 pub struct TlsConfigs {
-    base: Option<Arc<ClientConfig>>,
+    base: Arc<ClientConfig>,
     by_source: HashMap<IpAddr, Arc<ClientConfig>>,
 }
 
 impl TlsConfigs {
-    /// For one policy.
+    /// For these authorities; see [`client_config`].
     ///
     /// # Errors
     /// Only if the provider is broken.
-    pub fn new(policy: &TlsPolicy) -> Result<Self, TlsConfigError> {
+    pub fn new(roots: Option<&Arc<RootCertStore>>) -> Result<Self, TlsConfigError> {
         Ok(Self {
-            base: client_config(policy)?,
+            base: client_config(roots)?,
             by_source: HashMap::new(),
         })
     }
 
-    /// The configuration for sessions from `source` (as configured, so that there are few); `None`
-    /// where the policy forbids TLS.
-    pub fn for_source(&mut self, source: IpAddr) -> Option<Arc<ClientConfig>> {
-        let base = self.base.as_ref()?;
+    /// The configuration for sessions from `source` (as configured, so that there are few).
+    pub fn for_source(&mut self, source: IpAddr) -> Arc<ClientConfig> {
+        let base = &self.base;
         let config = self.by_source.entry(source).or_insert_with(|| {
             let mut config = ClientConfig::clone(base);
             config.resumption = Resumption::in_memory_sessions(RESUMPTION_NAMES_MAX);
             Arc::new(config)
         });
-        Some(Arc::clone(config))
+        Arc::clone(config)
     }
 }
 

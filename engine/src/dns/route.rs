@@ -1,16 +1,76 @@
 //! Explicit routes: "mail for this pattern goes to that host", past MX and past the deny list.
-//!
-//! Parsed once; a wrong route is refused with its text, never skipped.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::site::suffixes;
-use super::wire::normal_name;
+use crate::mail::domain::is_domain_name;
 
 /// Where SMTP listens (RFC 5321 §4.5.4.2).
 pub const SMTP_PORT: u16 = 25;
+
+/// Which recipient domains a route is for; lower-case A-labels.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Pattern {
+    /// `*`.
+    All,
+    /// `*.suffix`: every domain below it, not the suffix itself. Kept without its dot.
+    Below(String),
+    /// One domain.
+    Domain(String),
+}
+
+impl Pattern {
+    /// Reads `*`, `*.suffix` or a domain.
+    ///
+    /// # Errors
+    /// What is wrong, to be read behind the pattern.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text == "*" {
+            return Ok(Self::All);
+        }
+        let suffix = text.strip_prefix("*.");
+        let name = mail_auth::common::to_a_label(suffix.unwrap_or(text));
+        if !is_domain_name(&name) {
+            return Err(
+                "is not a pattern: write a domain, `*.domain` for all below it, or `*`".to_owned(),
+            );
+        }
+        Ok(match suffix {
+            Some(_) => Self::Below(name.into_owned()),
+            None => Self::Domain(name.into_owned()),
+        })
+    }
+
+    /// Whether all that `other` is for is meant here, too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let below = |suffix: &str, name: &str| {
+            name.strip_suffix(suffix)
+                .is_some_and(|rest| rest.ends_with('.'))
+        };
+        match (self, other) {
+            (Self::All, _) => true,
+            (_, Self::All) | (Self::Domain(_), Self::Below(_)) => false,
+            (Self::Below(suffix), Self::Below(other)) => other == suffix || below(suffix, other),
+            (Self::Below(suffix), Self::Domain(name)) => below(suffix, name),
+            (Self::Domain(name), Self::Domain(other)) => name == other,
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Below(suffix) => write!(f, "*.{suffix}"),
+            Self::Domain(name) => f.write_str(name),
+        }
+    }
+}
 
 /// Where a route leads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,14 +84,81 @@ pub struct Target {
 /// The host of a [`Target`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TargetHost {
-    /// A name: A and AAAA are looked up, MX never is.
+    /// A name in lower-case A-labels: A and AAAA are looked up, MX never is.
     Name(Arc<str>),
     /// An address: nothing is looked up.
     Address(IpAddr),
 }
 
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Target {
+    /// Reads `HOST[:PORT]`: a name, an IPv4 address, or an IPv6 address (in brackets before a port).
+    ///
+    /// # Errors
+    /// What is wrong, to be read behind the text.
+    pub fn parse(text: &str, port_default: u16) -> Result<Self, String> {
+        let wrong = || {
+            "is not a host: write HOST, HOST:PORT, an IPv4 address, or an IPv6 address as [2001:db8::1]:PORT".to_owned()
+        };
+        let text = text.trim();
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self {
+                host: TargetHost::Address(address),
+                port: port_default,
+            });
+        }
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (address, port) = rest.split_once(']').ok_or_else(wrong)?;
+                let address: Ipv6Addr = address.parse().map_err(|_| wrong())?;
+                let port = if port.is_empty() {
+                    None
+                } else {
+                    Some(port.strip_prefix(':').ok_or_else(wrong)?)
+                };
+                (TargetHost::Address(address.into()), port)
+            }
+            None => {
+                let (host, port) = text
+                    .split_once(':')
+                    .map_or((text, None), |(host, port)| (host, Some(port)));
+                let host = match host.parse::<Ipv4Addr>() {
+                    Ok(address) => TargetHost::Address(address.into()),
+                    Err(_) => TargetHost::Name(host_name(host).ok_or_else(wrong)?),
+                };
+                (host, port)
+            }
+        };
+        let port = match port {
+            None => port_default,
+            // `u16::from_str` takes a plus sign, too.
+            Some(text) => match text.parse() {
+                Ok(port) if port != 0 && !text.starts_with('+') => port,
+                _ => return Err("has no port from 1 to 65535 behind its colon".to_owned()),
+            },
+        };
+        Ok(Self { host, port })
+    }
+}
+
+fn host_name(text: &str) -> Option<Arc<str>> {
+    let name = mail_auth::common::to_a_label(text);
+    // 10.0.0 or 300.1.1.1 is an address with a typing error: no top-level domain is all digits.
+    let last = name.rsplit('.').next()?;
+    let number = last.bytes().all(|byte| byte.is_ascii_digit());
+    (is_domain_name(&name) && !number).then(|| name.as_ref().into())
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            host: TargetHost::Address(address.ip()),
+            port: address.port(),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             TargetHost::Name(name) => write!(f, "{name}:{}", self.port),
             TargetHost::Address(address) => SocketAddr::new(*address, self.port).fmt(f),
@@ -39,24 +166,7 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// A route that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RouteError {
-    /// The left side.
-    #[error("route {0}={1}: the pattern is not a domain, `*.` and a domain, or `*`")]
-    Pattern(String, String),
-    /// The right side.
-    #[error("route {0}={1}: the target is not HOST, HOST:PORT, ADDRESS or [IPV6]:PORT")]
-    Target(String, String),
-    /// The same pattern again, and it leads elsewhere.
-    #[error("route {0}={1}: the pattern already leads to {2}: keep one")]
-    Twice(String, String, String),
-    /// No `=` at all.
-    #[error("route {0}: write it as PATTERN=HOST[:PORT]")]
-    Form(String),
-}
-
-/// All routes; the most specific one wins: the domain itself, then the longest `*.` suffix, then `*`.
+/// All routes. Of those that match a domain the one that was named first counts.
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
     exact: HashMap<Box<str>, Target>,
@@ -65,42 +175,29 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// From (pattern, target) pairs.
-    ///
-    /// # Errors
-    /// Names the first route that is wrong.
-    pub fn parse<P: AsRef<str>, T: AsRef<str>>(pairs: &[(P, T)]) -> Result<Self, RouteError> {
-        let mut routes = Self::default();
-        for (pattern, target) in pairs {
-            let (pattern, target) = (pattern.as_ref().trim(), target.as_ref().trim());
-            let parsed = parse_target(target)
-                .ok_or_else(|| RouteError::Target(pattern.into(), target.into()))?;
-            let bad_pattern = |_| RouteError::Pattern(pattern.into(), target.into());
-            let old = if pattern == "*" {
-                routes.all.replace(parsed.clone())
-            } else if let Some(suffix) = pattern.strip_prefix("*.") {
-                let suffix = normal_name(suffix).map_err(bad_pattern)?;
-                routes.below.insert(suffix.as_ref().into(), parsed.clone())
-            } else {
-                let domain = normal_name(pattern).map_err(bad_pattern)?;
-                routes.exact.insert(domain.as_ref().into(), parsed.clone())
-            };
-            if let Some(old) = old.filter(|old| *old != parsed) {
-                let old = old.to_string();
-                return Err(RouteError::Twice(pattern.into(), target.into(), old));
+    /// In the order in which they were named. One that an earlier one covers never applies, so what
+    /// is kept of two that match is the more specific one first, and a lookup need not know the order.
+    pub fn new<'a>(routes: impl IntoIterator<Item = (&'a Pattern, &'a Target)>) -> Self {
+        let mut kept = Self::default();
+        for (pattern, target) in routes {
+            match pattern {
+                Pattern::All => {
+                    kept.all.get_or_insert_with(|| target.clone());
+                }
+                Pattern::Below(suffix) => {
+                    let mut wider = suffixes(suffix);
+                    if kept.all.is_none() && !wider.any(|wider| kept.below.contains_key(wider)) {
+                        kept.below.insert(suffix.as_str().into(), target.clone());
+                    }
+                }
+                Pattern::Domain(name) => {
+                    if kept.lookup(name).is_none() {
+                        kept.exact.insert(name.as_str().into(), target.clone());
+                    }
+                }
             }
         }
-        Ok(routes)
-    }
-
-    /// Splits one `PATTERN=HOST[:PORT]` of the command line for [`Self::parse`].
-    ///
-    /// # Errors
-    /// When there is no `=`.
-    pub fn split(argument: &str) -> Result<(&str, &str), RouteError> {
-        argument
-            .split_once('=')
-            .ok_or_else(|| RouteError::Form(argument.into()))
+        kept
     }
 
     /// The route of a domain (lower case, no final dot). One hash per label.
@@ -126,49 +223,6 @@ impl Routes {
     }
 }
 
-impl std::str::FromStr for Target {
-    type Err = RouteError;
-
-    fn from_str(text: &str) -> Result<Self, RouteError> {
-        parse_target(text).ok_or_else(|| RouteError::Target("*".into(), text.into()))
-    }
-}
-
-fn parse_target(text: &str) -> Option<Target> {
-    let address = |host, port| Target {
-        host: TargetHost::Address(host),
-        port,
-    };
-    if let Ok(socket) = text.parse::<SocketAddr>() {
-        return (socket.port() != 0).then(|| address(socket.ip(), socket.port()));
-    }
-    if let Ok(bare) = text.parse::<IpAddr>() {
-        return Some(address(bare, SMTP_PORT));
-    }
-    if let Some(inner) = text.strip_prefix('[') {
-        let v6: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
-        return Some(address(v6.into(), SMTP_PORT));
-    }
-    let (name, port) = match text.split_once(':') {
-        // `parse` alone would take "+25".
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
-            (name, port.parse().ok().filter(|port| *port != 0)?)
-        }
-        Some(_) => return None,
-        None => (text, SMTP_PORT),
-    };
-    let name = normal_name(name).ok()?;
-    // 10.0.0 or 300.1.1.1 is an address with a typing error: no top-level domain is all digits.
-    let last = name.rsplit('.').next()?;
-    if last.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    Some(Target {
-        host: TargetHost::Name(name.as_ref().into()),
-        port,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,7 +231,7 @@ mod tests {
     fn targets() {
         for (text, shown) in [
             ("mx.test", "mx.test:25"),
-            ("MX.test.:2525", "mx.test:2525"),
+            ("MX.test:2525", "mx.test:2525"),
             ("192.0.2.1", "192.0.2.1:25"),
             ("192.0.2.1:26", "192.0.2.1:26"),
             ("2001:db8::1", "[2001:db8::1]:25"),
@@ -185,7 +239,11 @@ mod tests {
             ("[2001:db8::1]:26", "[2001:db8::1]:26"),
             ("localhost:2525", "localhost:2525"),
         ] {
-            assert_eq!(text.parse::<Target>().unwrap().to_string(), shown, "{text}");
+            assert_eq!(
+                Target::parse(text, SMTP_PORT).unwrap().to_string(),
+                shown,
+                "{text}"
+            );
         }
         for text in [
             "",
@@ -200,23 +258,34 @@ mod tests {
             "[2001:db8::1",
             "192.0.2.1:0",
             "192.0.2",
+            "mx.test.",
             "a b",
             "300.1.1.1",
         ] {
-            assert!(text.parse::<Target>().is_err(), "{text}");
+            assert!(Target::parse(text, SMTP_PORT).is_err(), "{text}");
         }
     }
 
+    fn routes(all: &[(&str, &str)]) -> Routes {
+        let all: Vec<_> = all
+            .iter()
+            .map(|(pattern, target)| {
+                let target = Target::parse(target, SMTP_PORT).unwrap();
+                (Pattern::parse(pattern).unwrap(), target)
+            })
+            .collect();
+        Routes::new(all.iter().map(|(pattern, target)| (pattern, target)))
+    }
+
     #[test]
-    fn the_most_specific_route_wins() {
-        let routes = Routes::parse(&[
-            ("*", "all.test"),
-            ("*.example.com", "below.test"),
-            ("*.a.example.com", "deeper.test"),
+    fn the_first_route_that_matches_counts() {
+        let specific_first = routes(&[
+            ("x.a.example.com", "192.0.2.1:26"),
             ("Example.com", "exact.test"),
-            ("x.a.example.com.", "192.0.2.1:26"),
-        ])
-        .unwrap();
+            ("*.a.example.com", "deeper.test"),
+            ("*.example.com", "below.test"),
+            ("*", "all.test"),
+        ]);
         for (domain, target) in [
             ("other.test", "all.test:25"),
             ("example.com", "exact.test:25"),
@@ -226,32 +295,55 @@ mod tests {
             ("x.a.example.com", "192.0.2.1:26"),
             ("badexample.com", "all.test:25"),
         ] {
-            assert_eq!(
-                routes.lookup(domain).unwrap().to_string(),
-                target,
-                "{domain}"
-            );
+            let found = specific_first.lookup(domain).map(ToString::to_string);
+            assert_eq!(found.as_deref(), Some(target), "{domain}");
         }
-        let routes = Routes::parse(&[("*.example.com", "below.test")]).unwrap();
-        assert_eq!(routes.lookup("example.com"), None);
+        // What flags put before the routes of a file.
+        let general_first = routes(&[
+            ("*.example.com", "below.test"),
+            ("*.a.example.com", "deeper.test"),
+            ("b.example.com", "exact.test"),
+            ("*", "sink.test"),
+            ("other.test", "exact.test"),
+            ("*.other.test", "below.test"),
+            ("*", "all.test"),
+        ]);
+        for (domain, target) in [
+            ("c.a.example.com", "below.test:25"),
+            ("b.example.com", "below.test:25"),
+            ("other.test", "sink.test:25"),
+            ("a.other.test", "sink.test:25"),
+            ("example.com", "sink.test:25"),
+        ] {
+            let found = general_first.lookup(domain).map(ToString::to_string);
+            assert_eq!(found.as_deref(), Some(target), "{domain}");
+        }
+        let below = routes(&[("*.example.com", "below.test")]);
+        assert_eq!(below.lookup("example.com"), None);
         assert!(Routes::default().is_empty());
         assert_eq!(Routes::default().lookup("a"), None);
     }
 
     #[test]
-    fn a_wrong_route_is_named() {
-        let error = |pattern, target| {
-            Routes::parse(&[("a.test", "b.test"), (pattern, target)])
-                .unwrap_err()
-                .to_string()
-        };
-        assert!(
-            error("*example.com", "b.test").starts_with("route *example.com=b.test: the pattern")
-        );
-        assert!(error("*.", "b.test").contains("pattern"));
-        assert!(error("c.test", "b:x").starts_with("route c.test=b:x: the target"));
-        assert!(error("A.test", "c.test").ends_with("already leads to b.test:25: keep one"));
-        assert!(Routes::split("a.test").is_err());
-        assert_eq!(Routes::split("*=h:1"), Ok(("*", "h:1")));
+    fn patterns_cover_one_another() {
+        for (pattern, other, covers) in [
+            ("*", "a.test", true),
+            ("*", "*", true),
+            ("*.a.test", "*", false),
+            ("*.a.test", "b.a.test", true),
+            ("*.a.test", "*.b.a.test", true),
+            ("*.a.test", "*.a.test", true),
+            ("*.a.test", "a.test", false),
+            ("*.a.test", "ba.test", false),
+            ("A.test", "a.test", true),
+            ("a.test", "b.a.test", false),
+            ("a.test", "*.a.test", false),
+        ] {
+            let [pattern, other] = [pattern, other].map(|text| Pattern::parse(text).unwrap());
+            assert_eq!(pattern.covers(&other), covers, "{pattern} {other}");
+        }
+        for text in ["*example.com", "*.", "", "a..b", "**"] {
+            assert!(Pattern::parse(text).is_err(), "{text}");
+        }
     }
 }

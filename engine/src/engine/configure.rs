@@ -2,7 +2,7 @@
 //!
 //! Everything that settings can be wrong about beyond their syntax is found here, before a thread is started.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
@@ -11,10 +11,10 @@ use hikyaku_spool::{Spool, SpoolError};
 use hikyaku_tuning::{
     Chunking, HostCheck, HostNeeds, LimitRule, LimitRules, Pipeline, Profiles, TuningError,
 };
+use rustls::RootCertStore;
 
 use super::StartError;
 use crate::budget::{Descriptors, Memory};
-use crate::connection::tls::{TlsMode, TlsPolicy};
 use crate::dns::{OwnAddresses, ProviderRules, Routes};
 use crate::io::clock;
 use crate::io::dropdir::{DropDirError, DropLimits};
@@ -26,7 +26,7 @@ use crate::io::tls::load_roots;
 use crate::outcome::Classifier;
 use crate::queue::retry::{RetryPolicy, SiteBackoff};
 use crate::recovery::spool_options;
-use crate::settings::{Durability, Ehlo, Origin, Settings};
+use crate::settings::{Durability, Origin, Settings};
 use crate::shard::{ConnectionCap, DoubtPolicy, EgressSource, ShardConfig, SiteLimits};
 use crate::signing::Signer;
 use crate::smtp::StreamDepth;
@@ -152,7 +152,7 @@ pub fn judge_host(settings: &Settings) -> HostCheck {
 pub fn check_settings(settings: &Settings) -> Result<SiteLimits, StartError> {
     let config = shard_config(settings)?;
     resolver_config(settings, &config)?;
-    tls_policy(settings)?;
+    authorities(settings)?;
     resolvers(settings)?;
     Ok(config.sites)
 }
@@ -234,11 +234,8 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
         rules.push(format!("*={}", text.join(",")).parse()?);
     }
     let rules = LimitRules::new(rules, &profiles)?;
-    let routes: Vec<(String, String)> = settings
-        .routes
-        .iter()
-        .map(|route| (route.pattern.to_string(), route.target()))
-        .collect();
+    let routes = settings.routes.iter();
+    let routes = Routes::new(routes.map(|route| (&route.pattern, &route.target)));
     let signer = if settings.dkim.is_empty() {
         None
     } else {
@@ -255,11 +252,11 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
             .map(|source| EgressSource {
                 name: source.name.as_str().into(),
                 address: source.ip,
-                ehlo: ehlo(&source.ehlo, source.ip).into(),
+                ehlo: source.ehlo.argument(source.ip).into(),
             })
             .collect(),
         port: settings.engine.port,
-        routes: Routes::parse(&routes)?,
+        routes,
         sites: SiteLimits { profiles, rules },
         retry: RetryPolicy {
             first: settings.retry.first,
@@ -275,11 +272,7 @@ pub(crate) fn shard_config(settings: &Settings) -> Result<ShardConfig, StartErro
             max: SiteBackoff::default().max.min(settings.retry.max),
             ..SiteBackoff::default()
         },
-        tls: match settings.tls.mode {
-            TlsMode::Never => crate::smtp::TlsPolicy::Never,
-            TlsMode::Opportunistic => crate::smtp::TlsPolicy::Opportunistic,
-            TlsMode::Required => crate::smtp::TlsPolicy::Require,
-        },
+        tls: settings.tls.mode,
         deadlines: settings.deadlines,
         signer,
         stream_depth: StreamDepth::new(settings.delivery.stream_depth),
@@ -310,33 +303,10 @@ fn with_more(limit: &str, more: &[(&str, &str)]) -> Option<String> {
     Some(text)
 }
 
-/// The name for EHLO. A literal of an address that the kernel chooses is not known before the
-/// connection; loopback's is never right, but it is a literal, and whoever sends real mail names a
-/// source (RFC 5321 §4.1.3, §4.1.4).
-pub(super) fn ehlo(ehlo: &Ehlo, address: IpAddr) -> String {
-    match ehlo {
-        Ehlo::Name(name) => name.clone(),
-        Ehlo::AddressLiteral => match address {
-            IpAddr::V4(address) if address.is_unspecified() => "[127.0.0.1]".to_owned(),
-            IpAddr::V4(address) => format!("[{address}]"),
-            IpAddr::V6(address) => format!("[IPv6:{address}]"),
-        },
-    }
-}
-
-pub(super) fn tls_policy(settings: &Settings) -> Result<TlsPolicy, StartError> {
-    let roots = settings
-        .tls
-        .ca_file
-        .as_deref()
-        .map(load_roots)
-        .transpose()?;
-    Ok(match settings.tls.mode {
-        TlsMode::Required => TlsPolicy::Required { roots },
-        // A site may ask for TLS where the default is to do without, so a configuration is always
-        // at hand; the session decides whether it is used.
-        TlsMode::Never | TlsMode::Opportunistic => TlsPolicy::Opportunistic,
-    })
+/// Authorities that certificates are checked against, where settings name some.
+pub(super) fn authorities(settings: &Settings) -> Result<Option<Arc<RootCertStore>>, StartError> {
+    let file = settings.tls.ca_file.as_deref();
+    Ok(file.map(load_roots).transpose()?)
 }
 
 pub(super) fn resolver_config(

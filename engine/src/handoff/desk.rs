@@ -25,9 +25,11 @@ pub enum Step {
     Final(SubmissionId, Arc<Acceptance>, Tally),
 }
 
+/// There may be as many as there are messages, each for months: what is not needed any more goes.
 #[derive(Debug)]
 struct Account {
-    /// Logs that hold a part, in the order of first use; the first is the home.
+    /// Logs that hold a part, in the order of first use; the first is the home. Until the file was read:
+    /// then the acceptance says so.
     logs: Vec<u16>,
     /// Set when the file was read to its end.
     acceptance: Option<Arc<Acceptance>>,
@@ -35,6 +37,13 @@ struct Account {
     /// Logs whose recipients are not all final.
     unfinished: Vec<u16>,
     tally: Tally,
+}
+
+impl Account {
+    fn into_logs(self) -> Vec<u16> {
+        self.acceptance
+            .map_or(self.logs, |acceptance| acceptance.logs.clone())
+    }
 }
 
 /// The number is of durable receipts still owed.
@@ -49,7 +58,8 @@ enum Stage {
 /// All open accounts.
 #[derive(Debug, Default)]
 pub struct Desk {
-    accounts: HashMap<SubmissionId, Account>,
+    /// Boxed: a table that has just doubled is half empty.
+    accounts: HashMap<SubmissionId, Box<Account>>,
     unaccepted: usize,
 }
 
@@ -70,7 +80,7 @@ impl Desk {
     pub fn read_whole(&mut self, id: SubmissionId, acceptance: Acceptance) -> Option<Step> {
         let account = self.account(id);
         let acceptance = Arc::new(Acceptance {
-            logs: account.logs.clone(),
+            logs: std::mem::take(&mut account.logs),
             ..acceptance
         });
         account.acceptance = Some(Arc::clone(&acceptance));
@@ -80,7 +90,7 @@ impl Desk {
     /// The whole submission is one command to `log` that accepts it in the same commit.
     pub fn read_whole_in_one(&mut self, id: SubmissionId, log: u16, acceptance: &Arc<Acceptance>) {
         let account = self.account(id);
-        account.logs = vec![log];
+        account.logs = Vec::new();
         account.unfinished = vec![log];
         account.acceptance = Some(Arc::clone(acceptance));
         account.stage = Stage::Accepting;
@@ -92,19 +102,19 @@ impl Desk {
             return Vec::new();
         };
         self.unaccepted -= 1;
-        account.logs
+        account.into_logs()
     }
 
     /// An accepted submission that an earlier run left open. Its logs will say when they are done.
     pub fn recovered(&mut self, id: SubmissionId, acceptance: Arc<Acceptance>) {
         let account = Account {
             unfinished: acceptance.logs.clone(),
-            logs: acceptance.logs.clone(),
+            logs: Vec::new(),
             acceptance: Some(acceptance),
             stage: Stage::Accepted,
             tally: Tally::default(),
         };
-        self.accounts.insert(id, account);
+        self.accounts.insert(id, Box::new(account));
     }
 
     /// A shard spoke. Receipts of submissions that are not known (refused meanwhile) mean nothing.
@@ -134,7 +144,7 @@ impl Desk {
     pub fn closed(&mut self, id: SubmissionId) -> Vec<u16> {
         self.accounts
             .remove(&id)
-            .map(|account| account.logs)
+            .map(|account| account.into_logs())
             .unwrap_or_default()
     }
 
@@ -166,13 +176,13 @@ impl Desk {
     fn account(&mut self, id: SubmissionId) -> &mut Account {
         self.accounts.entry(id).or_insert_with(|| {
             self.unaccepted += 1;
-            Account {
+            Box::new(Account {
                 logs: Vec::new(),
                 acceptance: None,
                 stage: Stage::Staging(0),
                 unfinished: Vec::new(),
                 tally: Tally::default(),
-            }
+            })
         })
     }
 
@@ -185,7 +195,7 @@ impl Desk {
             }
             Stage::Accepting => {
                 let acceptance = Arc::clone(account.acceptance.as_ref()?);
-                let others = account.logs[1..].to_vec();
+                let others = acceptance.logs.get(1..).unwrap_or_default().to_vec();
                 if others.is_empty() {
                     return self.accepted(id);
                 }
@@ -207,7 +217,8 @@ impl Desk {
         }
         let acceptance = Arc::clone(account.acceptance.as_ref()?);
         account.stage = Stage::Accepting;
-        Some(Step::Accept(id, acceptance, account.logs[..1].to_vec()))
+        let home = acceptance.logs.first().copied().into_iter().collect();
+        Some(Step::Accept(id, acceptance, home))
     }
 
     fn accepted(&mut self, id: SubmissionId) -> Option<Step> {

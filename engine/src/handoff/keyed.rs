@@ -133,7 +133,7 @@ mod tests {
             recipients: 1,
             suppressed: 0,
             logs: vec![0],
-            keyed: Some(keyed),
+            keyed: Some(Box::new(keyed)),
             job: None,
         };
         assert_eq!(Acceptance::decode(&acceptance.encode()), Some(acceptance));

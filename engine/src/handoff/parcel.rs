@@ -81,7 +81,8 @@ impl Command {
     }
 }
 
-/// What was accepted: enough to write the drop file's receipts from the spool alone.
+/// What was accepted: enough to write the drop file's receipts from the spool alone. Kept until the
+/// submission is closed, and most have neither a key nor rows: those lie apart.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Acceptance {
     /// Name of the drop file as the producer gave it.
@@ -99,11 +100,11 @@ pub struct Acceptance {
     pub logs: Vec<u16>,
     /// The file's idempotency key, if it had one: the acceptance and its key become durable together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keyed: Option<Keyed>,
+    pub keyed: Option<Box<Keyed>>,
     /// What it held, where it was a job: [`Self::messages`] and [`Self::recipients`] are the rows that
     /// get a message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<JobRows>,
+    pub job: Option<Box<JobRows>>,
 }
 
 /// The rows of a job's file.

@@ -9,6 +9,8 @@
 //! (xtext) and `XONDOUBT=` say per message what `x-job`, `x-virtual-mta` and `x-on-doubt` say in a
 //! message file. A fourth, `XKEY=` (xtext) on the first MAIL of the file only, is the idempotency key
 //! of the file.
+//! XACK ON (PowerMTA) is what happens anyway; XACK OFF is refused. A file that begins with XMRG is a mail
+//! merge: [`super::merge`] reads it.
 //! There is no end marker: each message has its final dot, and QUIT may close the file.
 
 use memchr::memchr_iter;
@@ -16,6 +18,7 @@ use memchr::memchr_iter;
 use super::content::LineEnd;
 use super::eml::{Offence, excerpt, parse_address, parse_envid, parse_label, parse_on_doubt};
 use super::{Limits, code};
+use crate::mail::address::Address;
 use crate::mail::envelope::{ContentNeeds, Envelope};
 
 /// What the parser does after a command.
@@ -28,14 +31,18 @@ pub(super) enum Step {
 }
 
 /// Start -> Mail -> Rcpt -> (content) -> Start; QUIT -> Ended. RSET, EHLO -> Start.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Dialogue {
     line_end: Option<LineEnd>,
     ended: bool,
     mail: bool,
     /// BODY=7BIT was declared.
-    seven_bit: bool,
-    envelope: Envelope,
+    pub(super) seven_bit: bool,
+    /// VERP was, with XMRG.
+    pub(super) verp: bool,
+    /// The file is a merge: nothing but XMRG was met.
+    pub(super) merge: bool,
+    pub(super) envelope: Envelope,
     /// The file's idempotency key.
     pub(super) key: Option<Box<str>>,
     /// Whether a MAIL command was read: only the first may carry the key.
@@ -58,6 +65,59 @@ impl Dialogue {
         at: (u64, u64),
         limits: &Limits,
     ) -> Result<Step, Offence> {
+        let (verb, rest, kind) = self.split(text, end)?;
+        if verb.is_empty() {
+            return Ok(Step::Command);
+        }
+        match &lower4(verb) {
+            b"rcpt" => self.rcpt(rest, limits)?,
+            b"mail" => self.mail("MAIL FROM", rest, at, limits)?,
+            b"data" => {
+                if !rest.is_empty() {
+                    return Err(Offence::new(code::COMMAND, "DATA has no parameters"));
+                }
+                if self.envelope.recipients.is_empty() {
+                    return Err(Offence::new(code::COMMAND, "DATA before RCPT"));
+                }
+                return Ok(Step::Data(kind));
+            }
+            b"helo" | b"ehlo" | b"rset" => self.reset(),
+            b"noop" => {}
+            b"xack" => xack(rest)?,
+            b"quit" if self.mail => {
+                return Err(Offence::new(code::COMMAND, "QUIT within a message"));
+            }
+            b"quit" => self.ended = true,
+            b"xmrg" | b"xdfn" | b"xprt" if self.begun => {
+                let detail =
+                    "a mail merge (XMRG, XDFN, XPRT) behind MAIL: it needs a file of its own";
+                return Err(Offence::new(code::COMMAND, detail));
+            }
+            b"xmrg" => {
+                // Whoever can read merges begins anew with a reader of theirs.
+                self.merge = true;
+                let detail =
+                    "a mail merge (XMRG) that is cut off, or stands where only messages are read";
+                return Err(Offence::new(code::COMMAND, detail));
+            }
+            b"xdfn" | b"xprt" => {
+                return Err(Offence::new(code::COMMAND, "XDFN or XPRT before XMRG"));
+            }
+            _ => {
+                let detail =
+                    format_args!("\"{}\" is no command of a batch SMTP file", excerpt(verb));
+                return Err(Offence::new(code::COMMAND, detail));
+            }
+        }
+        Ok(Step::Command)
+    }
+
+    /// Verb and rest of a line, empty where it is, and the file's kind of line end.
+    pub(super) fn split<'t>(
+        &mut self,
+        text: &'t [u8],
+        end: Option<LineEnd>,
+    ) -> Result<(&'t [u8], &'t [u8], LineEnd), Offence> {
         let kind = *self.line_end.get_or_insert(end.unwrap_or(LineEnd::Crlf));
         if end.is_some_and(|end| end != kind) {
             let detail = "the file's first line and this one end differently (CRLF and bare LF); use one kind";
@@ -70,53 +130,28 @@ impl Dialogue {
             ));
         }
         let text = text.trim_ascii_end();
-        if text.is_empty() {
-            return Ok(Step::Command);
-        }
-        if self.ended {
+        if self.ended && !text.is_empty() {
             return Err(Offence::new(code::COMMAND, "something follows QUIT"));
         }
         let length = text.iter().position(|&c| c == b' ').unwrap_or(text.len());
         let (verb, rest) = text.split_at(length);
-        let rest = rest.trim_ascii();
-        let mut lower = [0; 4];
-        let verb4 = match lower.get_mut(..verb.len()) {
-            Some(lower) => {
-                lower.copy_from_slice(verb);
-                lower.make_ascii_lowercase();
-                &*lower
-            }
-            None => &[],
-        };
-        match verb4 {
-            b"rcpt" => self.rcpt(rest, limits)?,
-            b"mail" => self.mail(rest, at, limits)?,
-            b"data" => {
-                if !rest.is_empty() {
-                    return Err(Offence::new(code::COMMAND, "DATA has no parameters"));
-                }
-                if self.envelope.recipients.is_empty() {
-                    return Err(Offence::new(code::COMMAND, "DATA before RCPT"));
-                }
-                return Ok(Step::Data(kind));
-            }
-            b"helo" | b"ehlo" | b"rset" => self.reset(),
-            b"noop" => {}
-            b"quit" if self.mail => {
-                return Err(Offence::new(code::COMMAND, "QUIT within a message"));
-            }
-            b"quit" => self.ended = true,
-            b"xmrg" | b"xdfn" | b"xprt" => {
-                let detail = "PowerMTA's mail merge is not read from batch SMTP; drop a job instead (`hikyaku drop --job DIR`, an example: `hikyaku drop --job-example DIR`)";
-                return Err(Offence::new(code::COMMAND, detail));
-            }
-            _ => {
-                let detail =
-                    format_args!("\"{}\" is no command of a batch SMTP file", excerpt(verb));
-                return Err(Offence::new(code::COMMAND, detail));
-            }
-        }
-        Ok(Step::Command)
+        Ok((verb, rest.trim_ascii(), kind))
+    }
+
+    /// QUIT was read, or what stands before it is read once more.
+    pub(super) const fn set_ended(&mut self, ended: bool) {
+        self.ended = ended;
+    }
+
+    /// XMRG: what MAIL has, and VERP.
+    pub(super) fn xmrg(
+        &mut self,
+        rest: &[u8],
+        at: (u64, u64),
+        limits: &Limits,
+    ) -> Result<(), Offence> {
+        self.merge = true;
+        self.mail("XMRG FROM", rest, at, limits)
     }
 
     /// The envelope of the message whose content has just ended.
@@ -136,17 +171,23 @@ impl Dialogue {
         self.envelope = Envelope::default();
     }
 
-    fn mail(&mut self, rest: &[u8], at: (u64, u64), limits: &Limits) -> Result<(), Offence> {
+    fn mail(
+        &mut self,
+        command: &str,
+        rest: &[u8],
+        at: (u64, u64),
+        limits: &Limits,
+    ) -> Result<(), Offence> {
         if self.mail {
             return Err(Offence::new(
                 code::COMMAND,
                 "MAIL within a message; end it with DATA or RSET",
             ));
         }
-        let (path, parameters) = split_path("MAIL FROM", b"from:", rest)?;
+        let (path, parameters) = split_path(command, b"from:", rest)?;
         self.reset();
         if !path.is_empty() {
-            let address = parse_address("MAIL FROM", path, limits.ip_literals)?;
+            let address = parse_address(command, path, limits.ip_literals)?;
             self.envelope.needs.smtputf8 = address.needs_smtputf8();
             self.envelope.reverse_path = address.into_boxed_str();
         }
@@ -188,6 +229,7 @@ impl Dialogue {
             "body" if value.eq_ignore_ascii_case(b"7bit") => self.seven_bit = true,
             "body" if value.eq_ignore_ascii_case(b"8bitmime") => self.seven_bit = false,
             "smtputf8" if value.is_empty() => {}
+            "verp" if self.merge && parameter.len() == 4 => self.verp = true,
             "ret" if value.eq_ignore_ascii_case(b"full") || value.eq_ignore_ascii_case(b"hdrs") => {
             }
             "envid" => {
@@ -222,25 +264,53 @@ impl Dialogue {
             );
             return Err(Offence::new(code::LIMIT, detail));
         }
-        let (path, parameters) = split_path("RCPT TO", b"to:", rest)?;
-        for parameter in parameters
-            .split(|&c| c == b' ')
-            .filter(|parameter| !parameter.is_empty())
-        {
-            let (name, value) = split_parameter(parameter);
-            if !matches!(&*name, "notify" | "orcpt")
-                || value.is_empty()
-                || decode_xtext(value).is_none()
-            {
-                let detail = format_args!("RCPT parameter \"{}\"", excerpt(parameter));
-                return Err(Offence::new(code::PARAMETER, detail));
-            }
-        }
-        let address = parse_address("RCPT TO", path, limits.ip_literals)?;
+        let address = parse_rcpt(rest, limits)?;
         self.envelope.needs.smtputf8 |= address.needs_smtputf8();
         self.envelope.recipients.push(address.into_boxed_str());
         Ok(())
     }
+}
+
+/// The address of `TO:<path> parameters`.
+pub(super) fn parse_rcpt(rest: &[u8], limits: &Limits) -> Result<Address, Offence> {
+    let (path, parameters) = split_path("RCPT TO", b"to:", rest)?;
+    for parameter in parameters
+        .split(|&c| c == b' ')
+        .filter(|parameter| !parameter.is_empty())
+    {
+        let (name, value) = split_parameter(parameter);
+        if !matches!(&*name, "notify" | "orcpt")
+            || value.is_empty()
+            || decode_xtext(value).is_none()
+        {
+            let detail = format_args!("RCPT parameter \"{}\"", excerpt(parameter));
+            return Err(Offence::new(code::PARAMETER, detail));
+        }
+    }
+    parse_address("RCPT TO", path, limits.ip_literals)
+}
+
+/// A verb in lower case; blanks where it is none of ours, which have four letters.
+pub(super) fn lower4(verb: &[u8]) -> [u8; 4] {
+    let mut lower = [b' '; 4];
+    if verb.len() == lower.len() {
+        lower.copy_from_slice(verb);
+        lower.make_ascii_lowercase();
+    }
+    lower
+}
+
+/// PowerMTA's XACK: what a bad recipient does.
+pub(super) fn xack(rest: &[u8]) -> Result<(), Offence> {
+    if rest.eq_ignore_ascii_case(b"on") {
+        return Ok(());
+    }
+    let detail = if rest.eq_ignore_ascii_case(b"off") {
+        "XACK OFF asks that a bad recipient becomes a bounce; here it always refuses the file: leave XACK out"
+    } else {
+        "write XACK ON, or leave it out"
+    };
+    Err(Offence::new(code::COMMAND, detail))
 }
 
 /// `FROM:<path> parameters` -> path without brackets, parameters.

@@ -108,6 +108,12 @@ impl Assembler {
         self.needs = ContentNeeds::default();
     }
 
+    /// As [`Self::begin`] with `stuffed`, for octets that need not begin with a header.
+    pub(super) fn begin_part(&mut self, stuffed: LineEnd) {
+        self.begin(Some(stuffed));
+        self.header.open = false;
+    }
+
     /// Takes the complete lines of `bytes[from..]` up to the end of data. Answers the offset behind
     /// the last line taken, and whether the final dot was among them.
     pub(super) fn lines(

@@ -12,6 +12,7 @@
 mod bsmtp;
 mod content;
 mod eml;
+pub mod merge;
 mod parser;
 mod refusal;
 

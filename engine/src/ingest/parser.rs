@@ -94,6 +94,13 @@ impl Parser {
         }
     }
 
+    /// Whether the file was refused because it is a merge, and nothing else so far: a
+    /// [`MergeReader`](super::merge::MergeReader) may take it, from its start.
+    #[must_use]
+    pub fn is_merge(&self) -> bool {
+        matches!(&self.head, Head::Bsmtp(dialogue) if dialogue.merge)
+    }
+
     /// The idempotency key of the file, as far as it was read.
     #[must_use]
     pub fn file_key(&self) -> FileKey<'_> {

@@ -72,6 +72,9 @@ pub mod code {
     pub const LINE_LENGTH: &str = "line-length";
     /// CRLF here and bare LF there among the commands of one file.
     pub const LINE_END: &str = "line-end";
+    /// A mail merge (XMRG) that does not come to a message for each recipient, or asks for something that its
+    /// format leaves open.
+    pub const MERGE: &str = "merge";
     /// A message larger than the limit.
     pub const MESSAGE_SIZE: &str = "message-size";
     /// A file name outside `[A-Za-z0-9._-]`, too long, or without a known extension.

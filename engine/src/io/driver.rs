@@ -253,7 +253,7 @@ impl Driver {
         from: IpAddr,
         signal: &Signal,
     ) -> Option<(TlsStream<TcpStream>, crate::connection::tls::TlsInfo)> {
-        let config = self.tls.borrow_mut().for_source(from)?;
+        let config = self.tls.borrow_mut().for_source(from);
         let handshake = tls::handshake(plain, config, server_name(host, address.ip()));
         let interrupted = async {
             signal.wait().await;

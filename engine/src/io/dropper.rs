@@ -9,6 +9,7 @@
 //! Blocking calls; reads the wall clock for file names.
 
 mod header;
+mod merge;
 mod sources;
 
 use std::collections::hash_map::RandomState;
@@ -168,6 +169,16 @@ pub enum DropError {
     /// An idempotency key where there is not exactly one file for it.
     #[error("{0}")]
     Key(String),
+    /// A mail merge is dropped as it is.
+    #[error(
+        "{path}: {flag} does not go with a mail merge (XMRG), which is dropped as it is: say it there (XMRG FROM, RCPT TO, *jobid, *envid, *vmta, XKEY=)"
+    )]
+    Merge {
+        /// The file.
+        path: PathBuf,
+        /// What was given.
+        flag: &'static str,
+    },
     /// An mbox file begins with "From ".
     #[error("{0}: not an mbox file: it does not begin with a \"From \" line")]
     NotMbox(String),
@@ -207,6 +218,12 @@ pub fn run(options: &DropOptions) -> Result<DropReport, DropError> {
             let (message, own) = match piece {
                 sources::Piece::Raw(raw) => overrides.compose(origin, &raw, options)?,
                 sources::Piece::Message(message) => (overrides.apply(message), None),
+                sources::Piece::Merge(path) => {
+                    if let Some(file) = batch.take() {
+                        dropper.finish(file)?;
+                    }
+                    return merge::stage(path, options, &mut dropper);
+                }
             };
             if own.is_some() && per_file.is_some() {
                 let text = format!(
@@ -527,6 +544,16 @@ impl Dropper {
         self.seq += 1;
         let name = format!("{job}-{}-{:06}.job", self.prefix, self.seq);
         self.create(name.trim_start_matches('-').to_owned(), None)
+    }
+
+    /// Begins a mail merge's file; it is given to [`Staging::write`].
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn stage_merge(&mut self) -> Result<Staging, DropError> {
+        self.seq += 1;
+        let name = format!("{}-{:06}.bsmtp", self.prefix, self.seq);
+        self.create(name, None)
     }
 
     fn create(&mut self, name: String, format: Option<Format>) -> Result<Staging, DropError> {

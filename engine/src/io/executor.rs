@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use atomic_waker::AtomicWaker;
 use glommio::{LocalExecutorBuilder, Placement};
 use hikyaku_spool::faults::point;
+use rustls::RootCertStore;
 
 use super::clock;
 use super::commit::{commit_restored, commit_store};
@@ -15,7 +16,8 @@ use super::driver::{Driver, Receipts};
 use super::jobfile::Said;
 use super::logfile::LogSender;
 use super::resolver::{Resolver, ResolverConfig};
-use crate::connection::tls::{TlsConfigs, TlsPolicy};
+
+use crate::connection::tls::TlsConfigs;
 use crate::handoff::{Command, Doorbell, Ring, Stop};
 use crate::job::token::Secret;
 use crate::log::latency::Latency;
@@ -62,8 +64,8 @@ pub struct Shared {
     pub resolver: ResolverConfig,
     /// Whom to ask.
     pub resolvers: Vec<SocketAddr>,
-    /// Certificates and protocol versions.
-    pub tls: TlsPolicy,
+    /// Authorities that certificates are checked against; `None`: any certificate.
+    pub authorities: Option<Arc<RootCertStore>>,
     /// What the tokens of jobs are made with.
     pub secret: Secret,
     /// What operators have said of jobs.
@@ -103,7 +105,8 @@ impl ShardThread {
             shard: id.0,
             reason,
         };
-        let tls = TlsConfigs::new(&shared.tls).map_err(|error| failed(error.to_string()))?;
+        let tls = TlsConfigs::new(shared.authorities.as_ref())
+            .map_err(|error| failed(error.to_string()))?;
         let gauge = Arc::new(Gauge::default());
         let stop = Arc::new(Stop::default());
         let waker = Arc::new(AtomicWaker::new());

@@ -14,6 +14,7 @@
 //! | `ingest.rs` | the loop; claims, reading, parcels |
 //! | `ingest/settle.rs` | acceptance, removal, receipts, closing |
 //! | `ingest/job.rs` | jobs: read twice, then rows for the shards |
+//! | `ingest/merge.rs` | mail merges: the same |
 //! | `ingest/control.rs` | files that pause, resume or cancel a job |
 //! | `ingest/keyed.rs` | files with an idempotency key |
 //! | `ingest/suppression.rs` | who gets no mail |
@@ -23,6 +24,7 @@
 mod control;
 mod job;
 mod keyed;
+mod merge;
 mod presence;
 mod settle;
 mod suppression;
@@ -202,6 +204,7 @@ enum Body {
         hasher: Option<Hasher>,
     },
     Job(job::Stage),
+    Merge(Box<merge::Stage>),
 }
 
 /// How a step of the loop ended.
@@ -642,10 +645,16 @@ impl Ingest {
                 hasher,
             } => (*format, parser, hasher),
             Body::Job(_) => return self.read_job(reading, chunk.as_deref().map(Vec::as_slice)),
+            Body::Merge(_) => {
+                return self.read_merge(reading, chunk.as_deref().map(Vec::as_slice));
+            }
         };
         let outcome = match &chunk {
             Some(chunk) => {
                 let fed = parser.feed(chunk, &mut messages);
+                if parser.is_merge() {
+                    return self.begin_merge(reading);
+                }
                 if parser.file_key() == FileKey::Absent {
                     *hasher = None;
                 } else {
@@ -680,7 +689,7 @@ impl Ingest {
                     Some((summary, Some(key))) => {
                         let content = match &mut reading.body {
                             Body::Messages { hasher, .. } => hasher.take(),
-                            Body::Job(_) => None,
+                            Body::Job(_) | Body::Merge(_) => None,
                         };
                         let keyed = Keyed {
                             key: fingerprint(&key),
@@ -765,8 +774,8 @@ impl Ingest {
             recipients: summary.recipients - reading.suppressed,
             suppressed: reading.suppressed,
             logs: Vec::new(),
-            keyed,
-            job,
+            keyed: keyed.map(Box::new),
+            job: job.map(Box::new),
         };
         if acceptance.recipients == 0 && reading.suppressed > 0 {
             return self.finish_without_anybody(&reading, &acceptance);

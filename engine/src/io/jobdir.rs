@@ -71,6 +71,14 @@ impl JobDir {
     /// # Errors
     /// A file cannot be read, is too large, or `job.toml` is not as it should be.
     pub fn open(dir: &Path) -> Result<Self, JobDirError> {
+        Self::open_keyed(dir, None)
+    }
+
+    /// [`Self::open`], with an idempotency key for a `job.toml` that has none or the same.
+    ///
+    /// # Errors
+    /// As there, or the key is none.
+    pub fn open_keyed(dir: &Path, key: Option<&str>) -> Result<Self, JobDirError> {
         let failed = |error| JobDirError::Job {
             dir: dir.into(),
             error,
@@ -85,7 +93,23 @@ impl JobDir {
                 "not valid UTF-8: save the file as UTF-8",
             ))
         })?;
-        let job = Job::parse(text).map_err(failed)?;
+        let mut job = Job::parse(text).map_err(failed)?;
+        let document = match (key, job.key.as_deref()) {
+            (Some(key), Some(own)) if key != own => {
+                let what = format!(
+                    "has the idempotency key {own:?} of its own: leave --key out, or the key"
+                );
+                return Err(failed(JobError::of_file(DOCUMENT, what)));
+            }
+            (Some(key), None) => {
+                let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+                // Debug quotes what TOML quotes, too; what else it could escape is refused as a key.
+                let text = format!("key = {key:?}\n{text}");
+                job = Job::parse(&text).map_err(failed)?;
+                text.into_bytes()
+            }
+            _ => document,
+        };
         let mut head = Vec::new();
         let mut append = |name: &str, content: &[u8]| {
             write_header(&mut head, name, content.len() as u64);

@@ -229,7 +229,7 @@ fn a_routes_target_has_its_own_cache_entry() {
     let server = Server::start(|_, query| Act::Answer(zone(query)));
     on_executor(async {
         let resolver = resolver(vec![server.address], PATIENCE);
-        let target: Target = "d.test:2525".parse().unwrap();
+        let target = Target::parse("d.test:2525", 25).unwrap();
         let answer = resolver.resolve_target(&target).await;
         assert_eq!(first_address(&answer), "d.test d.test 192.0.2.1");
         assert_eq!(server.udp_queries(), 2);
@@ -237,7 +237,7 @@ fn a_routes_target_has_its_own_cache_entry() {
         assert_eq!(first_address(&answer), "mx.d.test mx.d.test 192.0.2.1");
         resolver.resolve_target(&target).await;
         assert_eq!(server.udp_queries(), 5);
-        let address: Target = "127.0.0.1:2525".parse().unwrap();
+        let address = Target::parse("127.0.0.1:2525", 25).unwrap();
         let answer = resolver.resolve_target(&address).await;
         assert_eq!(first_address(&answer), "127.0.0.1 127.0.0.1 127.0.0.1");
     });

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::document::DOCUMENT;
 use super::error::JobError;
-use super::{Bundle, Job};
+use super::{Bundle, Job, JobTerms};
 use crate::mail::id::SubmissionId;
 
 /// Layout version.
@@ -83,15 +83,29 @@ impl Bundle {
         self.columns.iter().position(|column| &**column == name)
     }
 
-    /// The job, from its `job.toml`.
+    /// The job, from its `job.toml`, or what a merge is like.
     ///
     /// # Errors
     /// There is none, or it is not as [`Job::parse`] wants it; never so for a bundle that ingest made.
     pub fn job(&self) -> Result<Job, JobError> {
+        if self.is_merge() {
+            return super::merge::job(self);
+        }
         let missing = || JobError::of_file(DOCUMENT, "the job has no such file");
         let text = std::str::from_utf8(self.file(DOCUMENT).ok_or_else(missing)?)
             .map_err(|_| JobError::of_file(DOCUMENT, "not valid UTF-8"))?;
         Job::parse(text)
+    }
+
+    /// What the queues need to know of it. A merge whose recipients are not all of one job has no terms:
+    /// what their messages' envelopes say of jobs counts, as for any messages.
+    ///
+    /// # Errors
+    /// As [`Self::job`].
+    pub fn terms(&self) -> Result<Option<JobTerms>, JobError> {
+        let job = self.job()?;
+        let has_terms = !(self.is_merge() && job.name.is_empty());
+        Ok(has_terms.then(|| JobTerms::of(&job, self.accepted_ms, &self.columns)))
     }
 }
 

@@ -19,6 +19,7 @@ pub mod control;
 pub mod dedupe;
 pub mod document;
 pub mod error;
+pub mod merge;
 pub mod mime;
 pub mod read;
 pub mod rows;

@@ -14,6 +14,7 @@
 //! render on what only one row has: control characters for a header field, characters that its
 //! charset lacks, a loop that takes too long.
 
+mod bound;
 mod message;
 mod parts;
 mod plan;
@@ -29,13 +30,15 @@ use std::sync::Arc;
 use crate::limits::MESSAGE_SIZE_DEFAULT;
 
 use super::document::DOCUMENT;
+use super::merge::{self, Merge};
 use super::mime::header;
 use super::mime::plain;
 use super::token::{JobId, Purpose, Secret, Token};
-use super::{Bundle, Job, JobError, ReversePath, RowView};
+use super::{Bundle, Charset, Job, JobError, ReversePath, RowView};
+pub(super) use plan::date;
 use plan::{Piece, Source, Variant};
 use row::{Names, Special};
-use text::Text;
+use text::{Rendered, Text};
 use tracking::Track;
 
 /// A row whose message cannot be made. Permanent: the same row fails in the same way again.
@@ -63,6 +66,8 @@ pub struct Template {
     /// Sum of the shares.
     shares: u64,
     track: Option<Track>,
+    /// A merge has this and nothing of the above.
+    merge: Option<Merge>,
     scratch: RefCell<Scratch>,
 }
 
@@ -70,9 +75,7 @@ pub struct Template {
 #[derive(Debug, Default)]
 struct Scratch {
     /// What a text rendered.
-    text: Vec<u8>,
-    /// What the HTML part rendered, for the text part made of it.
-    html: Vec<u8>,
+    text: Rendered,
     plain: String,
     tracked: String,
     encode: Encode,
@@ -118,6 +121,10 @@ impl Template {
     /// The reverse-path of a row, without angle brackets.
     #[must_use]
     pub fn reverse_path(&self, row: RowView<'_>) -> String {
+        let own = self.merge.as_ref().and_then(|merge| merge.own_path(row));
+        if let Some(own) = own {
+            return own.to_owned();
+        }
         match &self.job.reverse_path {
             ReversePath::Fixed(address) => address.to_string(),
             ReversePath::Verp { prefix, domain } => {
@@ -132,6 +139,19 @@ impl Template {
     #[must_use]
     pub fn variant(&self, row: RowView<'_>) -> Option<&str> {
         self.variant_of(row).name.as_deref()
+    }
+
+    /// Which body a row gets, when it is the same, octet by octet, as that of other rows: those with the same
+    /// answer. Nothing where the body says anything of the row.
+    #[must_use]
+    pub fn same_body(&self, row: RowView<'_>) -> Option<usize> {
+        if !self.variants.iter().any(|variant| variant.has_same_body) {
+            return None;
+        }
+        let variant = self.variant_of(row);
+        let same = |other: &Variant| std::ptr::eq(other, variant);
+        let found = self.variants.iter().position(same);
+        found.filter(|_| variant.has_same_body)
     }
 
     /// The columns that texts name, in ascending order: positions in [`Bundle::columns`].
@@ -166,6 +186,13 @@ impl Template {
     }
 
     fn make(&self, row: RowView<'_>, out: &mut Vec<u8>) -> Result<(), RenderError> {
+        if let Some(merge) = &self.merge {
+            let made = merge.render(row, out);
+            return made.map_err(|what| RenderError {
+                row: row.number,
+                cause: JobError::of_file(merge::DOCUMENT, what),
+            });
+        }
         let begin = out.len();
         let scratch = &mut *self.scratch.borrow_mut();
         let variant = self.variant_of(row);
@@ -179,8 +206,7 @@ impl Template {
             Special::UnsubscribeUrl => self.unsubscribe_url(unsubscribe.as_ref()).into(),
         })
         .ok_or_else(|| self.failed(row, "the row is damaged: it has fewer fields than columns"))?;
-        let boundary = variant.has_boundaries.then(|| self.boundary(row));
-        let mut html_is_there = false;
+        let boundary = variant.has_boundaries.then(|| self.boundary(variant, row));
         for piece in &variant.pieces {
             match piece {
                 Piece::Bytes(bytes) => out.extend_from_slice(bytes),
@@ -239,59 +265,48 @@ impl Template {
                     }
                 }
                 Piece::Part(part) => {
-                    let text = match &part.source {
+                    let number = row.number;
+                    let is_utf8 = self.job.charset == Charset::Utf8;
+                    let made = &mut scratch.text;
+                    let (text, known) = match &part.source {
+                        Source::Plain(text) if is_utf8 => {
+                            self.texts.render_lines(text, &context, number, made)?
+                        }
+                        Source::Html(text) if is_utf8 && self.track.is_none() => {
+                            self.texts.render_lines(text, &context, number, made)?
+                        }
                         Source::Plain(text) => {
-                            self.texts
-                                .render(text, &context, row.number, &mut scratch.text)?
+                            let text = self.texts.render(text, &context, number, made)?;
+                            (text, &[][..])
                         }
                         Source::PlainOfHtml(text) => {
-                            let html =
-                                self.texts
-                                    .render(text, &context, row.number, &mut scratch.html)?;
+                            let html = self.texts.render(text, &context, number, made)?;
                             scratch.plain.clear();
                             plain::of_html(html, &mut scratch.plain);
-                            html_is_there = true;
-                            &scratch.plain
+                            (&*scratch.plain, &[][..])
                         }
                         Source::Html(text) => {
-                            // The text part that was made of it rendered it already.
-                            let html = match text {
-                                Text::Compiled(..) if html_is_there => {
-                                    std::str::from_utf8(&scratch.html).unwrap_or_default()
-                                }
-                                _ => self.texts.render(
-                                    text,
-                                    &context,
-                                    row.number,
-                                    &mut scratch.html,
-                                )?,
-                            };
-                            match &self.track {
+                            let html = self.texts.render(text, &context, number, made)?;
+                            let html = match &self.track {
                                 None => html,
                                 Some(track) => {
                                     let keep = self.unsubscribe_url(unsubscribe.as_ref());
+                                    let (secret, id) = (&self.secret, self.id);
+                                    let sign = |purpose, target: &str| {
+                                        let target = target.as_bytes();
+                                        Token::sign_with(secret, purpose, id, number, target)
+                                    };
                                     scratch.tracked.clear();
-                                    track.apply(
-                                        html,
-                                        &keep,
-                                        |purpose, target| {
-                                            Token::sign_with(
-                                                &self.secret,
-                                                purpose,
-                                                self.id,
-                                                row.number,
-                                                target.as_bytes(),
-                                            )
-                                        },
-                                        &mut scratch.tracked,
-                                    );
+                                    track.apply(html, &keep, sign, &mut scratch.tracked);
                                     &scratch.tracked
                                 }
-                            }
+                            };
+                            (html, &[][..])
                         }
                     };
                     let text_of = part.source.text();
-                    parts::write(part, text, self.job.charset, &mut scratch.encode, out)
+                    let (charset, encode) = (self.job.charset, &mut scratch.encode);
+                    parts::write(part, text, known, charset, encode, out)
                         .map_err(|error| self.refused(row, text_of, "", &error))?;
                 }
             }
@@ -346,11 +361,16 @@ impl Template {
     }
 
     /// What all boundaries of a message begin with. `=_` occurs neither in quoted-printable nor in
-    /// base64, and nobody who writes a row can foresee the rest.
-    fn boundary(&self, row: RowView<'_>) -> [u8; 34] {
-        let digest = self
-            .secret
-            .digest(b'b', &[&self.id.0.to_be_bytes(), &row.number.to_be_bytes()]);
+    /// base64, and nobody who writes a row can foresee the rest. Where rows have no say in the body the
+    /// boundaries are those of the job, so that the body is hashed once for all of them.
+    fn boundary(&self, variant: &Variant, row: RowView<'_>) -> [u8; 34] {
+        let (job, number) = (self.id.0.to_be_bytes(), row.number.to_be_bytes());
+        let of: &[&[u8]] = if variant.has_same_body {
+            &[&job]
+        } else {
+            &[&job, &number]
+        };
+        let digest = self.secret.digest(b'b', of);
         let mut boundary = *b"=_00000000000000000000000000000000";
         for (octet, pair) in digest.iter().zip(boundary[2..].chunks_exact_mut(2)) {
             const HEX: &[u8; 16] = b"0123456789abcdef";

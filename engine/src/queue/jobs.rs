@@ -127,12 +127,6 @@ impl JobState {
         self.ending
     }
 
-    /// Whether an operator has paused it.
-    #[must_use]
-    pub const fn is_paused(&self) -> bool {
-        self.paused
-    }
-
     /// Its gate is computed when it is next asked for.
     pub const fn forget_gate(&mut self) {
         self.known = (0, 0);

@@ -6,8 +6,10 @@
 //! spool's; where that fails too, the start goes on and says so: the attempts log labels each
 //! possible duplicate as well.
 
+mod logs;
+mod recipients;
+
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,19 +17,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hikyaku_spool::faults::{Call, before};
-use hikyaku_spool::{Doubt, InDoubtRecipient, LastStop, Log, Recovered};
-use serde::Serialize;
+use hikyaku_spool::{LastStop, Log, Recovered};
 
 use crate::handoff::Acceptance;
-use crate::mail::envelope::EnvelopeView;
-use crate::mail::id::{MessageId, SubmissionId};
-use crate::shard::{Decision, DoubtPolicy, HoldReason, decide};
+use crate::mail::id::SubmissionId;
+use crate::shard::DoubtPolicy;
 use crate::time::WallTime;
+
+use logs::head;
+use recipients::{Totals, recipients};
 
 /// Reports of each kind that are kept.
 const KEPT: usize = 20;
-/// Recipients that a report names; of more it tells the number. Only a lost in-doubt map comes near.
-const RECIPIENTS_MAX: u64 = 1_000_000;
 
 /// What there is to report.
 pub(crate) struct Found<'a> {
@@ -97,322 +98,6 @@ impl Output {
         self.file.get_ref().sync_all()?;
         Ok(self.path)
     }
-}
-
-/// One damaged place.
-#[derive(Serialize)]
-struct DamageLine {
-    file: String,
-    /// What is wrong; absent when only the header block is.
-    kind: Option<String>,
-    offset: Option<u64>,
-    bytes: Option<u64>,
-    /// First batch that is missing, and the first one behind them.
-    first_batch: Option<u64>,
-    next_batch: Option<u64>,
-    quarantined: Option<String>,
-}
-
-/// One log.
-#[derive(Serialize)]
-struct LogLine {
-    log: u16,
-    segments: u32,
-    batches: u64,
-    scanned_bytes: u64,
-    torn_bytes: u64,
-    last_batch: u64,
-    clock_behind_ms: u64,
-    in_doubt_map_lost: bool,
-    recipients_waiting: u64,
-    damage: Vec<DamageLine>,
-}
-
-/// One recipient.
-#[derive(Serialize)]
-struct RecipientLine<'a> {
-    message: &'a str,
-    recipient_index: u32,
-    /// Absent when the message cannot be read.
-    recipient: Option<&'a str>,
-    submission: Option<&'a str>,
-    file: Option<&'a str>,
-    job: Option<&'a str>,
-    attempt: u16,
-    /// `sent`, `active`, `accepted`, `refused`, or `unknown` where the map is lost.
-    state: &'static str,
-    crashes: u8,
-    /// What the submission, or the run, says of doubt.
-    on_doubt: &'static str,
-    /// `retried`, `held` or `delivered`.
-    action: &'static str,
-    reason: Option<&'a str>,
-    possible_duplicate: bool,
-}
-
-/// How many of each.
-#[derive(Default, Serialize)]
-struct Totals {
-    possible_duplicates: u64,
-    held: u64,
-    retried: u64,
-    delivered: u64,
-    not_named: u64,
-}
-
-fn head(found: &Found<'_>, json: &mut Output, text: &mut Output) -> io::Result<()> {
-    let (json, text) = (&mut json.file, &mut text.file);
-    let time = stamp(found.time);
-    let version = env!("CARGO_PKG_VERSION");
-    write!(json, "{{\"time\":\"{time}\",\"version\":\"{version}\"")?;
-    writeln!(text, "Recovery at {time} by hikyaku {version}")?;
-    match found.last_stop {
-        LastStop::Unclean { pid, host, since } => {
-            let previous = serde_json::json!({ "pid": pid, "host": host, "since": since });
-            write!(json, ",\"clean_stop\":false,\"previous\":{previous}")?;
-            writeln!(
-                text,
-                "Process {pid} on {host}, running since {since}, did not end as it should."
-            )?;
-        }
-        LastStop::First | LastStop::Clean => {
-            write!(json, ",\"clean_stop\":true,\"previous\":null")?;
-            writeln!(text, "The last end was clean.")?;
-        }
-    }
-    writeln!(text, "\nWhat was read")?;
-    write!(json, ",\"logs\":[")?;
-    for (index, (log, recovered)) in found.logs.iter().enumerate() {
-        let line = log_line(log, recovered);
-        if index > 0 {
-            json.write_all(b",")?;
-        }
-        serde_json::to_writer(&mut *json, &line)?;
-        log_text(&line, text)?;
-    }
-    write!(json, "],\"recipients\":[")
-}
-
-fn log_line(log: &Log, recovered: &Recovered) -> LogLine {
-    let report = &recovered.report;
-    let damage = report.damage.iter().map(|damage| DamageLine {
-        file: damage.path.display().to_string(),
-        kind: damage.gap.map(|gap| format!("{:?}", gap.verdict)),
-        offset: damage.gap.map(|gap| gap.offset),
-        bytes: damage.gap.map(|gap| gap.bytes),
-        first_batch: damage.gap.map(|gap| gap.first_seq),
-        next_batch: damage.gap.and_then(|gap| gap.next_seq),
-        quarantined: damage
-            .quarantined
-            .as_ref()
-            .map(|path| path.display().to_string()),
-    });
-    LogLine {
-        log: log.id(),
-        segments: report.segments,
-        batches: report.batches,
-        scanned_bytes: report.scanned_bytes,
-        torn_bytes: report.torn_bytes,
-        last_batch: report.last_seq,
-        clock_behind_ms: report.clock_behind_ms,
-        in_doubt_map_lost: report.in_doubt_lost,
-        recipients_waiting: log.recipients_left(),
-        damage: damage.collect(),
-    }
-}
-
-fn log_text(line: &LogLine, text: &mut impl Write) -> io::Result<()> {
-    writeln!(
-        text,
-        "  log {}: {} segments, {} batches, {} bytes; {} recipients wait",
-        line.log, line.segments, line.batches, line.scanned_bytes, line.recipients_waiting
-    )?;
-    if line.torn_bytes > 0 {
-        let torn = line.torn_bytes;
-        writeln!(
-            text,
-            "    {torn} bytes of an unfinished batch dropped: nobody was told of it"
-        )?;
-    }
-    for damage in &line.damage {
-        match (&damage.kind, damage.first_batch) {
-            (Some(kind), Some(first)) => {
-                let next = damage.next_batch;
-                let until = next.map_or("the end".to_owned(), |next| format!("before {next}"));
-                writeln!(
-                    text,
-                    "    DAMAGE in {}: {kind}, batches {first} to {until} are missing",
-                    damage.file
-                )?;
-            }
-            _ => writeln!(
-                text,
-                "    DAMAGE in {}: its header; all its batches were read",
-                damage.file
-            )?,
-        }
-        if let Some(copy) = &damage.quarantined {
-            writeln!(text, "      a copy is kept as {copy}")?;
-        }
-    }
-    if line.clock_behind_ms > 0 {
-        let behind = line.clock_behind_ms;
-        writeln!(
-            text,
-            "    the clock is {behind} ms behind the newest batch: ages are counted from now"
-        )?;
-    }
-    if line.in_doubt_map_lost {
-        writeln!(
-            text,
-            "    the map of recipients in doubt is lost: everybody who waits may get a second copy"
-        )?;
-    }
-    Ok(())
-}
-
-fn recipients(found: &Found<'_>, json: &mut Output, text: &mut Output) -> io::Result<Totals> {
-    writeln!(text.file, "\nRecipients that were being sent to")?;
-    let mut totals = Totals::default();
-    let mut named = 0;
-    for (log, recovered) in found.logs {
-        let known = recovered.in_doubt.iter().copied();
-        // One at a time from the table, when the map that would name them is gone.
-        let lost = recovered.report.in_doubt_lost;
-        let unknown = lost.then(|| log.live_messages()).into_iter().flatten();
-        let unknown = unknown.flat_map(|live| {
-            live.waiting().map(move |waiting| InDoubtRecipient {
-                message: live.at,
-                recipient: waiting.recipient,
-                attempt: waiting.attempts,
-                state: Doubt::Sent,
-                code: 0,
-                crashes: 0,
-                noted: true,
-            })
-        });
-        let all = known.map(|doubt| (doubt, false));
-        for (doubt, guessed) in all.chain(unknown.map(|doubt| (doubt, true))) {
-            if named == RECIPIENTS_MAX {
-                totals.not_named += 1;
-                continue;
-            }
-            let first = named == 0;
-            one(
-                found,
-                log,
-                &doubt,
-                guessed,
-                first,
-                (json, text),
-                &mut totals,
-            )?;
-            named += 1;
-        }
-    }
-    if named == 0 {
-        writeln!(text.file, "  none")?;
-    }
-    Ok(totals)
-}
-
-fn one(
-    found: &Found<'_>,
-    log: &Log,
-    doubt: &InDoubtRecipient,
-    guessed: bool,
-    first: bool,
-    (json, text): (&mut Output, &mut Output),
-    totals: &mut Totals,
-) -> io::Result<()> {
-    let view = log.message(doubt.message);
-    let envelope = view
-        .as_ref()
-        .ok()
-        .and_then(|view| EnvelopeView::parse(view.envelope));
-    let on_doubt = found.policy.on_doubt(envelope.as_ref());
-    let decision = decide(doubt, on_doubt, found.policy.crashes_max);
-    let (action, reason, possible_duplicate) = match decision {
-        Decision::Delivered => ("delivered", None, false),
-        Decision::Retry { possible_duplicate } => ("retried", None, possible_duplicate),
-        Decision::Hold(reason) => (
-            "held",
-            Some(reason.to_string()),
-            reason == HoldReason::InDoubt,
-        ),
-    };
-    match action {
-        "delivered" => totals.delivered += 1,
-        "retried" => totals.retried += 1,
-        _ => totals.held += 1,
-    }
-    totals.possible_duplicates += u64::from(possible_duplicate);
-    let message = MessageId {
-        log: log.id(),
-        seq: doubt.message.seq(),
-    };
-    let message = message.to_string();
-    let submission = log.submission_of(doubt.message).map(SubmissionId);
-    let file = submission
-        .and_then(|id| found.accepted.get(&id))
-        .map(|acceptance| acceptance.file.as_str());
-    let submission = submission.map(|id| id.to_string());
-    let recipient = envelope
-        .as_ref()
-        .and_then(|envelope| envelope.recipient(doubt.recipient));
-    let line = RecipientLine {
-        message: &message,
-        recipient_index: doubt.recipient,
-        recipient,
-        submission: submission.as_deref(),
-        file,
-        job: envelope.as_ref().and_then(|envelope| envelope.job),
-        attempt: doubt.attempt,
-        state: match doubt.state {
-            _ if guessed => "unknown",
-            Doubt::Active => "active",
-            Doubt::Sent => "sent",
-            Doubt::Accepted => "accepted",
-            Doubt::Refused => "refused",
-        },
-        crashes: doubt.crashes,
-        on_doubt: on_doubt.as_str(),
-        action,
-        reason: reason.as_deref(),
-        possible_duplicate,
-    };
-    if !first {
-        json.file.write_all(b",")?;
-    }
-    json.file.write_all(b"\n")?;
-    serde_json::to_writer(&mut json.file, &line)?;
-    recipient_text(&line, &mut text.file)
-}
-
-fn recipient_text(line: &RecipientLine<'_>, text: &mut impl Write) -> io::Result<()> {
-    let mut said = format!(
-        "  {}/{} to {}, submission {}",
-        line.message,
-        line.recipient_index,
-        line.recipient.unwrap_or("(unreadable)").escape_debug(),
-        line.submission.unwrap_or("(unknown)"),
-    );
-    for (name, value) in [("file", line.file), ("job", line.job)] {
-        if let Some(value) = value {
-            let _ = write!(said, ", {name} {}", value.escape_debug());
-        }
-    }
-    let what = match (line.action, line.possible_duplicate) {
-        ("retried", true) => "tried again: MAY GET A SECOND COPY",
-        ("retried", false) => "tried again: no second copy is possible",
-        ("delivered", _) => "delivered: the peer had taken it",
-        (action, _) => action,
-    };
-    let _ = write!(said, ", attempt {}: {what}", line.attempt);
-    if let Some(reason) = line.reason {
-        let _ = write!(said, ": {reason}");
-    }
-    writeln!(text, "{said}")
 }
 
 fn tail(totals: &Totals, json: &mut Output, text: &mut Output) -> io::Result<()> {

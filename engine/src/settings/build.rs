@@ -5,14 +5,15 @@ use super::error::{Origin, SettingsError};
 use super::lists;
 use super::network;
 use super::units::format_duration;
-use super::value::{Layers, boolean, integer, number, size_in, switch, text, time_in};
+use super::value::{
+    Layers, TLS_MODES, boolean, integer, number, size_in, switch, text, time_in, tls_mode, tls_word,
+};
 use super::{Deadlines, Delivery, Drop, Durability, Engine, Host, Retry, Settings, Tls};
 use crate::cli::{BatchChoice, ChunkingChoice, PipelineChoice, RunArgs, TlsChoice};
-use crate::connection::tls::TlsMode;
 use crate::limits::{MESSAGE_SIZE_DEFAULT, STREAM_DEPTH};
 use crate::signing::Batching;
 use crate::smtp::StreamDepth;
-use hikyaku_tuning::{Chunking, Pipeline};
+use hikyaku_tuning::{Chunking, Pipeline, TlsPolicy};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -353,10 +354,10 @@ fn tls(
         ("--tls", Raw::Text(word.into()))
     });
     let mode = layers.optional(&mut section, "tls.mode", mode, &|raw| match raw {
-        Raw::Text(text) => text.parse(),
-        _ => Err(TlsMode::WORDS.into()),
+        Raw::Text(text) => tls_mode(text),
+        _ => Err(TLS_MODES.into()),
     })?;
-    let mode = mode.unwrap_or(TlsMode::Opportunistic);
+    let mode = mode.unwrap_or_default();
     let verify = layers
         .optional(&mut section, "tls.verify", None, &boolean)?
         .unwrap_or(false);
@@ -378,7 +379,8 @@ fn tls(
             "tls.ca_file",
             "authorities are used only to verify: add `verify = true` to [tls]",
         ),
-        (true, _) if mode != TlsMode::Required => {
+        (true, _) if mode != TlsPolicy::Required => {
+            let mode = tls_word(mode);
             let problem = format!(
                 "verifying has no effect while mode is {mode}: set `mode = \"required\"` in [tls]"
             );

@@ -4,11 +4,13 @@
 
 use super::document::{Document, Raw, Section, SectionsOrList};
 use super::error::{Origin, SettingsError};
-use super::network::{self, Ehlo, Route, RoutePattern, Source};
+use super::network::{self, Ehlo, Route, Source};
 use super::value::{boolean, refuse};
 use super::{Host, RawLimit};
 use crate::cli::RunArgs;
-use crate::signing::{DkimKey, is_domain_name};
+use crate::dns::route::{Pattern, SMTP_PORT, Target};
+use crate::mail::domain::is_domain_name;
+use crate::signing::DkimKey;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -51,14 +53,12 @@ fn route(
     target_at: &Origin,
 ) -> Result<Route, SettingsError> {
     let value = |text: &str| Raw::Text(text.into());
-    let (host, port) =
-        network::target(target, 25).map_err(|reason| refuse(&value(target), target_at, reason))?;
-    let pattern =
-        RoutePattern::parse(pattern).map_err(|reason| refuse(&value(pattern), at, reason))?;
+    let target = Target::parse(target, SMTP_PORT)
+        .map_err(|reason| refuse(&value(target), target_at, reason))?;
+    let pattern = Pattern::parse(pattern).map_err(|reason| refuse(&value(pattern), at, reason))?;
     Ok(Route {
         pattern,
-        host,
-        port,
+        target,
         origin: at.clone(),
     })
 }

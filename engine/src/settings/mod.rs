@@ -19,14 +19,13 @@ pub mod units;
 mod value;
 
 pub use error::{Origin, SettingsError};
-pub use network::{Ehlo, Route, RouteHost, RoutePattern, Source};
+pub use network::{Ehlo, Route, Source};
 pub(crate) use render::toml_string;
 
 use crate::cli::RunArgs;
-use crate::connection::tls::TlsMode;
 use crate::mail::envelope::OnDoubt;
 use crate::signing::{Batching, DkimKey};
-use hikyaku_tuning::{Chunking, Pipeline};
+use hikyaku_tuning::{Chunking, Pipeline, TlsPolicy};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -180,7 +179,7 @@ pub struct Retry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// When to encrypt.
-    pub mode: TlsMode,
+    pub mode: TlsPolicy,
     /// PEM file of the authorities whose certificates are accepted; `None`: any certificate.
     pub ca_file: Option<PathBuf>,
 }

@@ -2,8 +2,9 @@
 //!
 //! Paths are printed absolute, because those of a settings file are relative to the file.
 
-use super::network::{Ehlo, RouteHost};
+use super::network::{Ehlo, literal};
 use super::units::{format_duration, format_size};
+use super::value::tls_word;
 use super::{Durability, Origin, Settings};
 use crate::signing::Batching;
 use hikyaku_tuning::{Chunking, Pipeline};
@@ -126,7 +127,7 @@ pub(super) fn render(settings: &Settings) -> String {
     page.time("retry.expire", settings.retry.expire);
 
     page.table("[tls]");
-    page.key("tls.mode", &toml_string(&settings.tls.mode.to_string()));
+    page.key("tls.mode", &toml_string(tls_word(settings.tls.mode)));
     page.key("tls.verify", &settings.tls.ca_file.is_some().to_string());
     if let Some(file) = &settings.tls.ca_file {
         page.path("tls.ca_file", file);
@@ -161,22 +162,17 @@ pub(super) fn render(settings: &Settings) -> String {
             &toml_string(&route.pattern.to_string()),
             &route.origin,
         );
-        let host = match &route.host {
-            RouteHost::Address(std::net::IpAddr::V6(ip)) => format!("[{ip}]"),
-            RouteHost::Address(ip) => ip.to_string(),
-            RouteHost::Name(name) => name.clone(),
-        };
-        page.line(
-            "target",
-            &toml_string(&format!("{host}:{}", route.port)),
-            &Origin::Default,
-        );
+        let target = toml_string(&route.target.to_string());
+        page.line("target", &target, &Origin::Default);
     }
     for source in &settings.sources {
         page.table("[[source]]");
         page.line("name", &toml_string(&source.name), &Origin::Default);
         page.line("ip", &toml_string(&source.ip.to_string()), &Origin::Default);
-        let ehlo = toml_string(&source.ehlo.argument(source.ip));
+        let ehlo = match &source.ehlo {
+            Ehlo::Name(name) => toml_string(name),
+            Ehlo::AddressLiteral => toml_string(&literal(source.ip)),
+        };
         page.line("ehlo", &ehlo, &Origin::Default);
         if source.ehlo == Ehlo::AddressLiteral && source.is_unspecified() {
             page.text

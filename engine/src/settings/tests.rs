@@ -49,7 +49,7 @@ fn nothing_given_is_a_run() {
     assert_eq!(
         settings.tls,
         Tls {
-            mode: TlsMode::Opportunistic,
+            mode: TlsPolicy::Opportunistic,
             ca_file: None
         }
     );
@@ -161,7 +161,7 @@ fn every_key_is_read() {
     assert_eq!(
         settings.tls,
         Tls {
-            mode: TlsMode::Required,
+            mode: TlsPolicy::Required,
             ca_file: Some("/etc/ca.pem".into())
         }
     );
@@ -175,19 +175,14 @@ fn every_key_is_read() {
     assert_eq!(settings.batching, Batching::Auto { library });
     assert_eq!(settings.deadlines.quit, Some(Duration::from_millis(500)));
     assert_eq!(settings.deadlines.greeting, None);
-    assert_eq!(
-        settings.routes[0].host,
-        RouteHost::Name("relay.corp.example".into())
-    );
-    assert_eq!(settings.routes[0].port, 25);
-    assert_eq!(
-        settings.routes[1].pattern,
-        RoutePattern::Domain("xn--bcher-kva.example".into())
-    );
-    assert_eq!(
-        settings.routes[1].host,
-        RouteHost::Address("2001:db8::1".parse().expect("address"))
-    );
+    let routes: Vec<_> = settings
+        .routes
+        .iter()
+        .map(|route| (route.pattern.to_string(), route.target.to_string()))
+        .collect();
+    assert_eq!(routes[0].1, "relay.corp.example:25");
+    assert_eq!(routes[1].0, "xn--bcher-kva.example");
+    assert!(routes[1].1.starts_with("[2001:db8::1]:"), "{routes:?}");
     assert_eq!(settings.sources[0].name, "bulk-7");
     assert_eq!(settings.sources[1].ehlo, Ehlo::AddressLiteral);
     assert_eq!(settings.sources[1].name, "2001:db8::7");
@@ -254,7 +249,7 @@ fn flags_win() {
     let routes: Vec<_> = settings
         .routes
         .iter()
-        .map(|route| (route.pattern.to_string(), route.port))
+        .map(|route| (route.pattern.to_string(), route.target.port))
         .collect();
     assert_eq!(
         routes[..2],
@@ -627,7 +622,7 @@ fn chunking_comes_from_flag_file_or_default() {
             text,
             &RunArgs::default(),
             Some(Chunking::Never),
-            "/etc/h.toml:2:12",
+            "/etc/h.toml:2:12: delivery.chunking",
         ),
         (text, &auto, Some(Chunking::Auto), "--chunking"),
     ] {
@@ -799,17 +794,18 @@ fn printed_settings_can_be_run_again() {
 }
 
 #[test]
-fn routes_match_domains() {
-    for (pattern, domain, expected) in [
-        ("*", "a.test", true),
-        ("*.a.test", "b.a.test", true),
-        ("*.a.test", "a.test", false),
-        ("*.a.test", "ba.test", false),
-        ("A.test", "a.test", true),
-        ("a.test", "b.a.test", false),
-    ] {
-        let pattern = RoutePattern::parse(pattern).expect("pattern");
-        assert_eq!(pattern.matches(domain), expected, "{pattern} {domain}");
+fn a_flag_takes_the_place_of_the_routes_of_the_file() {
+    let file = "[[route]]\npattern = \"a.test\"\ntarget = \"relay.a.test\"\n\
+                [[route]]\npattern = \"*\"\ntarget = \"smart.test\"\n";
+    let args = RunArgs {
+        route: vec!["*=127.0.0.1:2525".into()],
+        ..RunArgs::default()
+    };
+    let settings = with(file, &args).expect("settings");
+    let config = crate::engine::shard_config(&settings).expect("config");
+    for domain in ["a.test", "b.test"] {
+        let target = config.routes.lookup(domain).map(ToString::to_string);
+        assert_eq!(target.as_deref(), Some("127.0.0.1:2525"), "{domain}");
     }
 }
 
@@ -823,6 +819,8 @@ fn ehlo_names() {
         Ehlo::AddressLiteral.argument("::ffff:192.0.2.7".parse().expect("address")),
         "[192.0.2.7]"
     );
+    let unknown = IpAddr::from([0, 0, 0, 0]);
+    assert_eq!(Ehlo::AddressLiteral.argument(unknown), "[127.0.0.1]");
     assert_eq!(
         Ehlo::Name("mx.example.com".into()).argument(v4),
         "mx.example.com"

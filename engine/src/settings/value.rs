@@ -3,10 +3,34 @@
 use super::document::{Raw, Section};
 use super::error::{Origin, SettingsError};
 use super::units::{format_duration, format_size, parse_duration, parse_size};
+use hikyaku_tuning::TlsPolicy;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub(super) const TLS_MODES: &str =
+    "is no TLS mode: write \"never\", \"opportunistic\" or \"required\"";
+
+/// Reads `tls.mode`. Limits and profiles say `may` where settings say `opportunistic`.
+pub(super) fn tls_mode(text: &str) -> Result<TlsPolicy, String> {
+    let all = [
+        TlsPolicy::Never,
+        TlsPolicy::Opportunistic,
+        TlsPolicy::Required,
+    ];
+    let found = all.into_iter().find(|mode| tls_word(*mode) == text);
+    found.ok_or_else(|| TLS_MODES.into())
+}
+
+/// As `tls.mode` is written.
+pub(super) const fn tls_word(mode: TlsPolicy) -> &'static str {
+    match mode {
+        TlsPolicy::Never => "never",
+        TlsPolicy::Opportunistic => "opportunistic",
+        TlsPolicy::Required => "required",
+    }
+}
 
 /// A flag that was given: its name and value.
 pub(super) type Flag = Option<(&'static str, Raw)>;

@@ -2,22 +2,18 @@
 //! and while it runs. Nothing expires early, nothing is tried early.
 
 use std::collections::HashMap;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hikyaku_spool::{Mark, Options, Spool, Verdict};
+use hikyaku_spool::{Mark, Options, Verdict};
 
-use super::{Gauge, Now, Recovery, Shard};
+use super::{Now, Shard, testing};
 use crate::cli::RunArgs;
-use crate::engine::shard_config;
 use crate::handoff::{Acceptance, Command};
 use crate::ingest::{Content, NewMessage};
 use crate::mail::envelope::Envelope;
-use crate::mail::id::{ShardId, SubmissionId};
-use crate::settings::{Host, Settings};
-use crate::throttle::Registry;
+use crate::mail::id::SubmissionId;
 use crate::time::{Instant, WallTime};
 
 const HOUR: u64 = 3600;
@@ -40,30 +36,12 @@ fn start(dir: &Path, now: Now) -> Shard {
         segment_bytes: 1 << 20,
         message_bytes_max: 64 << 10,
         indoubt_slots: 8,
-        allow_any_filesystem: true,
         ..Options::default()
     };
     let args = RunArgs {
         expire: Some("48h".into()),
         ..RunArgs::default()
     };
-    let host = Host {
-        cores: 2,
-        name: Some("mx.example.com".into()),
-    };
-    let settings = Settings::resolve(None, &args, &host).expect("settings");
-    let config = Arc::new(shard_config(&settings).expect("config"));
-    let registry = Arc::new(Registry::new());
-    let mut shard = Shard::new(
-        ShardId(0),
-        config,
-        registry,
-        Arc::<Gauge>::default(),
-        now,
-        7,
-    );
-    let spool = Spool::open(dir, &options).expect("spool");
-    let (log, recovered) = spool.open_log(0, now.wall.unix_millis()).expect("log");
     let acceptance = Arc::new(Acceptance {
         file: "one.eml".into(),
         accepted_ms: 1,
@@ -74,24 +52,14 @@ fn start(dir: &Path, now: Now) -> Shard {
         keyed: None,
         job: None,
     });
-    let recovery = Recovery {
-        log,
-        recovered,
-        accepted: Arc::new(HashMap::from([(SubmissionId(1), acceptance)])),
-    };
-    shard.restore(now, recovery);
+    let known = (now, HashMap::from([(SubmissionId(1), acceptance)]));
+    let mut shard = testing::start(dir, &args, options, &Arc::default(), known, |_| {});
     commit(&mut shard, now);
     shard
 }
 
 fn commit(shard: &mut Shard, now: Now) {
-    while let Some(batch) = shard.take_batch(now, 0) {
-        let file = std::fs::OpenOptions::new().write(true).open(&*batch.path);
-        let file = file.expect("open");
-        file.write_all_at(&batch.bytes, batch.offset)
-            .expect("write");
-        shard.on_committed(now, 0, batch);
-    }
+    testing::commit(shard, now, 0);
 }
 
 fn content() -> Content {

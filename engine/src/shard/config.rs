@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use hikyaku_spool::suppressed::Suppressed;
-use hikyaku_tuning::{LimitRules, Limits, Profiles, Rollup, TlsPolicy as SiteTls};
+use hikyaku_tuning::{LimitRules, Limits, Profiles, Rollup};
 
 use super::doubt::DoubtPolicy;
 use crate::connection::plan::Families;
@@ -87,10 +87,10 @@ impl ShardConfig {
         let site = &limits.deadlines;
         let set = &self.deadlines;
         let tls = match (self.tls, limits.tls) {
-            (TlsPolicy::Require, _) | (_, SiteTls::Required) => TlsPolicy::Require,
-            (TlsPolicy::Never, _) | (_, SiteTls::Never) => TlsPolicy::Never,
-            (TlsPolicy::Opportunistic, SiteTls::May) if clear => TlsPolicy::Never,
-            (TlsPolicy::Opportunistic, SiteTls::May) => TlsPolicy::Opportunistic,
+            (TlsPolicy::Required, _) | (_, TlsPolicy::Required) => TlsPolicy::Required,
+            (TlsPolicy::Never, _) | (_, TlsPolicy::Never) => TlsPolicy::Never,
+            (TlsPolicy::Opportunistic, TlsPolicy::Opportunistic) if clear => TlsPolicy::Never,
+            (TlsPolicy::Opportunistic, TlsPolicy::Opportunistic) => TlsPolicy::Opportunistic,
         };
         Arc::new(SessionConfig {
             ehlo_name: self.sources[source].ehlo.clone(),

@@ -61,6 +61,16 @@ pub struct Gauge {
     pub sockets_short: AtomicU64,
     /// Transactions that had to wait because every in-doubt slot was taken.
     pub slots_refused: AtomicU64,
+    /// DKIM signatures made in this run.
+    pub signatures: AtomicU64,
+    /// Those of them that were made several at a time.
+    pub signatures_batched: AtomicU64,
+    /// In so many batches.
+    pub signature_batches: AtomicU64,
+    /// Messages that went out with the signatures that an earlier recipient's copy got.
+    pub signatures_repeated: AtomicU64,
+    /// Messages whose body was not hashed, because it is that of others of its job.
+    pub body_hashes_reused: AtomicU64,
     /// Why the spool makes no spare segments.
     pub(super) trouble: Mutex<Option<String>>,
 }

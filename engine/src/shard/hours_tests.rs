@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::jobs_tests::{HOUR, PEER, T0, World, messages, terms};
+use super::testing::{HOUR, PEER, T0, World, messages, terms};
 use crate::cli::RunArgs;
 use crate::handoff::Acceptance;
 use crate::job::Schedule;

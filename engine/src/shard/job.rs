@@ -6,16 +6,16 @@
 //! left, and no more of them than [`TEMPLATES_MAX`] and [`TEMPLATE_BYTES_MAX`]: what a row misses is
 //! compiled again from the bundle in the spool.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use hikyaku_spool::{Log, MessageRef, MessageView, SpoolError};
 use memchr::memmem::find;
 
-use super::Shard;
+use super::{Shard, gauge};
 use crate::job::chunk::ChunkView;
 use crate::job::template::Template;
-use crate::job::terms::JobTerms;
 use crate::job::token::Secret;
 use crate::job::{Bundle, RowView};
 use crate::log::record::AttemptKind;
@@ -23,6 +23,7 @@ use crate::mail::envelope::{ContentNeeds, EnvelopeView};
 use crate::outcome::Class;
 use crate::queue::domain::Waiting;
 use crate::shard::Now;
+use crate::signing::BodyHash;
 
 /// What the messages of a job are made with.
 #[derive(Debug)]
@@ -30,6 +31,27 @@ struct Compiled {
     template: Template,
     /// `t=` of every signature, seconds since 1970.
     signed_at: u64,
+    /// By [`Template::same_body`]: the hash of a body that is the same for all rows.
+    bodies: RefCell<Vec<Option<BodyHash>>>,
+}
+
+impl Compiled {
+    /// The hash of the body of a row's message, where that is not of this row alone, and whether it was
+    /// known.
+    fn body_hash(&self, row: RowView<'_>, content: &[u8]) -> Option<(BodyHash, bool)> {
+        let which = self.template.same_body(row)?;
+        let mut bodies = self.bodies.borrow_mut();
+        if bodies.len() <= which {
+            bodies.resize(which + 1, None);
+        }
+        if let Some(known) = bodies[which] {
+            return Some((known, true));
+        }
+        let body = find(content, b"\r\n\r\n")? + 4;
+        let hash = BodyHash::of(&content[body..]);
+        bodies[which] = Some(hash);
+        Some((hash, false))
+    }
 }
 
 /// A message that was made from a row.
@@ -39,17 +61,24 @@ pub(super) struct Made {
     pub(super) content: Vec<u8>,
     /// Seconds since 1970.
     pub(super) signed_at: u64,
+    /// Known when it is to be signed and its body is that of other rows, too.
+    pub(super) body_hash: Option<BodyHash>,
     pub(super) row: Row,
 }
 
 impl Made {
     /// What it needs of the peer. Templates make seven bits of everything, a whole message with
-    /// placeholders need not.
+    /// placeholders need not, and the parts of a merge are sent as they are.
     pub(super) fn needs(&self, recipient: &str) -> ContentNeeds {
         let content = &*self.content;
+        let eight_bit = !content.is_ascii();
+        let header = find(content, b"\r\n\r\n").filter(|_| eight_bit);
+        let header = &content[..header.unwrap_or(if eight_bit { content.len() } else { 0 })];
         ContentNeeds {
-            eight_bit: !content.is_ascii(),
-            smtputf8: !recipient.is_ascii() || !self.row.reverse_path.is_ascii(),
+            eight_bit,
+            smtputf8: !recipient.is_ascii()
+                || !self.row.reverse_path.is_ascii()
+                || !header.is_ascii(),
             dot_lines: content.first() == Some(&b'.') || find(content, b"\n.").is_some(),
         }
     }
@@ -87,8 +116,8 @@ pub(super) struct Templates {
     uses: u64,
     /// Chunks whose checksum was right a moment ago: by store and number, the latest first.
     checked: [(u16, u64); CHECKED],
-    /// A buffer that was sent, for the next message.
-    buffer: Vec<u8>,
+    /// Buffers that were sent, for the next messages: a batch of signatures sends several at once.
+    buffers: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -138,11 +167,16 @@ impl Templates {
         }
     }
 
-    /// A message was sent: its buffer serves the next one.
+    /// A message was sent: its buffer serves another one.
     pub(super) fn give_back(&mut self, mut buffer: Vec<u8>) {
-        if buffer.capacity() > self.buffer.capacity() && buffer.capacity() <= BUFFER_MAX {
+        let bytes_max = if self.buffers.is_empty() {
+            BUFFER_MAX
+        } else {
+            BUFFER_MANY_MAX
+        };
+        if buffer.capacity() <= bytes_max && self.buffers.len() < BUFFERS_MAX {
             buffer.clear();
-            self.buffer = buffer;
+            self.buffers.push(buffer);
         }
     }
 
@@ -171,16 +205,23 @@ impl Shard {
         let message = &self.messages[entry.message.0 as usize];
         let (store, at, submission) = (message.store, message.at(), message.submission);
         let compiled = self.compiled(store, submission)?;
-        let mut content = std::mem::take(&mut self.templates.buffer);
-        content.clear();
+        let mut content = self.templates.buffers.pop().unwrap_or_default();
         let log = &self.stores[usize::from(store)].log;
         let view = self.templates.chunk(log, store, at)?;
         let row = row_in(&view, entry.recipient).ok_or_else(unreadable_row)?;
         if let Err(error) = compiled.template.render(row, &mut content) {
             return Err(Unmade::Row(error.cause.to_string()));
         }
+        let mut body_hash = None;
+        if self.config.signer.is_some()
+            && let Some((hash, was_known)) = compiled.body_hash(row, &content)
+        {
+            body_hash = Some(hash);
+            gauge::add(&self.gauge.body_hashes_reused, u64::from(was_known));
+        }
         Ok(Made {
             content,
+            body_hash,
             signed_at: compiled.signed_at,
             row: describe(&compiled.template, row),
         })
@@ -211,10 +252,7 @@ impl Shard {
     /// taken in. Without a readable bundle its recipients wait like any others, and are held one by one.
     pub(super) fn take_bundle(&mut self, submission: u32, at: MessageRef, content: &[u8]) {
         self.submissions[submission as usize].bundle = Some(at);
-        let terms = Bundle::decode(content).and_then(|bundle| {
-            let job = bundle.job().ok()?;
-            Some(JobTerms::of(&job, bundle.accepted_ms, &bundle.columns))
-        });
+        let terms = Bundle::decode(content).and_then(|bundle| bundle.terms().ok()?);
         if let Some(terms) = terms {
             self.set_terms(submission, terms);
         }
@@ -303,6 +341,7 @@ fn compile(content: &[u8], secret: Option<&Secret>) -> Result<Rc<Compiled>, Box<
     let template = Template::compile(&bundle, secret).map_err(told)?;
     Ok(Rc::new(Compiled {
         template,
+        bodies: RefCell::default(),
         signed_at: start_ms.unwrap_or(bundle.accepted_ms) / 1000,
     }))
 }
@@ -311,9 +350,12 @@ fn compile(content: &[u8], secret: Option<&Secret>) -> Result<Rc<Compiled>, Box<
 const TEMPLATES_MAX: usize = 256;
 /// What they may take together, as far as their bundles tell: one is kept whatever it takes.
 const TEMPLATE_BYTES_MAX: usize = 64 << 20;
-/// A compiled template is so much larger than what it was made from.
-const COMPILED_FACTOR: usize = 3;
+/// A compiled template is so much larger than what it was made from, its encoded lines included.
+const COMPILED_FACTOR: usize = 5;
 /// Chunks of several domains are sent side by side.
 const CHECKED: usize = 8;
 /// A larger buffer is not kept.
 const BUFFER_MAX: usize = 1 << 20;
+/// Nor are several of them, if larger than this: 4 MiB together.
+const BUFFER_MANY_MAX: usize = 128 << 10;
+const BUFFERS_MAX: usize = 32;

@@ -45,12 +45,15 @@ mod jobs;
 #[cfg(test)]
 mod jobs_tests;
 pub mod memory;
+mod plain;
 mod report;
 mod routing;
 mod settle;
 mod signing;
 mod steady;
 mod suppression;
+#[cfg(test)]
+mod testing;
 mod timers;
 mod transaction;
 

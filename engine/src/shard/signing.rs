@@ -5,21 +5,47 @@
 //! driver comes back to [`Effect::Sign`] and everything that was ready before has had its turn; a
 //! connection alone waits for nobody longer than that.
 
+use std::collections::VecDeque;
+
+use hikyaku_spool::MessageRef;
+
 use super::transaction::Transaction;
-use super::{ConnKey, Effect, Now, Shard};
-use crate::signing::{Signer, Unsigned};
+use super::{ConnKey, Effect, Gauge, Now, Shard, gauge};
+use crate::signing::{BodyHash, Signer, Unsigned};
 use crate::smtp::Session;
 
 /// Openings that wait for their signatures.
 #[derive(Debug, Default)]
 pub(super) struct Signatures {
-    waiting: Vec<ConnKey>,
+    waiting: Vec<(ConnKey, Option<Stored>)>,
     /// Kept for their memory.
     #[expect(
         clippy::vec_box,
         reason = "they move in and out of transactions as they are"
     )]
     spare: Vec<Box<Unsigned>>,
+    /// The fields of stored messages that go to other recipients, too: the latest first.
+    made: VecDeque<(Stored, Box<[u8]>)>,
+}
+
+/// A stored message: index of its store, and its number there, which never repeats.
+pub(super) type Stored = (usize, u64);
+
+pub(super) fn stored(store: usize, at: MessageRef) -> Stored {
+    (store, at.seq())
+}
+
+/// What is to be signed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) content: &'a [u8],
+    /// Seconds since 1970.
+    pub(super) signed_at: u64,
+    /// Where the body was hashed before.
+    pub(super) body_hash: Option<BodyHash>,
+    /// Where the same content goes to others in other transactions: it is signed once for them all, as
+    /// far as [`MADE_MAX`] goes.
+    pub(super) again: Option<Stored>,
 }
 
 /// What became of the wish for a signature.
@@ -34,44 +60,74 @@ pub(super) enum Signed {
 }
 
 impl Signatures {
-    /// Has `content`, which is that of `transaction` on `key`, signed.
+    /// Has the content of the transaction on `key` signed.
     pub(super) fn ask(
         &mut self,
-        signer: &Signer,
+        (signer, gauge): (&Signer, &Gauge),
         key: ConnKey,
-        (content, signed_at): (&[u8], u64),
+        wanted: Wanted<'_>,
         prefix: &mut Vec<u8>,
         unsigned: &mut Option<Box<Unsigned>>,
     ) -> Signed {
-        let width = signer.batch_width();
-        if width <= 1 {
-            if let Err(error) = signer.sign(content, signed_at, prefix) {
-                tracing::warn!(%error, "message goes out unsigned");
-                prefix.clear();
-            }
+        if let Some(again) = wanted.again
+            && let Some((_, fields)) = self.made.iter().find(|(of, _)| *of == again)
+        {
+            prefix.extend_from_slice(fields);
+            gauge::add(&gauge.signatures_repeated, 1);
             return Signed::Now;
         }
         let mut prepared = self.spare.pop().unwrap_or_default();
-        match signer.prepare(content, None, signed_at, &mut prepared) {
+        let Wanted {
+            content,
+            signed_at,
+            body_hash,
+            again,
+        } = wanted;
+        match signer.prepare(content, body_hash, signed_at, &mut prepared) {
+            Ok(1..) => {}
             Ok(0) => {
                 self.spare.push(prepared);
-                Signed::Now
-            }
-            Ok(_) => {
-                *unsigned = Some(prepared);
-                self.waiting.push(key);
-                if self.waiting.len() >= width {
-                    Signed::Full
-                } else {
-                    Signed::Later
-                }
+                return Signed::Now;
             }
             Err(error) => {
                 tracing::warn!(%error, "message goes out unsigned");
                 self.spare.push(prepared);
-                Signed::Now
+                return Signed::Now;
             }
         }
+        let width = signer.batch_width();
+        if width <= 1 {
+            self.finish((signer, gauge), prepared, again, prefix);
+            return Signed::Now;
+        }
+        *unsigned = Some(prepared);
+        self.waiting.push((key, again));
+        if self.waiting.len() >= width {
+            Signed::Full
+        } else {
+            Signed::Later
+        }
+    }
+
+    /// Writes the fields of a message, making what signatures are missing.
+    fn finish(
+        &mut self,
+        (signer, gauge): (&Signer, &Gauge),
+        unsigned: Box<Unsigned>,
+        again: Option<Stored>,
+        prefix: &mut Vec<u8>,
+    ) {
+        match signer.finish(&unsigned, prefix) {
+            Ok(count) => {
+                gauge::add(&gauge.signatures, count as u64);
+                if let Some(again) = again {
+                    self.made.truncate(MADE_MAX - 1);
+                    self.made.push_front((again, prefix.as_slice().into()));
+                }
+            }
+            Err(error) => tracing::warn!(%error, "message goes out unsigned"),
+        }
+        self.spare.push(unsigned);
     }
 
     /// Whether the one that was asked for last is alone.
@@ -83,23 +139,32 @@ impl Signatures {
 impl Shard {
     /// Makes the signatures that contents wait for, and has these go on.
     pub fn sign_waiting(&mut self, now: Now) {
-        let keys = std::mem::take(&mut self.signatures.waiting);
-        let mut taken: Vec<(ConnKey, Box<Unsigned>)> = Vec::with_capacity(keys.len());
-        for key in keys {
+        let waiting = std::mem::take(&mut self.signatures.waiting);
+        let mut taken = Vec::with_capacity(waiting.len());
+        for (key, again) in waiting {
             // One that closed meanwhile, or was told that nobody wants the content, has none.
             let unsigned = self.opened(key).and_then(|one| one.unsigned.take());
-            taken.extend(unsigned.map(|unsigned| (key, unsigned)));
+            taken.extend(unsigned.map(|unsigned| (key, again, unsigned)));
         }
         let config = std::sync::Arc::clone(&self.config);
         let Some(signer) = &config.signer else { return };
-        signer.sign_batch(taken.iter_mut().map(|(_, unsigned)| &mut **unsigned));
-        for (key, unsigned) in taken {
-            if let Some(transaction) = self.opened(key)
-                && let Err(error) = signer.finish(&unsigned, &mut transaction.prefix)
-            {
-                tracing::warn!(%error, "message goes out unsigned");
+        let batched = signer.sign_batch(taken.iter_mut().map(|(_, _, unsigned)| &mut **unsigned));
+        gauge::add(&self.gauge.signature_batches, batched.batches);
+        gauge::add(&self.gauge.signatures_batched, batched.signatures);
+        for (key, again, unsigned) in taken {
+            let Some(mut prefix) = self
+                .opened(key)
+                .map(|transaction| std::mem::take(&mut transaction.prefix))
+            else {
+                self.signatures.spare.push(unsigned);
+                continue;
+            };
+            let gauge = std::sync::Arc::clone(&self.gauge);
+            let with = (signer, &*gauge);
+            self.signatures.finish(with, unsigned, again, &mut prefix);
+            if let Some(transaction) = self.opened(key) {
+                transaction.prefix = prefix;
             }
-            self.signatures.spare.push(unsigned);
             self.resume_content(now, key);
         }
     }
@@ -119,3 +184,6 @@ impl Shard {
         }
     }
 }
+
+/// Messages whose fields are kept for their next recipients, some 700 octets each.
+const MADE_MAX: usize = 64;

@@ -9,20 +9,17 @@
 use std::collections::VecDeque;
 
 use hikyaku_spool::{Log, MessageRef, Slot, SpoolError};
-use hikyaku_tuning::Pipeline;
 
 use super::commit::{OnDurable, Store};
-use super::dispatch::SiteIdentity;
 use super::job::Made;
-use super::signing::Signed;
+use super::signing::{Signed, Wanted, stored};
 use super::{ConnKey, Effect, Now, Shard};
-use crate::log::record::SiteEvent;
 use crate::mail::envelope::EnvelopeView;
 use crate::mail::mailing::Mailing;
 use crate::outcome::{Event, Phase, Unsupported};
-use crate::queue::domain::{SiteKey, Waiting};
+use crate::queue::domain::Waiting;
 use crate::signing::Unsigned;
-use crate::smtp::{self, Session, StreamDepth, Unsendable};
+use crate::smtp::{self, Session, Unsendable};
 use crate::time::Instant;
 
 /// One message on a connection.
@@ -200,7 +197,14 @@ impl Shard {
             // What another connection found out since this one was ready last.
             session.go_plain();
         }
-        match offer(session, now, view.envelope, &transaction) {
+        // Whether a connection that rested is still there is found out with DATA, before anybody is in
+        // doubt. A message that failed before has DATA, too: it may have failed of our choice.
+        let may_group = !conn.idle
+            && transaction
+                .recipients
+                .iter()
+                .all(|one| one.entry.attempts == 0);
+        match offer(session, now, view.envelope, &transaction, may_group) {
             Ok(()) => {
                 conn.messages += 1;
                 conn.idle = false;
@@ -245,16 +249,28 @@ impl Shard {
         };
         let opens = !std::mem::replace(&mut transaction.opened, true);
         if opens && let Some(signer) = &self.config.signer {
-            let what = match &transaction.made {
-                Some(made) => (&*made.content, made.signed_at),
+            let wanted = match &transaction.made {
+                Some(made) => Wanted {
+                    content: &made.content,
+                    signed_at: made.signed_at,
+                    body_hash: made.body_hash,
+                    again: None,
+                },
                 None => {
                     let envelope = EnvelopeView::parse(view.envelope);
                     let received = envelope.map_or(0, |envelope| envelope.received.unix_seconds());
-                    (view.content, received)
+                    let others = envelope.and_then(|envelope| envelope.recipient(1));
+                    Wanted {
+                        content: view.content,
+                        signed_at: received,
+                        body_hash: None,
+                        again: others.map(|_| stored(index, at)),
+                    }
                 }
             };
             let (prefix, unsigned) = (&mut transaction.prefix, &mut transaction.unsigned);
-            match self.signatures.ask(signer, key, what, prefix, unsigned) {
+            let with = (signer, &*self.gauge);
+            match self.signatures.ask(with, key, wanted, prefix, unsigned) {
                 Signed::Now => {}
                 Signed::Later if self.signatures.is_first() => {
                     return self.effects.push_back(Effect::Sign);
@@ -379,61 +395,7 @@ impl Shard {
             self.stores[transaction.store].unclaim_slots(&mut transaction);
         }
     }
-
-    /// How many transactions a new session to `site` may keep in flight; `None`: one.
-    pub(super) fn stream_depth(&self, site: SiteKey) -> Option<StreamDepth> {
-        let site = &self.sites[site.0 as usize];
-        let earned = || {
-            let delivered_min = self.config.stream_auto?;
-            Some(site.delivered >= u64::from(delivered_min))
-        };
-        let streams = match site.limits.pipeline {
-            Pipeline::Stream => true,
-            Pipeline::Transaction => earned() == Some(true),
-            Pipeline::None => false,
-        };
-        (streams && !site.plain).then_some(self.config.stream_depth)
-    }
-
-    /// Where this connection's peer showed that it does not cope with streaming, or with content as
-    /// chunks, its site gets one message at a time with DATA from now on.
-    pub(super) fn note_broken(&mut self, now: Now, key: ConnKey) {
-        let Some(conn) = self.conns.get(key.index as usize) else {
-            return;
-        };
-        let Some(session) = &conn.session else { return };
-        let (site, source) = (conn.site, conn.source);
-        let state = &mut self.sites[site.0 as usize];
-        if state.plain {
-            return;
-        }
-        let why = match session.stream_broken() {
-            Some(why) => why,
-            None if session.is_chunk_unanswered() => {
-                let identity = SiteIdentity::new(&state.name, &state.hosts, state.port);
-                let last = self.unanswered.insert(identity, state.delivered);
-                // A site that was forgotten meanwhile begins to count anew.
-                if last.is_none_or(|last| state.delivered.saturating_sub(last) >= FORGIVEN_AFTER) {
-                    return;
-                }
-                "connection broke in place of the first answer to BDAT, twice"
-            }
-            None => return,
-        };
-        state.plain = true;
-        let event = if session.may_stream() {
-            SiteEvent::StreamOff
-        } else {
-            SiteEvent::ChunkingOff
-        };
-        self.plain_sites
-            .insert(SiteIdentity::new(&state.name, &state.hosts, state.port));
-        self.log_plain(now, (site, source), event, why);
-    }
 }
-
-/// Messages that a site has to accept for one broken connection to be forgotten.
-const FORGIVEN_AFTER: u64 = 1000;
 
 impl Store {
     /// Claims the slots that were reserved when the transaction was planned.
@@ -485,6 +447,7 @@ fn offer(
     now: Now,
     envelope: &[u8],
     transaction: &Transaction,
+    may_group: bool,
 ) -> Result<(), (Event<'static>, String)> {
     // Its checksum is right, so it was written so: a bug, and no reason to lose anybody.
     let envelope = EnvelopeView::parse(envelope).ok_or_else(|| {
@@ -510,10 +473,7 @@ fn offer(
             recipients,
             size: transaction.size,
             needs,
-            may_group: transaction
-                .recipients
-                .iter()
-                .all(|one| one.entry.attempts == 0),
+            may_group,
         },
     );
     begun.map_err(|error| {

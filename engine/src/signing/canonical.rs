@@ -45,57 +45,77 @@ pub(crate) fn field_open(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 
 /// Writes `body` in relaxed form. Long untouched stretches go to `out` in one piece and the rest is
 /// gathered, so that a hash sees few large updates.
+///
+/// All that the form changes is white space: a run becomes one blank, and nothing at the end of a line;
+/// lines that are empty then are left out at the end of the body. So one search for runs that change
+/// is all there is to it, whatever stands on the lines.
 pub(crate) fn body(body: &[u8], out: &mut impl Writer) {
+    let text = without_blank_end(body);
+    if text.is_empty() {
+        return;
+    }
     let mut out = Gathered {
         out,
         bytes: Vec::new(),
     };
-    // `span` is input that is canonical as it stands and not yet written; it ends with the CRLF of a
-    // line that is not blank. `blank` lines were seen since.
-    let mut span = 0..0;
-    let mut blank = 0;
-    let mut blank_as_is = true;
-    let mut at = 0;
-    while at < body.len() {
-        let rest = &body[at..];
-        let (line, next) = match crlf(rest) {
-            Some(end) => (&rest[..end], at + end + 2),
-            None => (rest, body.len()),
-        };
-        let terminated = next - at > line.len();
-        match state(line) {
-            State::Blank => {
-                blank += 1;
-                blank_as_is &= line.is_empty();
-            }
-            State::Clean if terminated && blank_as_is && !span.is_empty() => {
-                span.end = next;
-                blank = 0;
-            }
-            found => {
-                out.write(&body[span]);
-                for _ in 0..blank {
-                    out.write(b"\r\n");
-                }
-                (blank, blank_as_is) = (0, true);
-                span = match found {
-                    State::Clean if terminated => at..next,
-                    State::Clean => {
-                        out.write(line);
-                        out.write(b"\r\n");
-                        next..next
-                    }
-                    _ => {
-                        reduced(line, out.bytes_mut());
-                        next..next
-                    }
-                };
-            }
+    let (mut start, mut at) = (0, 0);
+    while let Some(run) = next_run(text, at) {
+        let octets = text[run..].iter().take_while(|octet| is_wsp(**octet));
+        at = run + octets.count();
+        if text[at..].starts_with(b"\r\n") {
+            out.write(&text[start..run]);
+        } else if text[run] == b' ' {
+            out.write(&text[start..=run]);
+        } else {
+            out.write(&text[start..run]);
+            out.write(b" ");
         }
-        at = next;
+        start = at;
     }
-    out.write(&body[span]);
+    out.write(&text[start..]);
+    out.write(b"\r\n");
     out.flush();
+}
+
+/// The body up to its last octet that is neither white space nor part of a CRLF.
+fn without_blank_end(mut body: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] | [rest @ .., b'\r', b'\n'] = body {
+        body = rest;
+    }
+    body
+}
+
+/// Where the next run of white space begins that is not in relaxed form, in a text that does not end in
+/// white space. (A blank before a lone CR is taken for one, too: as it is a single one, that is harmless.)
+fn next_run(text: &[u8], from: usize) -> Option<usize> {
+    /// 20 KiB take 1.5 µs when there is nothing to be found, and 10 ns for each run that is.
+    const BLOCK: usize = 32;
+    let octets = text.get(from..text.len() - 1)?;
+    let behind = &text[from + 1..];
+    let (blocks, rest) = octets.as_chunks::<BLOCK>();
+    let (blocks_behind, rest_behind) = behind.as_chunks::<BLOCK>();
+    for (number, (block, behind)) in blocks.iter().zip(blocks_behind).enumerate() {
+        // Without a branch for each octet: this loop is all that most bodies cost, and it vectorises.
+        let mut found = [0; BLOCK];
+        let mut any = 0;
+        for ((found, octet), next) in found.iter_mut().zip(block).zip(behind) {
+            *found = begins_run(*octet, *next);
+            any |= *found;
+        }
+        if any != 0 {
+            let first = found.iter().position(|found| *found != 0)?;
+            return Some(from + number * BLOCK + first);
+        }
+    }
+    let first =
+        (rest.iter().zip(rest_behind)).position(|(octet, next)| begins_run(*octet, *next) != 0)?;
+    Some(from + blocks.len() * BLOCK + first)
+}
+
+/// 1 for white space that may not stay as it is, given what follows it; else 0.
+fn begins_run(octet: u8, next: u8) -> u8 {
+    let more = u8::from(next == b' ') | u8::from(next == b'\t') | u8::from(next == b'\r');
+    u8::from(octet == b'\t') | (u8::from(octet == b' ') & more)
 }
 
 /// Puts small pieces together before they are written.
@@ -110,20 +130,17 @@ impl<W: Writer> Gathered<'_, W> {
     const FULL_BYTES: usize = 4096;
 
     fn write(&mut self, piece: &[u8]) {
-        if piece.len() < Self::PIECE_BYTES {
-            self.bytes_mut().extend_from_slice(piece);
-        } else {
+        if piece.len() >= Self::PIECE_BYTES {
             self.flush();
-            self.out.write(piece);
+            return self.out.write(piece);
         }
-    }
-
-    /// Where the next piece can be put.
-    fn bytes_mut(&mut self) -> &mut Vec<u8> {
-        if self.bytes.len() >= Self::FULL_BYTES {
+        if self.bytes.len() + piece.len() > Self::FULL_BYTES {
             self.flush();
         }
-        &mut self.bytes
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve_exact(Self::FULL_BYTES);
+        }
+        self.bytes.extend_from_slice(piece);
     }
 
     fn flush(&mut self) {
@@ -132,55 +149,6 @@ impl<W: Writer> Gathered<'_, W> {
             self.bytes.clear();
         }
     }
-}
-
-enum State {
-    /// Empty, or white space only.
-    Blank,
-    /// In relaxed form already.
-    Clean,
-    /// White space to be reduced or cut.
-    Dirty,
-}
-
-fn state(line: &[u8]) -> State {
-    let (Some(last), true) = (line.last(), line.iter().any(|byte| !is_wsp(*byte))) else {
-        return State::Blank;
-    };
-    // Folded without branches: this loop is all that most lines cost, and it vectorises.
-    let pairs = line.iter().zip(&line[1..]);
-    let dirty = pairs.fold(line[0] == b'\t', |dirty, (left, right)| {
-        dirty | (*right == b'\t') | ((*left == b' ') & (*right == b' '))
-    });
-    if dirty || *last == b' ' {
-        State::Dirty
-    } else {
-        State::Clean
-    }
-}
-
-/// Appends a line that is not blank, with single spaces for white space and none at its end.
-fn reduced(line: &[u8], out: &mut Vec<u8>) {
-    let start = out.len();
-    out.resize(start + line.len(), 0);
-    let target = &mut out[start..];
-    let (mut used, mut gap) = (0, false);
-    // Without branches on the bytes, which nothing predicts: 1 ns each instead of 3.
-    for byte in line {
-        let wsp = is_wsp(*byte);
-        target[used] = if wsp { b' ' } else { *byte };
-        used += usize::from(!(wsp & gap));
-        gap = wsp;
-    }
-    out.truncate(start + used - usize::from(gap));
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Where the first CRLF begins.
-fn crlf(bytes: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'\n', bytes)
-        .find(|at| *at > 0 && bytes[at - 1] == b'\r')
-        .map(|at| at - 1)
 }
 
 const fn is_wsp(byte: u8) -> bool {

@@ -25,12 +25,13 @@ mod tests;
 mod unsigned;
 mod verify;
 
-pub use batch::Batching;
+pub use batch::{Batched, Batching};
 pub use error::SigningError;
 pub use key::PrivateKey;
 pub use unsigned::{BodyHash, Unsigned};
 pub use verify::{Fault, PublicKey, Verified, Verifier};
 
+use crate::mail::domain::is_domain_name;
 use batch::{Batch, Job};
 use fields::SIGNED;
 use std::collections::HashMap;
@@ -239,14 +240,16 @@ impl Signer {
     ///
     /// What is left (Ed25519, too few for a batch, a batch that failed its check) is made by
     /// [`Signer::finish`], so that leaving this out changes the time and nothing else.
-    pub fn sign_batch<'u>(&self, messages: impl IntoIterator<Item = &'u mut Unsigned>) {
-        let Some(batch) = &self.batch else { return };
+    pub fn sign_batch<'u>(&self, messages: impl IntoIterator<Item = &'u mut Unsigned>) -> Batched {
+        let Some(batch) = &self.batch else {
+            return Batched::default();
+        };
         let fields = messages.into_iter().flat_map(Unsigned::fields_mut);
         batch.sign(fields.map(|field| Job {
             key: field.key,
             digest: field.digest,
             signature: &mut field.signature,
-        }));
+        }))
     }
 
     /// Appends the fields of a message prepared by this signer to `out`, as [`Signer::sign`] does.
@@ -255,6 +258,8 @@ impl Signer {
     /// [`SigningError::Library`]; `out` is then as it was.
     pub fn finish(&self, unsigned: &Unsigned, out: &mut Vec<u8>) -> Result<usize, SigningError> {
         let start = out.len();
+        // Most keys are RSA with 2048 bits: 256 octets in base64, folded.
+        out.reserve(unsigned.text_len() + 400 * unsigned.len());
         for (field, text) in unsigned.fields() {
             out.extend_from_slice(text);
             let key = &self.keys[field.key];
@@ -287,15 +292,4 @@ pub fn is_covered(name: &str) -> bool {
     SIGNED
         .iter()
         .any(|(known, _)| known.eq_ignore_ascii_case(name))
-}
-
-/// A name of letters, digits, hyphens and underscores in labels of at most 63.
-pub(crate) fn is_domain_name(name: &str) -> bool {
-    name.len() <= crate::limits::DOMAIN_MAX
-        && name.split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        })
 }

@@ -74,6 +74,11 @@ impl Unsigned {
         self.body_hash
     }
 
+    /// Octets of all fields without their signatures.
+    pub(super) fn text_len(&self) -> usize {
+        self.text.len()
+    }
+
     /// Begins anew with `content` and says where its body begins.
     pub(super) fn scan(&mut self, content: &[u8]) -> usize {
         self.text.clear();

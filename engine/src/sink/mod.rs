@@ -25,6 +25,7 @@
 //! then it stops at once, because a 250 without its ledger line would be a lie.
 
 mod bdat;
+mod certificate;
 mod content;
 pub mod ledger;
 mod script;
@@ -32,6 +33,7 @@ mod server;
 mod session;
 mod tally;
 pub mod workload;
+mod world;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,13 +1,15 @@
 //! What a session is told beforehand, and what TLS tells it.
 
 use super::deadline::Deadlines;
+use hikyaku_tuning::TlsPolicy;
 
 /// What a session needs to know beforehand; shared by all sessions of an egress path.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     /// Our name in EHLO: the host name of the source address, or an address literal.
     pub ehlo_name: Box<str>,
-    /// Whether to use STARTTLS.
+    /// Whether to use STARTTLS. `Opportunistic`: in clear when it is not offered or refused; after a
+    /// failed handshake the session ends, and the caller may connect once more with `Never`.
     pub tls: TlsPolicy,
     /// Limits per phase.
     pub deadlines: Deadlines,
@@ -46,19 +48,6 @@ impl StreamDepth {
     pub const fn get(self) -> usize {
         self.0 as usize
     }
-}
-
-/// When to use STARTTLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TlsPolicy {
-    /// Not even when offered.
-    Never,
-    /// When offered; in clear when not offered or refused. After a failed handshake the session
-    /// ends, and the caller may connect once more with `Never`.
-    #[default]
-    Opportunistic,
-    /// Or not at all.
-    Require,
 }
 
 /// What the handshake agreed on.

@@ -23,9 +23,10 @@ pub mod report;
 pub mod session;
 pub mod transaction;
 
-pub use config::{SessionConfig, StreamDepth, TlsInfo, TlsPolicy};
+pub use config::{SessionConfig, StreamDepth, TlsInfo};
 pub use deadline::Deadlines;
 pub use extension::Extensions;
+pub use hikyaku_tuning::TlsPolicy;
 pub use report::{Action, Event, Phase, ProtocolError, Report};
 pub use session::Session;
 pub use transaction::{Transaction, Unsendable};

@@ -390,7 +390,7 @@ proptest! {
     #[test]
     fn whatever_happens_each_recipient_gets_one_report_and_then_comes_close(
         happenings in prop::collection::vec((happening(), prop::bool::weighted(0.3)), 0..60),
-        tls in prop::sample::select(vec![TlsPolicy::Never, TlsPolicy::Opportunistic, TlsPolicy::Require]),
+        tls in prop::sample::select(vec![TlsPolicy::Never, TlsPolicy::Opportunistic, TlsPolicy::Required]),
         pipelining: bool,
         hang_up: bool,
     ) {

@@ -29,7 +29,8 @@ pub struct Transaction<'a, R> {
     /// Which extensions the content needs.
     pub needs: ContentNeeds,
     /// Whether envelope and content may leave as one group where the peer takes that. Not for a message
-    /// that failed before: whatever it failed of, it must not fail for ever by our choice of command.
+    /// that failed before, which must not fail for ever by our choice of command, and not on a connection
+    /// that may have been closed meanwhile.
     pub may_group: bool,
 }
 

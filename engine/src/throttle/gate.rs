@@ -157,16 +157,6 @@ impl Path {
         self.source.messages.take(now, 1)
     }
 
-    /// What [`Self::try_message`] would answer, without taking: worth a connection?
-    ///
-    /// # Errors
-    /// As [`Self::try_message`].
-    pub fn peek_message(&self, now: Instant) -> Result<(), NotBefore> {
-        self.check_pause(now)?;
-        self.source.messages.peek(now, 1)?;
-        self.hot.messages.peek(now, 1)
-    }
-
     /// Leave for `shard` to open a connection, held until the permit is dropped; take it before
     /// connecting. `held` are those that it holds already.
     ///

@@ -71,3 +71,12 @@ pub fn document(name: &str, extra: &str) -> String {
 
 /// The usual text part.
 pub const TEXT: &str = "Hello {{ name }}\n{{ unsubscribe_url }}\n";
+
+/// `job.toml`, `body.txt` and these rows.
+pub fn with_rows(document: &str, rows: impl AsRef<[u8]>) -> Vec<u8> {
+    archive(&[
+        ("job.toml", document.as_bytes()),
+        ("body.txt", TEXT.as_bytes()),
+        ("rows.csv", rows.as_ref()),
+    ])
+}

@@ -60,7 +60,7 @@ pub fn session(data: &[u8]) {
         tls: [
             TlsPolicy::Never,
             TlsPolicy::Opportunistic,
-            TlsPolicy::Require,
+            TlsPolicy::Required,
             TlsPolicy::Never,
         ][usize::from(choice & 3)],
         deadlines: Deadlines::default(),

@@ -146,17 +146,6 @@ impl Log {
         Some(self.table.submission(entry.submission).id)
     }
 
-    /// Asks the kernel to read a message ahead, so that `message` does not wait for the disk.
-    pub fn prefetch(&self, at: MessageRef) {
-        if let Some(entry) = self.table.entry(at) {
-            let spot = entry.spot;
-            self.segment(spot.segment).map.will_need(
-                spot.offset.into(),
-                u64::from(spot.offset) + u64::from(spot.len),
-            );
-        }
-    }
-
     /// What `append_accept` was given. None for an unknown submission, or one whose ACCEPT is not durable.
     pub fn submission_info(&self, submission: u128) -> Result<Option<&[u8]>, SpoolError> {
         let of = self.table.find_submission(submission);

@@ -1,9 +1,9 @@
 //! The settings of the shard that is measured: those of a run under `hikyaku-bench load`.
 
 use std::error::Error;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use hikyaku::dns::Routes;
+use hikyaku::dns::{Pattern, Routes};
 use hikyaku::mail::envelope::OnDoubt;
 use hikyaku::outcome::Classifier;
 use hikyaku::queue::retry::{RetryPolicy, SiteBackoff};
@@ -26,6 +26,7 @@ pub(super) fn config(args: &TurnArgs) -> Result<ShardConfig, Box<dyn Error>> {
         args.connections
     );
     let rules = LimitRules::new(vec![limit.parse()?], &profiles)?;
+    let peer = SocketAddr::from(([127, 0, 0, 1], 2525)).into();
     Ok(ShardConfig {
         sources: vec![EgressSource {
             name: "0.0.0.0".into(),
@@ -33,7 +34,7 @@ pub(super) fn config(args: &TurnArgs) -> Result<ShardConfig, Box<dyn Error>> {
             ehlo: "out.test".into(),
         }],
         port: 25,
-        routes: Routes::parse(&[("*", "127.0.0.1:2525")])?,
+        routes: Routes::new([(&Pattern::All, &peer)]),
         sites: SiteLimits { profiles, rules },
         retry: RetryPolicy::default(),
         doubt: DoubtPolicy {

@@ -27,7 +27,7 @@ pub(super) fn run(
     timeout: Duration,
     out: &mut dyn Write,
 ) -> Result<End, Failure> {
-    let job = JobDir::open(dir)?;
+    let job = JobDir::open_keyed(dir, args.key.as_deref())?;
     // The engine will give it its own number and moment; nothing that is checked depends on them.
     let survey = job.survey(SubmissionId(0), preview::now_ms())?;
     let secrets = Secrets::load(args.spool.as_deref())?;

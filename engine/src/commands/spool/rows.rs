@@ -54,6 +54,7 @@ impl Jobs {
             reverse_path: template.reverse_path(row).into(),
             recipients: vec![address.into()],
             job: stored.job.map(Into::into),
+            envid: stored.envid.map(Into::into),
             source: stored.source.map(Into::into),
             on_doubt: stored.on_doubt,
             ..Envelope::default()

@@ -25,16 +25,14 @@ pub(crate) fn server(
 
 const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
-fn config(policy: &TlsPolicy) -> Arc<ClientConfig> {
-    client_config(policy).expect("provider").expect("TLS")
+fn config(roots: Option<&Arc<RootCertStore>>) -> Arc<ClientConfig> {
+    client_config(roots).expect("provider")
 }
 
-fn required(certificate: CertificateDer<'static>) -> TlsPolicy {
+fn roots(certificate: CertificateDer<'static>) -> Arc<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate).expect("root");
-    TlsPolicy::Required {
-        roots: Some(Arc::new(roots)),
-    }
+    Arc::new(roots)
 }
 
 /// Plays a whole handshake in memory, and then some: tickets travel behind it.
@@ -68,32 +66,29 @@ fn play(
 }
 
 #[test]
-fn opportunistic_takes_any_certificate_in_both_versions() {
+fn without_authorities_any_certificate_will_do_in_both_versions() {
     for (version, name) in [
         (&rustls::version::TLS12, "TLSv1.2"),
         (&rustls::version::TLS13, "TLSv1.3"),
     ] {
         let (server, _) = server(&["other.test"], &[version]);
-        for policy in [
-            TlsPolicy::Opportunistic,
-            TlsPolicy::Required { roots: None },
-        ] {
-            let info = play(config(&policy), &server, "mx.test").expect("handshake");
-            assert_eq!((info.version, info.resumed), (name, false));
-            assert!(info.cipher.starts_with("TLS_"), "{info:?}");
-        }
+        let info = play(config(None), &server, "mx.test").expect("handshake");
+        assert_eq!((info.version, info.resumed), (name, false));
+        assert!(info.cipher.starts_with("TLS_"), "{info:?}");
     }
 }
 
 #[test]
-fn verified_policy_checks_authority_and_name() {
+fn authority_and_name_are_checked() {
     let (server, certificate) = server(&["mx.test"], BOTH);
-    assert!(play(config(&required(certificate.clone())), &server, "mx.test").is_ok());
-    assert!(play(config(&required(certificate.clone())), &server, "mx.test.").is_ok());
-    let failure = play(config(&required(certificate)), &server, "mx2.test").expect_err("name");
+    let known = roots(certificate);
+    assert!(play(config(Some(&known)), &server, "mx.test").is_ok());
+    assert!(play(config(Some(&known)), &server, "mx.test.").is_ok());
+    let failure = play(config(Some(&known)), &server, "mx2.test").expect_err("name");
     assert_eq!(failure.class(), "certificate-host-mismatch");
     let (_, stranger) = self::server(&["mx.test"], BOTH);
-    let failure = play(config(&required(stranger)), &server, "mx.test").expect_err("authority");
+    let stranger = roots(stranger);
+    let failure = play(config(Some(&stranger)), &server, "mx.test").expect_err("authority");
     assert_eq!(failure.class(), "certificate-not-trusted");
 }
 
@@ -101,7 +96,7 @@ fn verified_policy_checks_authority_and_name() {
 fn sessions_resume_per_source_and_host_only() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let (server, _) = server(&["mx.test"], &[version]);
-        let mut configs = TlsConfigs::new(&TlsPolicy::Opportunistic).expect("provider");
+        let mut configs = TlsConfigs::new(None).expect("provider");
         let (one, two) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         for (source, host, resumed) in [
             (one, "mx.test", false),
@@ -110,7 +105,7 @@ fn sessions_resume_per_source_and_host_only() {
             (one, "mx2.test", false),
             (two, "mx.test", true),
         ] {
-            let config = configs.for_source(source).expect("TLS");
+            let config = configs.for_source(source);
             let info = play(config, &server, host).expect("handshake");
             assert_eq!(info.resumed, resumed, "{source} {host} {}", info.version);
         }
@@ -119,30 +114,15 @@ fn sessions_resume_per_source_and_host_only() {
 
 #[test]
 fn a_peer_that_does_not_speak_tls_is_a_handshake_failure() {
-    let mut client = ClientConnection::new(
-        config(&TlsPolicy::Opportunistic),
-        server_name("mx.test", [127, 0, 0, 1].into()),
-    )
-    .expect("connection");
+    let mut client =
+        ClientConnection::new(config(None), server_name("mx.test", [127, 0, 0, 1].into()))
+            .expect("connection");
     client
         .read_tls(&mut &b"500 unknown command\r\n"[..])
         .expect("read");
     let failure = TlsError::from(client.process_new_packets().expect_err("no TLS"));
     assert!(matches!(failure, TlsError::Handshake(_)), "{failure}");
     assert_eq!(TlsInfo::of(&client), None);
-}
-
-#[test]
-fn never_has_no_configuration() {
-    assert!(
-        client_config(&TlsPolicy::Never)
-            .expect("provider")
-            .is_none()
-    );
-    let mut configs = TlsConfigs::new(&TlsPolicy::Never).expect("provider");
-    assert!(configs.for_source([127, 0, 0, 1].into()).is_none());
-    assert!(TlsPolicy::Never.allows_clear() && !TlsPolicy::Never.wants_tls());
-    assert!(!TlsPolicy::Required { roots: None }.allows_clear());
 }
 
 #[test]
@@ -183,12 +163,4 @@ fn authorities_come_from_pem() {
         )
         .is_err()
     );
-}
-
-#[test]
-fn modes_are_words() {
-    for mode in [TlsMode::Never, TlsMode::Opportunistic, TlsMode::Required] {
-        assert_eq!(mode.to_string().parse(), Ok(mode));
-    }
-    assert!("maybe".parse::<TlsMode>().is_err());
 }

@@ -63,15 +63,17 @@ impl Source {
 }
 
 /// A message as found.
-pub(super) enum Piece {
+pub(super) enum Piece<'a> {
     /// Octets, perhaps with envelope lines.
     Raw(Vec<u8>),
     /// Parsed, with its envelope.
     Message(NewMessage),
+    /// The whole file is a mail merge.
+    Merge(&'a Path),
 }
 
 /// What is done with each message; the text says where it comes from.
-pub(super) type Sink<'a> = &'a mut dyn FnMut(&str, Piece) -> Result<(), DropError>;
+pub(super) type Sink<'a> = &'a mut dyn FnMut(&str, Piece<'_>) -> Result<(), DropError>;
 
 /// Reads all messages of a source.
 pub(super) fn each(source: &Source, limits: &Limits, sink: Sink<'_>) -> Result<(), DropError> {
@@ -204,7 +206,7 @@ fn bsmtp(path: &Path, limits: &Limits, sink: Sink<'_>) -> Result<(), DropError> 
     let mut file = File::open(path).map_err(io_error("open", path))?;
     let mut parser = Parser::new(Format::Bsmtp, limits.clone());
     let mut messages: Vec<NewMessage> = Vec::new();
-    let mut hand_out = |messages: &mut Vec<NewMessage>| {
+    let hand_out = |messages: &mut Vec<NewMessage>, sink: Sink<'_>| {
         messages.drain(..).try_for_each(|message| {
             let origin = format!("{name}, message of line {}", message.line);
             sink(&origin, Piece::Message(message))
@@ -219,17 +221,19 @@ fn bsmtp(path: &Path, limits: &Limits, sink: Sink<'_>) -> Result<(), DropError> 
         if chunk.is_empty() {
             break;
         }
-        parser
-            .feed(&Arc::new(chunk), &mut messages)
-            .map_err(refused)?;
+        let fed = parser.feed(&Arc::new(chunk), &mut messages);
+        if parser.is_merge() {
+            return sink(&name, Piece::Merge(path));
+        }
+        fed.map_err(refused)?;
         if let FileKey::Given(_) = parser.file_key() {
             let text = format!(
                 "{name}: it has an idempotency key (XKEY) of its own; remove it and give --key"
             );
             return Err(DropError::Key(text));
         }
-        hand_out(&mut messages)?;
+        hand_out(&mut messages, sink)?;
     }
     parser.finish(&mut messages).map_err(refused)?;
-    hand_out(&mut messages)
+    hand_out(&mut messages, sink)
 }

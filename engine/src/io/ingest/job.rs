@@ -139,7 +139,9 @@ impl Ingest {
                     }
                     self.route(reading, found);
                 }
-                Body::Job(Stage::Survey { reader: None, .. }) | Body::Messages { .. } => {}
+                Body::Job(Stage::Survey { reader: None, .. })
+                | Body::Messages { .. }
+                | Body::Merge(_) => {}
             }
         }
         Ok(())
@@ -174,7 +176,7 @@ impl Ingest {
                 self.route(reading, found);
                 return Ok(true);
             }
-            Body::Messages { .. } => (None, None),
+            Body::Messages { .. } | Body::Merge(_) => (None, None),
         };
         let Some(reader) = reader else {
             return Ok(false);

@@ -23,7 +23,7 @@ pub(super) fn restore(
     acceptance: &Acceptance,
     now: WallTime,
 ) -> io::Result<()> {
-    let Some(keyed) = acceptance.keyed else {
+    let Some(keyed) = acceptance.keyed.as_deref().copied() else {
         return Ok(());
     };
     let known = keys.find(&keyed.key, now)?;

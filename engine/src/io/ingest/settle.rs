@@ -48,7 +48,7 @@ pub(super) fn accepted_receipt(submission: SubmissionId, acceptance: &Acceptance
     match &acceptance.job {
         None => receipt,
         Some(job) => Receipt {
-            job: Some(job.name.clone()),
+            job: Some(job.name.clone()).filter(|name| !name.is_empty()),
             rows: Some(job.rows),
             duplicates: Some(job.duplicates),
             skipped: Some(job.skipped),
@@ -105,7 +105,7 @@ impl Ingest {
             Step::Accepted(submission, acceptance) => {
                 self.state.accepted.fetch_add(1, Relaxed);
                 point("ingest.accepted");
-                if let Some(keyed) = acceptance.keyed {
+                if let Some(keyed) = acceptance.keyed.as_deref().copied() {
                     self.key_accepted(submission, keyed, &acceptance);
                 }
                 self.untold.insert(submission, acceptance);

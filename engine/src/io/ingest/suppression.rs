@@ -95,14 +95,14 @@ impl Ingest {
             // It stays claimed: its receipt is all that it has come for.
             tracing::warn!(file = acceptance.file, %error, "the receipt cannot be written; tried again later");
             self.stray = true;
-            if let Some(keyed) = acceptance.keyed {
+            if let Some(keyed) = acceptance.keyed.as_deref() {
                 // Read again, it is the first under its key again.
                 self.in_flight.remove(&keyed.key);
             }
             return;
         }
-        if let Some(keyed) = acceptance.keyed {
-            self.key_accepted(submission, keyed, acceptance);
+        if let Some(keyed) = acceptance.keyed.as_deref() {
+            self.key_accepted(submission, *keyed, acceptance);
             // No submission will be closed, which is what keys are written with otherwise.
             if let Err(error) = self.keys.flush(clock::wall()) {
                 tracing::warn!(file = acceptance.file, %error, "its idempotency key is not on disk yet");

@@ -67,6 +67,7 @@ fn the_example_is_a_job() {
 fn every_key_of_the_example_is_one() {
     let job = Job::parse(&complete(false)).expect("all keys, parts");
     assert_eq!(job.tags.len(), 2);
+    assert_eq!(job.key.as_deref(), Some("spring-2027-1"));
     assert_eq!(job.on_doubt, Some(OnDoubt::Retry));
     assert_eq!(
         job.headers,
@@ -214,6 +215,10 @@ fn mistakes_are_named_with_their_line() {
         ),
         ("content.message = \"m.eml\"", "a whole message and parts"),
         ("priority = 0", "line 8: priority must be 1 (last) to 100"),
+        (
+            "key = \"a b\"",
+            "key \"a b\": must be 1 to 128 printable ASCII characters without blanks",
+        ),
         (
             "on_doubt = \"maybe\"",
             "on_doubt \"maybe\": must be \"retry\" or \"hold\"",

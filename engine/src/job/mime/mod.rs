@@ -8,6 +8,7 @@
 pub mod charset;
 pub mod header;
 pub mod html;
+pub mod lines;
 pub mod parameter;
 pub mod plain;
 pub mod transfer;

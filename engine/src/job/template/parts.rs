@@ -1,6 +1,7 @@
 //! The MIME entities of a message: which there are, and how one is written.
 
 use crate::job::mime::charset::{self, Unmappable};
+use crate::job::mime::lines::{self, Known};
 use crate::job::mime::transfer::{self, Encoding};
 use crate::job::mime::{header, parameter, plain};
 use crate::job::{Attached, Charset, JobError};
@@ -145,6 +146,7 @@ impl Compiler<'_> {
         write(
             &part,
             text,
+            &[],
             self.job.charset,
             &mut self.encode,
             &mut pieces.bytes,
@@ -174,19 +176,24 @@ pub(super) fn content_type(media_type: &str, charset: Charset) -> Vec<u8> {
     format!("Content-Type: {media_type}; charset={name}\r\n").into_bytes()
 }
 
-/// Appends fields, the empty line and the body of a part, with CRLF at its end.
+/// Appends fields, the empty line and the body of a part, with CRLF at its end. The lines that are
+/// `known` are not in `text`.
 ///
 /// # Errors
 /// A character that the charset lacks.
 pub(super) fn write(
     part: &Part,
     text: &str,
+    known: &[Known],
     charset: Charset,
     scratch: &mut Encode,
     out: &mut Vec<u8>,
 ) -> Result<(), Unmappable> {
-    let (octets, encoding): (&[u8], Encoding) = match charset {
-        Charset::Utf8 => (text.as_bytes(), transfer::choose(text.as_bytes())),
+    let (octets, known, encoding): (&[u8], &[Known], Encoding) = match charset {
+        Charset::Utf8 => {
+            let text = text.as_bytes();
+            (text, known, lines::traits(text, known).encoding())
+        }
         Charset::Iso2022Jp => {
             scratch.charset.clear();
             charset::iso_2022_jp(text, &mut scratch.charset)?;
@@ -196,17 +203,17 @@ pub(super) fn write(
             } else {
                 Encoding::Base64
             };
-            (&scratch.charset, encoding)
+            (&scratch.charset, &[], encoding)
         }
     };
     out.extend_from_slice(&part.fields);
     out.extend_from_slice(b"Content-Transfer-Encoding: ");
     out.extend_from_slice(encoding.name().as_bytes());
     out.extend_from_slice(b"\r\n\r\n");
-    if octets.is_empty() {
+    if octets.is_empty() && known.is_empty() {
         out.extend_from_slice(b"\r\n");
     }
-    transfer::write(octets, encoding, &mut scratch.canonical, out);
+    lines::write(octets, known, encoding, &mut scratch.canonical, out);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use jiff::fmt::rfc2822;
 use jiff::tz::TimeZone;
 
 use crate::job::document::DOCUMENT;
+use crate::job::merge::Merge;
 use crate::job::mime::header;
 use crate::job::token::{JobId, Secret, TOKEN_LEN, VERP_PREFIX_MAX};
 use crate::job::{Bundle, Content, Job, JobError, List, Mailbox, ReversePath, Tracking};
@@ -94,6 +95,8 @@ pub(super) struct Variant {
     pub(super) pieces: Vec<Piece>,
     /// Whether there is any multipart.
     pub(super) has_boundaries: bool,
+    /// Whether nothing behind the header depends on the row.
+    pub(super) has_same_body: bool,
 }
 
 /// A MIME entity below the message's own fields.
@@ -123,9 +126,21 @@ pub(super) fn compile(job: Job, bundle: &Bundle, secret: &Secret) -> Result<Temp
         track: job.tracking.as_ref().and_then(Track::new),
         encode: Encode::default(),
     };
-    compiler.check()?;
     let mut variants = Vec::new();
-    if job.variants.is_empty() {
+    let merge = if bundle.is_merge() {
+        variants.push(Variant {
+            name: None,
+            share: 1,
+            pieces: Vec::new(),
+            has_boundaries: false,
+            has_same_body: false,
+        });
+        Some(Merge::compile(bundle)?)
+    } else {
+        compiler.check()?;
+        None
+    };
+    if job.variants.is_empty() && merge.is_none() {
         variants.push(compiler.variant(None)?);
     }
     for variant in &job.variants {
@@ -154,6 +169,7 @@ pub(super) fn compile(job: Job, bundle: &Bundle, secret: &Secret) -> Result<Temp
         variants,
         shares,
         track,
+        merge,
         scratch: RefCell::new(Scratch::default()),
         job,
     })
@@ -264,7 +280,13 @@ impl<'a> Compiler<'a> {
         };
         self.flatten(body, &mut pieces)?;
         pieces.flush();
+        // Texts that a row has a say in are parts; all other pieces but boundaries belong to the header.
+        let texts_vary = pieces
+            .list
+            .iter()
+            .any(|piece| matches!(piece, Piece::Part(_)));
         Ok(Variant {
+            has_same_body: !texts_vary,
             name: variant.map(|variant| variant.name.clone()),
             share: variant.map_or(1, |variant| variant.share),
             pieces: pieces.list,
@@ -439,7 +461,7 @@ pub(super) fn utf8<'a>(file: &str, content: &'a [u8]) -> Result<&'a str, JobErro
 }
 
 /// RFC 5322 §3.3, in UTC: the zone of the sender says nothing to the reader.
-fn date(millis: u64) -> Result<String, JobError> {
+pub(in crate::job) fn date(millis: u64) -> Result<String, JobError> {
     let invalid = || in_toml("start: not a time that a Date field can show");
     let millis = i64::try_from(millis).map_err(|_| invalid())?;
     let time = Timestamp::from_millisecond(millis).map_err(|_| invalid())?;

@@ -1,12 +1,15 @@
 //! The texts of a job that hold placeholders, compiled once by minijinja.
 //!
-//! A text cannot read files, include others, call out, or run for long: fuel bounds its steps and a
-//! bound its output. (Whoever may drop jobs is trusted with memory: `{% set x = x ~ x %}` doubles a
-//! value with each step, below both bounds.) What it names has to exist: an unknown field is refused when the job is compiled,
+//! A text cannot read files, include others, call out, run for long, or take much memory: fuel bounds its
+//! steps, a bound its output, and [`super::bound`] refuses what could make large values. What it names has to exist: an unknown field is refused when the job is compiled,
 //! with file and line. Values are data: a `{{` in a field is two braces in the message.
 //!
-//! A text without any placeholder is kept as a constant and costs nothing per message.
+//! A text without any placeholder is kept as a constant and costs nothing per message. Of the others,
+//! the lines between placeholders are looked at once: where they stand in what was rendered is told
+//! with it ([`Rendered`]).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 
 use minijinja::value::Value;
@@ -14,15 +17,33 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, escape_fo
 
 use crate::job::JobError;
 use crate::job::mime::html;
+use crate::job::mime::lines::Known;
 use crate::limits::{TEMPLATE_FUEL, TEMPLATE_OUTPUT_MAX};
 
-use super::RenderError;
+use super::{RenderError, bound};
 
 /// All texts of a job.
 #[derive(Debug)]
 pub(super) struct Texts {
     environment: Environment<'static>,
     places: Vec<Place>,
+    /// Of each place.
+    literals: Vec<RefCell<Literals>>,
+}
+
+/// The long stretches between the placeholders of a text, as far as they were written already: by
+/// where they stand in its source and how long they are. They do not overlap, so that all of them
+/// together are no larger than the source.
+type Literals = HashMap<(usize, usize), Option<Known>>;
+
+/// What a text came to for one row. Kept for its memory.
+#[derive(Debug, Default)]
+pub(super) struct Rendered {
+    /// All of it, or all but the lines that are known.
+    text: String,
+    known: Vec<Known>,
+    /// Of the whole text.
+    octets: usize,
 }
 
 /// Where a text stands, for errors.
@@ -111,6 +132,7 @@ impl Texts {
         Self {
             environment,
             places: Vec::new(),
+            literals: Vec::new(),
         }
     }
 
@@ -125,6 +147,7 @@ impl Texts {
         if !["{{", "{%", "{#"].iter().any(|open| source.contains(open)) {
             return Ok(Text::Constant(source.into()));
         }
+        bound::check(source).map_err(|(line, what)| place.error(line, &what))?;
         let index = self.places.len();
         let name = format!("{}{index}", if escape == Escape::Html { 'h' } else { 't' });
         self.environment
@@ -150,48 +173,73 @@ impl Texts {
             })?;
         }
         self.places.push(place);
+        self.literals.push(RefCell::default());
         Ok(Text::Compiled(index, name.into()))
     }
 
-    /// Renders a text behind what `out` holds; the number of the row is for the error.
+    /// Renders a text into `out`; the number of the row is for the error.
     pub(super) fn render<'a>(
         &self,
         text: &'a Text,
         context: &Value,
         row: u64,
-        out: &'a mut Vec<u8>,
+        out: &'a mut Rendered,
     ) -> Result<&'a str, RenderError> {
+        let (text, _) = self.render_into(text, context, row, (out, false))?;
+        Ok(text)
+    }
+
+    /// The same without the lines that other rows have, too, which come apart.
+    pub(super) fn render_lines<'a>(
+        &self,
+        text: &'a Text,
+        context: &Value,
+        row: u64,
+        out: &'a mut Rendered,
+    ) -> Result<(&'a str, &'a [Known]), RenderError> {
+        self.render_into(text, context, row, (out, true))
+    }
+
+    fn render_into<'a>(
+        &self,
+        text: &'a Text,
+        context: &Value,
+        row: u64,
+        (out, is_apart): (&'a mut Rendered, bool),
+    ) -> Result<(&'a str, &'a [Known]), RenderError> {
+        out.text.clear();
+        out.known.clear();
+        out.octets = 0;
         let (index, name) = match text {
-            Text::Constant(text) => return Ok(text),
+            Text::Constant(text) => return Ok((text, &[])),
             Text::Compiled(index, name) => (*index, name),
         };
-        out.clear();
         let place = &self.places[index];
         let failed = |line: Option<usize>, what: String| RenderError {
             row,
             cause: place.error(line, &what),
         };
-        let mut writer = Bounded {
-            out,
-            is_full: false,
-        };
-        let rendered = self
-            .environment
-            .get_template(name)
-            .and_then(|template| template.render_captured_to(context.clone(), &mut writer));
-        let is_full = writer.is_full;
+        let mut is_full = false;
+        let rendered = self.environment.get_template(name).and_then(|template| {
+            let writer = Bounded {
+                out: &mut *out,
+                source: template.source(),
+                literals: &mut self.literals[index].borrow_mut(),
+                is_apart,
+                is_full: &mut is_full,
+            };
+            template
+                .render_captured_to(context.clone(), writer)
+                .map(drop)
+        });
         match rendered {
-            Ok(_) => {}
-            Err(_) if is_full => {
-                return Err(failed(
-                    None,
-                    format!("renders more than {TEMPLATE_OUTPUT_MAX} octets"),
-                ));
-            }
-            Err(error) => return Err(failed(error.line(), describe(&error))),
+            Ok(()) => Ok((&out.text, &out.known)),
+            Err(_) if is_full => Err(failed(
+                None,
+                format!("renders more than {TEMPLATE_OUTPUT_MAX} octets"),
+            )),
+            Err(error) => Err(failed(error.line(), describe(&error))),
         }
-        // Only `str`s were written, one after the other.
-        std::str::from_utf8(out).map_err(|error| failed(None, error.to_string()))
     }
 
     /// The place of a text for errors that are found behind rendering.
@@ -226,23 +274,108 @@ fn describe(error: &minijinja::Error) -> String {
     }
 }
 
-/// A buffer that ends rendering when it is full.
+/// A buffer that ends rendering when it is full, and that knows what it has seen before.
 struct Bounded<'a> {
-    out: &'a mut Vec<u8>,
-    is_full: bool,
+    out: &'a mut Rendered,
+    /// Of the text that is rendered.
+    source: &'a str,
+    literals: &'a mut Literals,
+    /// Known lines are told apart from the text.
+    is_apart: bool,
+    is_full: &'a mut bool,
 }
 
-impl io::Write for &mut Bounded<'_> {
+impl Bounded<'_> {
+    /// Where `bytes` are in the source, if it is they that are written, and not a copy. The source is
+    /// there as long as this is: nothing else can have its address.
+    fn place(&self, bytes: &[u8]) -> Option<usize> {
+        let at = bytes.as_ptr().addr();
+        let begin = self.source.as_ptr().addr();
+        at.checked_sub(begin)
+            .filter(|_| bytes.len() >= LITERAL_MIN)
+            .filter(|at| at + bytes.len() <= self.source.len())
+    }
+}
+
+impl io::Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.out.len() + bytes.len() > TEMPLATE_OUTPUT_MAX {
-            self.is_full = true;
+        self.out.octets += bytes.len();
+        if self.out.octets > TEMPLATE_OUTPUT_MAX {
+            *self.is_full = true;
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        self.out.extend_from_slice(bytes);
+        let place = self.place(bytes);
+        // Octets of the source need no second look whether they are UTF-8.
+        let known = place.and_then(|at| self.source.get(at..at + bytes.len()));
+        let text = match known {
+            Some(text) => text,
+            // Only `str`s are written, one after the other.
+            None => std::str::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData)?,
+        };
+        let out = &mut *self.out;
+        if let Some(at) = place.filter(|_| self.is_apart) {
+            let key = (at, bytes.len());
+            let literal = self.literals.entry(key);
+            let literal = literal.or_insert_with(|| Known::within(bytes));
+            if let Some(literal) = literal
+                && let Some((before, _)) = text.split_at_checked(literal.at)
+                && let Some((_, behind)) = text.split_at_checked(literal.end())
+            {
+                out.text.push_str(before);
+                out.known.push(Known {
+                    at: out.text.len(),
+                    lines: literal.lines.clone(),
+                });
+                out.text.push_str(behind);
+                return Ok(bytes.len());
+            }
+        }
+        out.text.push_str(text);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Shorter ones are not worth a look.
+const LITERAL_MIN: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_between_placeholders_are_known_from_the_first_row_on() {
+        let mut texts = Texts::new();
+        let place = Place {
+            file: "t.txt".into(),
+            line: 1,
+            what: Box::default(),
+        };
+        let lines = "the same for everybody, on every line\n".repeat(10);
+        let source = format!(
+            "Dear {{{{ name }}}},\n{lines}{{% for n in [1, 2] %}}{{{{ name }}}}\n{lines}{{% endfor %}}{{% set kept %}}{lines}{{% endset %}}{{{{ kept }}}}"
+        );
+        let text = texts.add(place, &source, Escape::None, |_| Ok(()));
+        let text = text.expect("a text");
+        let mut out = Rendered::default();
+        let mut shared = Vec::new();
+        for (row, name) in [(0, "Ann"), (1, "Bert Blyleven"), (2, "")] {
+            let context = minijinja::context! { name };
+            let expected = format!("Dear {name},\n{lines}{name}\n{lines}{name}\n{lines}{lines}");
+            let flat = texts.render(&text, &context, row, &mut out);
+            assert_eq!(flat.expect("text"), expected);
+            let apart = texts.render_lines(&text, &context, row, &mut out);
+            let (apart, known) = apart.expect("text");
+            // The one that was captured is a value like others.
+            assert_eq!(apart, format!("Dear {name},\n{name}\n{name}\n{lines}"));
+            assert_eq!(known.len(), 3, "{known:?}");
+            shared.extend(known.iter().map(|known| known.lines.clone()));
+        }
+        for (lines, first) in shared.iter().zip(shared.iter().take(3).cycle()) {
+            assert!(std::rc::Rc::ptr_eq(lines, first));
+        }
     }
 }

@@ -165,6 +165,22 @@ pub(super) struct Job<'a> {
     pub(super) signature: &'a mut Vec<u8>,
 }
 
+/// What [`super::Signer::sign_batch`] made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Batched {
+    /// Calls of the library: each costs the same, whether it is for three signatures or for eight.
+    pub batches: u64,
+    /// Signatures that they gave.
+    pub signatures: u64,
+}
+
+impl Batched {
+    fn add(&mut self, signatures: usize) {
+        self.batches += u64::from(signatures > 0);
+        self.signatures += signatures as u64;
+    }
+}
+
 /// Makes signatures in batches until one of them is wrong.
 pub(super) struct Batch {
     backend: Box<dyn MultiBuffer>,
@@ -217,7 +233,8 @@ impl Batch {
     }
 
     /// Makes the signatures that pay; leaves the others empty.
-    pub(super) fn sign<'j>(&self, jobs: impl Iterator<Item = Job<'j>>) {
+    pub(super) fn sign<'j>(&self, jobs: impl Iterator<Item = Job<'j>>) -> Batched {
+        let mut batched = Batched::default();
         let mut group = Vec::with_capacity(LANES);
         for job in jobs {
             if !job.signature.is_empty() {
@@ -228,19 +245,20 @@ impl Batch {
             };
             group.push((key, job));
             if group.len() == LANES {
-                self.sign_checked(&mut group);
+                batched.add(self.sign_checked(&mut group));
                 group.clear();
             }
         }
         if group.len() >= LANES_MIN {
-            self.sign_checked(&mut group);
+            batched.add(self.sign_checked(&mut group));
         }
+        batched
     }
 
-    /// One batch, and the last one if it turns out wrong.
-    fn sign_checked(&self, group: &mut [(&BatchKey, Job<'_>)]) {
+    /// One batch, and the last one if it turns out wrong; how many signatures it gave.
+    fn sign_checked(&self, group: &mut [(&BatchKey, Job<'_>)]) -> usize {
         if self.failed.load(Ordering::Relaxed) {
-            return;
+            return 0;
         }
         let mut right = self.sign_group(group);
         let batch = self.batches.fetch_add(1, Ordering::Relaxed);
@@ -249,7 +267,7 @@ impl Batch {
             right = key.verifies(job);
         }
         if right {
-            return;
+            return group.len();
         }
         for (_, job) in group {
             job.signature.clear();
@@ -259,6 +277,7 @@ impl Batch {
                 "the DKIM batch library made a wrong signature, which was not used: signatures are made one at a time from now on"
             );
         }
+        0
     }
 
     /// `group` has 1 to 8 signatures: all are made, or none is, which is `false`.

@@ -175,8 +175,13 @@ fn a_batch_gives_the_bytes_of_single_signatures() {
     ] {
         let messages = messages(count);
         let mut unsigned = prepared(&signer, &messages);
-        signer.sign_batch(&mut unsigned);
+        let batched = signer.sign_batch(&mut unsigned);
         assert_eq!(made(&unsigned), rsa, "of {count} messages");
+        let (batches_made, signatures) = (u64::from(batches), rsa as u64);
+        assert_eq!(
+            (batched.batches, batched.signatures),
+            (batches_made, signatures)
+        );
         assert_eq!(told.batches.swap(0, Ordering::Relaxed), batches);
         // Once more changes nothing.
         if count == 24 {

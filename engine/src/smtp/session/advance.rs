@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Session, Stage, Write};
 use crate::mail::reply::Reply;
+use crate::smtp::TlsPolicy;
 use crate::smtp::command;
-use crate::smtp::config::TlsPolicy;
 use crate::smtp::due::Due;
 use crate::smtp::extension::Extensions;
 use crate::smtp::parse::Keep;
@@ -125,7 +125,7 @@ impl Session {
     /// Anything but the transaction's own commands. 2yz, 4yz or 5yz, not 421.
     fn on_session_reply(&mut self, now: Instant, due: Due, reply: Reply) {
         let encrypted = self.tls.is_some();
-        let must_encrypt = self.config.tls == TlsPolicy::Require && !encrypted;
+        let must_encrypt = self.config.tls == TlsPolicy::Required && !encrypted;
         match due {
             Due::Greeting if reply.is_positive() => {
                 let host = reply
