@@ -2,31 +2,23 @@
 
 use hikyaku::job::Schedule;
 use hikyaku::job::schedule::{When, Zone};
-use hikyaku_tuning::{LimitRule, LimitRules};
+use hikyaku_tuning::LimitRule;
 
 use super::ledger::{Broken, Checked};
 use super::life::Parts;
-use super::scenario::Scenario;
 use super::world::{SECOND, World};
 
-/// The limits of all sites of a world, and their hours.
+/// The hours that all sites of a world have.
 #[derive(Default)]
 pub(super) struct Clock {
-    rules: LimitRules,
     hours: Option<(Schedule, Zone)>,
 }
 
 impl Clock {
-    pub(super) fn new(scenario: &Scenario, parts: &Parts) -> Self {
-        let chunking = (!scenario.chunking).then_some("chunking=never");
-        let limits: Vec<&str> = chunking
-            .into_iter()
-            .chain(scenario.hours.as_deref())
-            .collect();
-        if limits.is_empty() {
+    pub(super) fn new(limit: Option<&str>, parts: &Parts) -> Self {
+        let Some(rule) = limit.and_then(|limit| limit.parse::<LimitRule>().ok()) else {
             return Self::default();
-        }
-        let rule: LimitRule = format!("*={}", limits.join(",")).parse().expect("a limit");
+        };
         let limits = rule.overlay().over(parts.profiles.default_limits());
         let schedule = Schedule {
             hours: limits.hours.windows().collect(),
@@ -34,21 +26,15 @@ impl Clock {
             ..Schedule::default()
         };
         let zone = Zone::named(limits.time_zone.name()).unwrap_or_default();
-        let rules = LimitRules::new(vec![rule], &parts.profiles);
         Self {
-            rules: rules.expect("a limit of the defaults"),
-            hours: (!limits.is_always_open()).then_some((schedule, zone)),
+            hours: Some((schedule, zone)),
         }
-    }
-
-    pub(super) fn rules(&self) -> LimitRules {
-        self.rules.clone()
     }
 }
 
 impl World {
     /// The engine writes this to a peer now.
-    pub(super) fn judge_hours(&self, bytes: &[u8]) -> Checked {
+    pub(super) fn judge_hours(&mut self, bytes: &[u8]) -> Checked {
         if self.is_outside() && bytes.windows(MAIL.len()).any(|part| part == MAIL) {
             return Err(self.broken("an envelope leaves"));
         }
@@ -56,14 +42,14 @@ impl World {
     }
 
     /// The engine opens a connection now.
-    pub(super) fn judge_connect(&self) -> Checked {
+    pub(super) fn judge_connect(&mut self) -> Checked {
         if self.is_outside() {
             return Err(self.broken("a connection is opened"));
         }
         Ok(())
     }
 
-    fn is_outside(&self) -> bool {
+    fn is_outside(&mut self) -> bool {
         let wall = self.wall().unix_millis();
         let Some((schedule, zone)) = &self.clock.hours else {
             return false;
@@ -72,6 +58,7 @@ impl World {
         if open(wall) {
             return false;
         }
+        self.stats.faults.insert("clock: outside of hours");
         // What was begun just before the end of the hours, or before the clock was set, may be seen just behind it.
         let set = self.now.saturating_sub(self.jumped_at) < LATE_MS * (SECOND / 1000);
         !set && !open(wall.saturating_sub(LATE_MS))

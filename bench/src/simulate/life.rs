@@ -20,6 +20,7 @@ use hikyaku::shard::{
 use hikyaku::smtp::{StreamDepth, TlsPolicy};
 use hikyaku::throttle::Registry;
 use hikyaku_spool::{Doubt, Options, Recovered, Spool, SpoolError, faults};
+use hikyaku_tuning::LimitRules;
 use hikyaku_tuning::Profiles;
 
 use super::disk::Disk;
@@ -66,6 +67,19 @@ impl World {
         }
     }
 
+    fn rules(&self) -> LimitRules {
+        let chunking = if self.scenario.chunking {
+            "auto"
+        } else {
+            "never"
+        };
+        // Hours come as a limit of all sites.
+        let rest = self.scenario.hours.as_deref().unwrap_or("*=");
+        let all = format!("{rest},chunking={chunking}").replace("=,", "=");
+        let rule = all.parse().expect("a limit");
+        LimitRules::new(vec![rule], &self.parts.profiles).expect("a limit of the defaults")
+    }
+
     /// As production builds it from settings; nobody grows old enough to expire.
     fn shard_config(&self) -> ShardConfig {
         ShardConfig {
@@ -78,7 +92,7 @@ impl World {
             routes: Routes::default(),
             sites: SiteLimits {
                 profiles: self.parts.profiles.clone(),
-                rules: self.clock.rules(),
+                rules: self.rules(),
             },
             retry: RetryPolicy {
                 expires_after: Duration::from_secs(60 * 24 * 3600),

@@ -72,7 +72,7 @@ pub(super) struct Scenario {
     /// Transactions in flight where a site has shown that it can.
     pub(super) stream_depth: u8,
     pub(super) stream_auto: Option<u32>,
-    /// Hours of all sites, as a limit has them.
+    /// Hours of all sites: limits as an operator writes them.
     pub(super) hours: Option<String>,
     /// Content as chunks where a site announces it.
     pub(super) chunking: bool,
@@ -125,7 +125,7 @@ pub(super) fn hours(rng: &mut Rng) -> Option<String> {
     });
     let windows: Vec<String> = windows.collect();
     let zone = ["UTC", "Asia/Tokyo", "America/St_Johns"][rng.below(3)];
-    Some(format!("hours={},time-zone={zone}", windows.join(" ")))
+    Some(format!("*=hours={},time-zone={zone}", windows.join(" ")))
 }
 
 fn persona(rng: &mut Rng, rough: usize) -> Persona {

@@ -236,7 +236,7 @@ impl World {
         let mut scenario = Scenario::draw(&mut rng);
         // From numbers of its own: the histories of seeds without hours stay what they were.
         scenario.hours = hours(&mut Rng::new(seed ^ HOURS_SEED));
-        let clock = Clock::new(&scenario, &parts);
+        let clock = Clock::new(scenario.hours.as_deref(), &parts);
         let names = names(&mut rng, scenario.personas.len());
         let ledger = files(&mut rng, &names);
         std::fs::create_dir_all(dir.join("grave"))?;
@@ -458,7 +458,7 @@ impl World {
             let lines = state.shard.swap_log(Vec::new());
             self.trace.update(&lines);
             if self.scenario.hours.is_some() && lines.windows(CLOSED.len()).any(|at| at == CLOSED) {
-                self.stats.faults.insert("clock: outside of hours");
+                self.stats.faults.insert("clock: a site is closed");
             }
             if self.tell {
                 eprint!("{:>18} {}", self.now, String::from_utf8_lossy(&lines));
