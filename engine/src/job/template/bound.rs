@@ -8,6 +8,9 @@
 //! The bound is one of the worst row: a text is judged once, and no row can make it larger. It counts values that variables
 //! hold and those of one expression; what is written out has a bound of its own ([`crate::limits::TEMPLATE_OUTPUT_MAX`]).
 
+mod filters;
+mod value;
+
 use std::collections::BTreeMap;
 
 use minijinja::machinery::ast::{BinOpKind, CallArg, CallType, Expr, Stmt};
@@ -15,6 +18,7 @@ use minijinja::machinery::{Token, parse, tokenize};
 use minijinja::syntax::SyntaxConfig;
 
 use crate::limits::{JOB_FIELD_MAX, TEMPLATE_FUEL, TEMPLATE_MEMORY_MAX};
+use value::Bound;
 
 /// What is wrong with a text, and in which line of it.
 pub(super) type Problem = (Option<usize>, String);
@@ -54,111 +58,6 @@ fn check_tags(source: &str) -> Result<(), Problem> {
         }
     }
     Ok(())
-}
-
-/// What a value can hold at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Bound {
-    /// Octets of its texts, and of itself written as a text.
-    text: u64,
-    /// Elements, when it is a list, with those of lists in it; 0 for what is not.
-    items: u64,
-    /// Whether there may be lists in it.
-    nested: bool,
-    is_number: bool,
-}
-
-impl Bound {
-    const NUMBER: Self = Self {
-        text: 48,
-        items: 0,
-        nested: false,
-        is_number: true,
-    };
-
-    const fn text(text: u64) -> Self {
-        Self::list(text, 0)
-    }
-
-    const fn list(text: u64, items: u64) -> Self {
-        Self {
-            text,
-            items,
-            nested: false,
-            is_number: false,
-        }
-    }
-
-    const fn times(self, factor: u64) -> Self {
-        Self {
-            text: self.text.saturating_mul(factor),
-            is_number: false,
-            ..self
-        }
-    }
-
-    fn or(self, other: Self) -> Self {
-        Self {
-            text: self.text.max(other.text),
-            items: self.items.max(other.items),
-            nested: self.nested || other.nested,
-            is_number: self.is_number && other.is_number,
-        }
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            text: self.text.saturating_add(other.text),
-            items: self.items.saturating_add(other.items),
-            nested: self.nested || other.nested,
-            is_number: self.is_number && other.is_number,
-        }
-    }
-
-    /// The same, for a list in which there may be lists.
-    const fn of_lists(self) -> Self {
-        Self {
-            nested: true,
-            ..self
-        }
-    }
-
-    /// One element.
-    const fn element(self) -> Self {
-        if self.nested {
-            Self {
-                is_number: false,
-                ..self
-            }
-        } else {
-            Self::text(self.text)
-        }
-    }
-
-    /// Written as a text: a list shows its texts in quotes.
-    const fn shown(self) -> u64 {
-        match self.items {
-            0 => self.text,
-            items => self
-                .text
-                .saturating_mul(QUOTED)
-                .saturating_add(items.saturating_mul(4)),
-        }
-    }
-
-    /// Octets in memory.
-    const fn memory(self) -> u64 {
-        self.text.saturating_add(self.items.saturating_mul(ITEM))
-    }
-
-    /// How often a loop over it turns, and how many elements a list of it has.
-    const fn turns(self) -> u64 {
-        if self.items > self.text {
-            self.items
-        } else {
-            self.text
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -446,100 +345,6 @@ impl<'a> Judge<'a> {
             CallType::Object(_) => Err((at, "calls a value".to_owned())),
         }
     }
-
-    /// What a filter makes of a value.
-    fn filter(
-        &mut self,
-        name: &str,
-        value: Bound,
-        args: &[CallArg<'a>],
-        at: Option<usize>,
-    ) -> Result<Bound, Problem> {
-        let given = self.args(args)?;
-        let turns = value.turns();
-        Ok(match name {
-            "length" | "count" | "round" | "abs" | "int" | "float" | "bool" => Bound::NUMBER,
-            "safe" | "trim" | "string" => Bound::text(value.shown()),
-            "first" | "last" | "min" | "max" => value.element(),
-            "reverse" | "attr" | "sum" | "select" | "reject" | "selectattr" | "rejectattr"
-            | "sort" | "unique" => value,
-            "dictsort" | "items" | "groupby" => {
-                Bound::list(value.text.saturating_mul(2), turns.saturating_mul(3)).of_lists()
-            }
-            "list" => Bound {
-                items: turns,
-                ..value
-            },
-            "lines" | "split" => Bound::list(value.text, turns.saturating_add(1)),
-            "default" | "d" => value.or(given),
-            "lower" | "upper" | "title" | "capitalize" | "urlencode" => {
-                Bound::text(value.shown()).times(3)
-            }
-            "escape" | "e" => Bound::text(value.shown()).times(ESCAPED),
-            "pprint" => Bound::text(
-                value
-                    .shown()
-                    .saturating_mul(2)
-                    .saturating_add(turns.saturating_mul(64)),
-            ),
-            "chain" | "zip" => value.and(given).of_lists(),
-            "join" => Bound::text(
-                value
-                    .shown()
-                    .saturating_add(turns.saturating_mul(given.text)),
-            ),
-            "replace" => {
-                let text = |arg: Option<&CallArg<'a>>| match arg {
-                    Some(CallArg::Pos(Expr::Const(constant))) => {
-                        constant.value.as_str().map(|text| text.len() as u64)
-                    }
-                    _ => None,
-                };
-                let from = text(args.first()).filter(|from| *from > 0);
-                let to = text(args.get(1)).unwrap_or(given.text);
-                // Nothing, at the worst, is replaced before each character.
-                let value = Bound::text(value.shown());
-                match from {
-                    Some(from) => value.times(to.div_ceil(from).max(1)),
-                    None => value.times(to.saturating_add(1)).and(Bound::text(to)),
-                }
-            }
-            "map" => match args.first() {
-                Some(CallArg::Kwarg("attribute", _)) => Bound::list(value.text, turns),
-                Some(CallArg::Pos(Expr::Const(filter)))
-                    if filter
-                        .value
-                        .as_str()
-                        .is_some_and(|name| LINEAR.contains(&name)) =>
-                {
-                    Bound::list(
-                        value
-                            .times(ESCAPED)
-                            .text
-                            .saturating_add(turns.saturating_mul(48)),
-                        turns,
-                    )
-                }
-                _ => {
-                    return Err((
-                        at,
-                        format!(
-                            "map() takes one of these filters here: {}",
-                            LINEAR.join(", ")
-                        ),
-                    ));
-                }
-            },
-            // minijinja's own error names what there is instead.
-            _ if matches!(name, "batch" | "slice" | "indent" | "format" | "tojson") => {
-                return Err((
-                    at,
-                    format!("the filter {name} may take any memory and is left out"),
-                ));
-            }
-            _ => value,
-        })
-    }
 }
 
 /// A variable that holds more than before.
@@ -579,27 +384,8 @@ const fn line(number: u16) -> Option<usize> {
     Some(number as usize)
 }
 
-/// Filters that may be mapped: what they make of all elements is bounded by the elements.
-const LINEAR: [&str; 12] = [
-    "trim",
-    "lower",
-    "upper",
-    "title",
-    "capitalize",
-    "escape",
-    "e",
-    "urlencode",
-    "int",
-    "float",
-    "length",
-    "string",
-];
 /// Most octets for one, escaped as HTML.
 const ESCAPED: u64 = 6;
-/// The same, quoted in a list that is written out.
-const QUOTED: u64 = 6;
-/// Octets of an element of a list beside its text: the value, and a small allocation.
-const ITEM: u64 = 64;
 /// Elements of a range, as minijinja bounds them.
 const RANGE_MAX: u64 = 100_000;
 /// Words and signs of one tag, and branches of one condition.
@@ -608,5 +394,4 @@ const TAG_TOKENS_MAX: usize = 1_000;
 const VISITS_MAX: u64 = 4_000_000;
 
 #[cfg(test)]
-#[path = "bound_tests.rs"]
 mod tests;

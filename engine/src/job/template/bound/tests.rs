@@ -43,7 +43,9 @@ fn what_could_take_any_memory_is_refused_with_its_line() {
     let lists = "{% set x = [name, name] %}".to_owned() + &"{% set x = [x, x] %}\n".repeat(40);
     let captures = "{% set x %}{{ name }}{% endset %}".to_owned()
         + &"{% set x %}{{ x }}{{ x }}{% endset %}\n".repeat(30);
-    let withs = "{% with a = name %}".to_owned() + &"{% with a = a ~ a ~ a %}".repeat(20);
+    let withs = "{% with a = name %}".to_owned()
+        + &"{% with a = a ~ a ~ a %}".repeat(20)
+        + &"{% endwith %}".repeat(21);
     let loops = "{% for a in range(9) %}".repeat(60) + &"{% endfor %}".repeat(60);
     let terms = format!("{{{{ {} }}}}", "name ~ ".repeat(600) + "name");
     let branches = format!(
