@@ -5,7 +5,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
-use super::{DropError, DropOptions, Dropper, io_error};
+use super::error::io_error;
+use super::{DropError, DropOptions, Dropper};
 use crate::ingest::merge::{MergePass, MergeReader, MergeSurvey};
 use crate::ingest::{Limits, Refusal};
 use crate::mail::id::SubmissionId;

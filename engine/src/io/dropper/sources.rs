@@ -7,7 +7,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{DropError, io_error};
+use super::DropError;
+use super::error::io_error;
 use crate::ingest::{FileKey, Format, Limits, NewMessage, Parser};
 
 /// What a header block or a From_ line may add to a message of the largest size.

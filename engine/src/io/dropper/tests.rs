@@ -1,7 +1,13 @@
 //! Round trips: what is dropped is what the engine's side finds and parses.
 
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::wait::read_receipt;
 use super::*;
-use crate::io::dropdir::{ChunkReader, DropDir, DropLimits};
+use crate::ingest::{Parser, Refusal};
+use crate::io::dropdir::{ChunkReader, DropDir, DropLimits, Receipt, ReceiptState};
 use crate::mail::id::SubmissionId;
 use crate::shard::Now;
 use crate::time::{Instant, WallTime};
