@@ -626,7 +626,7 @@ fn chunking_comes_from_flag_file_or_default() {
             text,
             &RunArgs::default(),
             Some(Chunking::Never),
-            "/etc/h.toml:2:12",
+            "/etc/h.toml:2:12: delivery.chunking",
         ),
         (text, &auto, Some(Chunking::Auto), "--chunking"),
     ] {
