@@ -86,8 +86,17 @@ impl Scenario {
     pub(super) fn draw(rng: &mut Rng) -> Self {
         let hosts = 2 + rng.below(4);
         let rough = rng.below(4);
-        let personas = (0..hosts).map(|_| persona(rng, rough)).collect();
+        let mut personas: Vec<Persona> = (0..hosts).map(|_| persona(rng, rough)).collect();
         let crashes = (0..rng.below(7)).map(|_| crash(rng)).collect();
+        // Came later: drawn aside, so that a seed draws all else as before.
+        let mut aside = rng.clone();
+        let chunking = aside.below(4) > 0;
+        for persona in &mut personas {
+            let ways = [Bdat::Unknown, Bdat::Commands, Bdat::Silent];
+            if aside.below(8) == 0 {
+                persona.bdat = ways[aside.below(3)];
+            }
+        }
         Self {
             crashes,
             personas,
@@ -103,7 +112,7 @@ impl Scenario {
             stream_depth: [2, 4, 16][rng.below(3)],
             stream_auto: [None, Some(0), Some(2)][rng.below(3)],
             hours: None,
-            chunking: rng.below(4) > 0,
+            chunking,
             log_segments_max: 6 + rng.below(20) as u64,
             indoubt_slots: [4, 16, 64][rng.below(3)],
         }
@@ -132,16 +141,11 @@ fn persona(rng: &mut Rng, rough: usize) -> Persona {
     let mut yes = |of: usize| rng.below(of) > 0;
     let (pipelining, chunking, eight_bit) = (yes(3), yes(2), yes(4));
     let (smtputf8, size, starttls) = (yes(2), yes(2), yes(2));
-    let bdat = if yes(8) {
-        Bdat::Known
-    } else {
-        [Bdat::Unknown, Bdat::Commands, Bdat::Silent][rng.below(3)]
-    };
     let mut rate = |rates: [usize; 4]| if rough == 0 { 0 } else { rates[rng.below(4)] };
     Persona {
         pipelining,
         chunking,
-        bdat,
+        bdat: Bdat::Known,
         eight_bit,
         smtputf8,
         size,

@@ -176,7 +176,8 @@ and GB count in thousands).";
 pub enum PipelineChoice {
     /// Nothing: every reply is awaited
     None,
-    /// The commands of one message, where PIPELINING is offered
+    /// The commands of one message, where PIPELINING is offered; and a small content with them, where
+    /// CHUNKING is, too
     Transaction,
     /// Also the next messages, behind content whose reply is due; a lost connection then leaves
     /// several messages in doubt

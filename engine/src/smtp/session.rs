@@ -286,13 +286,13 @@ impl Session {
         let grouped = self.extensions.pipelining && self.config.pipelining;
         let streamed = self.stream.in_flight > 0;
         let group = transaction.may_group && self.groups_next(transaction.size);
+        let chunked = group || (self.is_streaming() && self.may_chunk());
         let form = Form {
-            chunked: group || (self.is_streaming() && self.may_chunk()),
+            chunked,
             streamed,
             group,
-            in_question: self.is_count_in_question(),
+            in_question: !chunked && self.is_count_in_question(),
         };
-        let chunked = form.chunked;
         let running = if streamed {
             self.stream.push()
         } else {

@@ -10,7 +10,8 @@
 //! count is right. A peer that refuses a BDAT and takes its octets for commands, another known fault, is
 //! noticed by a RSET that goes alone behind each message that failed. Where either shows, or BDAT is
 //! not known, the session goes on with DATA and says so. A connection that breaks in place of the first
-//! answer to a BDAT is a sign, too, though a weak one ([`Session::is_chunk_unanswered`]).
+//! answer to a BDAT is a sign, too, though a weak one ([`Session::is_chunk_unanswered`]); it counts where
+//! the session streams as well.
 
 use super::Session;
 use crate::smtp::command;
@@ -76,7 +77,7 @@ impl Session {
 
     /// The end of a content was answered.
     pub(super) fn group_answered(&mut self) {
-        if self.running.is_group() && self.groups == Groups::New {
+        if self.running.is_chunked() && self.groups == Groups::New {
             self.groups = Groups::Answered;
         }
     }
@@ -96,8 +97,8 @@ impl Session {
     /// The session fails.
     pub(super) fn note_unanswered(&mut self, event: &Event) {
         let broke = matches!(event, Event::Closed | Event::Timeout);
-        let group = self.running.is_group() && self.running.is_out() && !self.is_idle();
-        if broke && group && self.groups == Groups::New {
+        let chunks = self.running.is_chunked() && self.running.is_out() && !self.is_idle();
+        if broke && chunks && self.groups == Groups::New {
             self.groups = Groups::Unanswered;
         }
     }
