@@ -143,7 +143,8 @@ mod tests {
                 if limit < Descriptors::least(shards) {
                     continue;
                 }
-                let some = Descriptors::divide(Some(limit), shards, 2000.max(limit as u32 - 200));
+                let wanted = u32::try_from(limit).unwrap().max(2200) - 200;
+                let some = Descriptors::divide(Some(limit), shards, wanted);
                 let used = u64::from(some.connections)
                     + some.files as u64
                     + some.lookups * u64::from(shards);

@@ -135,10 +135,10 @@ impl Table {
             self.difference_percent()
         ));
         for (thread, stages, run) in self.threads() {
-            let name = if thread.is_empty() {
-                "seen in no thread"
-            } else {
-                thread.trim_end_matches('-')
+            let name = match thread.strip_suffix('-') {
+                Some(name) => format!("{name}-N"),
+                None if thread.is_empty() => "seen in no thread".to_owned(),
+                None => thread,
             };
             out.push_str(&format!(
                 "    {name:40}{run:>8.2}  in the run; its stages {stages:.2}\n"
