@@ -375,6 +375,7 @@ mod tests {
             let made = Made {
                 content: content.as_bytes().to_vec(),
                 signed_at: 0,
+                body_hash: None,
                 row,
             };
             let needs = made.needs("c@d.test");
