@@ -142,7 +142,7 @@ fn sends(own: usize, reader: usize, on_socket: bool) -> std::io::Result<f64> {
                         return Err(std::io::Error::other("the reader does not read"));
                     }
                     // On one processor the reader needs it.
-                    let _ = sched_yield();
+                    sched_yield();
                 }
                 // Back to sleep, which is not seen from here; then the processor may go idle, too.
                 thread::sleep(PAUSE);
@@ -206,7 +206,7 @@ fn aside(core: usize) -> std::io::Result<f64> {
             let end = Instant::now() + TIME;
             while all.len() < YIELDS && Instant::now() < end {
                 let begun = cpu::thread();
-                let _ = sched_yield();
+                sched_yield();
                 all.push(cpu::thread() - begun);
             }
             Ok(all)

@@ -607,6 +607,10 @@ const TRIES: usize = 1024;
 const SOON: Duration = Duration::from_millis(1);
 
 /// What looking for a domain's next transaction came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "looked at where it is returned; a box would be an allocation per message"
+)]
 enum Taken {
     /// This one.
     Transaction(Transaction),
