@@ -607,6 +607,10 @@ const TRIES: usize = 1024;
 const SOON: Duration = Duration::from_millis(1);
 
 /// What looking for a domain's next transaction came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once, into its connection: a box would be an allocation for each message"
+)]
 enum Taken {
     /// This one.
     Transaction(Transaction),
