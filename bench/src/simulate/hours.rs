@@ -60,8 +60,15 @@ impl World {
         }
         self.stats.faults.insert("clock: outside of hours");
         // What was begun just before the end of the hours, or before the clock was set, may be seen just behind it.
-        let set = self.now.saturating_sub(self.jumped_at) < LATE_MS * (SECOND / 1000);
-        !set && !open(wall.saturating_sub(LATE_MS))
+        let late_ms = LATE_MS + self.intent_ms();
+        let set = self.now.saturating_sub(self.jumped_at) < late_ms * (SECOND / 1000);
+        !set && !open(wall.saturating_sub(late_ms))
+    }
+
+    /// In strict mode a message that leaves as one group waits for its intent: for the batch under way, and its own.
+    fn intent_ms(&self) -> u64 {
+        let longest = u64::try_from(self.scenario.sync_max.as_millis()).unwrap_or(u64::MAX);
+        if self.scenario.strict { 2 * longest } else { 0 }
     }
 
     fn broken(&self, what: &str) -> Broken {

@@ -32,6 +32,8 @@ pub(super) struct Script {
     tally: Tally,
     parts: Vec<Arc<[u8]>>,
     part_lines: Vec<u64>,
+    /// Offset of the part being read.
+    part_offset: u64,
     parts_bytes: usize,
     rows_at: Range<u64>,
     rows_line: u64,
@@ -97,7 +99,7 @@ impl Take for Script {
                 self.assembler.detach(bytes);
                 Ok(next)
             }
-            Ok((next, true)) => self.end_part(bytes, last, place).map(|()| next),
+            Ok((next, true)) => self.end_part(bytes, last).map(|()| next),
             Err(refusal) => Err(refusal),
         })
     }
@@ -136,6 +138,7 @@ impl Script {
             },
             parts: Vec::new(),
             part_lines: Vec::new(),
+            part_offset: 0,
             parts_bytes: 0,
             rows_at: 0..0,
             rows_line: 0,
@@ -227,6 +230,7 @@ impl Script {
                 }
                 let last = define::part(rest, self.parts.len() + 1)?;
                 self.part_lines.push(at.0 + 1);
+                self.part_offset = next;
                 self.assembler.begin_part(kind);
                 self.state = State::Part(last);
                 Ok(())
@@ -307,22 +311,23 @@ impl Script {
         Ok(())
     }
 
-    fn end_part(&mut self, bytes: &[u8], last: bool, place: &Place) -> Result<(), Refusal> {
+    fn end_part(&mut self, bytes: &[u8], last: bool) -> Result<(), Refusal> {
         let (content, _) = self.assembler.take(bytes, None);
         self.parts_bytes += content.len();
         let max = JOB_PARTS_MAX.min(self.limits.message_bytes_max);
-        let begins = self.part_lines.last().copied().unwrap_or(place.line);
+        let begins = self.part_lines.last().copied().unwrap_or(1);
+        let offset = self.part_offset;
         if self.parts_bytes > max {
             let detail = format_args!("the parts are larger than {max} octets together");
-            return Err(Refusal::at(code::MESSAGE_SIZE, begins, place.base, detail));
+            return Err(Refusal::at(code::MESSAGE_SIZE, begins, offset, detail));
         }
         if content.is_empty() {
             let detail = "the part is empty";
-            return Err(Refusal::at(code::MERGE, begins, place.base, detail));
+            return Err(Refusal::at(code::MERGE, begins, offset, detail));
         }
         scan(content.as_slice(), &mut |_, _| {}).map_err(|error| {
             let line = begins + error.line - 1;
-            Refusal::at(code::MERGE, line, 0, error.what)
+            Refusal::at(code::MERGE, line, offset, error.what)
         })?;
         self.parts.push(content.as_slice().into());
         self.state = if last { State::Done } else { State::Between };

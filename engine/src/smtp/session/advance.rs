@@ -15,6 +15,7 @@ use crate::smtp::transaction::{Next, unfitting};
 use crate::time::Instant;
 
 const ONE_TOO_MANY: &str = "QUIT answered with what answers another command";
+const COUNT_LOST: &str = "the peer lost count of what was pipelined";
 const UNASKED: &str = "bytes when no reply was due";
 
 impl Session {
@@ -99,13 +100,22 @@ impl Session {
                 if due == Due::Dot {
                     self.group_answered();
                 }
-                if self.running.is_out_of_step(due, &reply) {
+                let chunked = self.running.is_chunked();
+                let lost_count = self.running.is_out_of_step(due, &reply).then(|| {
                     self.stream.break_off(OUT_OF_STEP);
-                }
+                    ProtocolError::by(COUNT_LOST, reply.to_string().as_bytes())
+                });
                 match self.running.on_reply(due, reply, &mut self.actions) {
                     Ok(next) => {
                         self.answered();
-                        self.go_on(now, next);
+                        match lost_count {
+                            // A peer that reads content as commands answers each line of it: the
+                            // replies that follow may be those of anything.
+                            Some(error) if chunked && !self.due.is_empty() => {
+                                self.fail(Event::Protocol(error));
+                            }
+                            _ => self.go_on(now, next),
+                        }
                     }
                     Err(error) => self.fail(Event::Protocol(error)),
                 }
@@ -177,14 +187,14 @@ impl Session {
                 self.answered();
                 self.go_on(now, Next::Go);
             }
-            // MAIL and all else that follows went out with it: their replies decide.
-            Due::Rset if self.running.is_streamed() => {
-                self.stream.break_off(OUT_OF_STEP);
-                self.answered();
-                self.go_on(now, Next::Go);
+            // Not a verdict on the recipients, even when it is 5yz, so it does not look like one. Behind
+            // content it is more than a refusal: nobody knows what the replies to come answer.
+            Due::Rset => {
+                if self.running.is_streamed() {
+                    self.stream.break_off(OUT_OF_STEP);
+                }
+                self.fail_at("RSET refused", &reply);
             }
-            // Not a verdict on the recipients, even when it is 5yz, so it does not look like one.
-            Due::Rset => self.fail_at("RSET refused", &reply),
             _ => self.fail_politely(now, Report::new(due.phase(), Event::Reply(reply))),
         }
     }
@@ -213,12 +223,14 @@ impl Session {
 
     /// The oldest transaction has no reply due any more.
     pub(super) fn end_transaction(&mut self, now: Instant) {
-        let (failed, group) = (self.running.take_failed(), self.running.is_group());
+        let failed = self.running.take_failed();
+        let broken = self.running.is_chunked() && self.stream_broken().is_some();
+        let alone = self.running.is_group() || broken;
         if self.stream.end_first(&mut self.running) {
             self.watch(now);
             self.offer_ready();
-        } else if failed && group {
-            self.reset_behind_group(now);
+        } else if failed && alone {
+            self.reset_alone(now);
         } else {
             self.needs_reset = failed;
             self.unsent.clear();

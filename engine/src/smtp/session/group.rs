@@ -103,9 +103,9 @@ impl Session {
         }
     }
 
-    /// A group failed: what the peer holds of it is forgotten, and its answer to that shows whether it
-    /// took the content for anything else.
-    pub(super) fn reset_behind_group(&mut self, now: Instant) {
+    /// A group failed, or the peer lost count: what it holds is forgotten, and its answer to that, with
+    /// nothing behind it, shows whether it took content for anything else.
+    pub(super) fn reset_alone(&mut self, now: Instant) {
         command::rset(&mut self.output);
         self.due.push_back(Due::Rset);
         self.stage = super::Stage::Talking;
