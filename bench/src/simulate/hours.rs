@@ -33,9 +33,11 @@ impl Clock {
 }
 
 impl World {
-    /// The engine writes this to a peer now.
-    pub(super) fn judge_hours(&mut self, bytes: &[u8]) -> Checked {
-        if self.is_outside() && bytes.windows(MAIL.len()).any(|part| part == MAIL) {
+    /// The engine writes this to a peer now; where that follows a RSET, the transaction was begun with it at `reset_at`, and
+    /// waited for its reply.
+    pub(super) fn judge_hours(&mut self, bytes: &[u8], reset_at: Option<u64>) -> Checked {
+        let waited_ms = reset_at.map_or(0, |at| self.now.saturating_sub(at) / (SECOND / 1000));
+        if self.is_outside(waited_ms) && bytes.windows(MAIL.len()).any(|part| part == MAIL) {
             return Err(self.broken("an envelope leaves"));
         }
         Ok(())
@@ -43,13 +45,13 @@ impl World {
 
     /// The engine opens a connection now.
     pub(super) fn judge_connect(&mut self) -> Checked {
-        if self.is_outside() {
+        if self.is_outside(0) {
             return Err(self.broken("a connection is opened"));
         }
         Ok(())
     }
 
-    fn is_outside(&mut self) -> bool {
+    fn is_outside(&mut self, waited_ms: u64) -> bool {
         let wall = self.wall().unix_millis();
         let Some((schedule, zone)) = &self.clock.hours else {
             return false;
@@ -61,8 +63,9 @@ impl World {
         self.stats.faults.insert("clock: outside of hours");
         // What was begun just before the end of the hours, or before the clock was set, may be seen just behind it.
         let late_ms = LATE_MS + self.intent_ms();
-        let set = self.now.saturating_sub(self.jumped_at) < late_ms * (SECOND / 1000);
-        !set && !open(wall.saturating_sub(late_ms))
+        let set = self.now.saturating_sub(self.jumped_at) < (late_ms + waited_ms) * (SECOND / 1000);
+        let begun = wall.saturating_sub(waited_ms);
+        !set && !open(begun) && !open(begun.saturating_sub(late_ms))
     }
 
     /// In strict mode a message that leaves as one group waits for its intent: for the batch under way, and its own.

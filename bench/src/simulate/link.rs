@@ -20,6 +20,8 @@ pub(super) struct Link {
     /// The peer's end; `None` when it is closed, or never was.
     pub(super) peer: Option<Peer>,
     waits: Waits,
+    /// When RSET alone was the last thing that was written.
+    reset_at: Option<u64>,
     /// Set by the shard while nobody waits.
     woken: bool,
     /// What arrived and was not read.
@@ -55,6 +57,7 @@ impl World {
             host,
             peer: None,
             waits: Waits::Connect,
+            reset_at: None,
             woken: false,
             inbox: VecDeque::new(),
             ended: false,
@@ -128,7 +131,9 @@ impl World {
             };
             match step {
                 Step::Write(bytes) => {
-                    self.judge_hours(&bytes)?;
+                    let reset_at = self.links[link].reset_at.take();
+                    self.judge_hours(&bytes, reset_at)?;
+                    self.links[link].reset_at = (bytes == b"RSET\r\n").then_some(self.now);
                     let after = 1 + self.rng.below(1 + bytes.len() * 200) as u64;
                     self.links[link].waits = Waits::Write(bytes);
                     self.at(self.now + after, Event::Written(link));

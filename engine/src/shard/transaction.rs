@@ -367,7 +367,9 @@ impl Shard {
         }
         transaction.open -= 1;
         let (entry, slot) = (recipient.entry, recipient.slot.take());
-        if report.is_untried() || report.is_out_of_step() {
+        let untried = report.is_untried() || report.is_out_of_step();
+        // An intent in the log wants an end of the attempt there, too: without one the next start calls it in doubt.
+        if untried && transaction.intent.is_none() {
             // Nobody refused it and nobody can have it: this was no attempt.
             if let Some(slot) = slot {
                 self.stores[transaction.store].log.in_doubt().free(slot);
