@@ -176,10 +176,9 @@ pub(crate) fn recovery(cycle: u32, said: &[Said], refused: bool) -> Recovery {
         };
         recovery.at = Some(*at);
         let number = |before: &str| -> u64 {
-            let text = rest.split(before).next().unwrap_or_default();
-            text.trim_end()
-                .rsplit([' ', ','])
-                .next()
+            // A kill may cut the line anywhere: then the number in front of the cut is of something else.
+            let text = rest.split_once(before).map(|(text, _)| text.trim_end());
+            text.and_then(|text| text.rsplit([' ', ',']).next())
                 .and_then(|n| n.parse().ok())
                 .unwrap_or(0)
         };
@@ -209,6 +208,10 @@ mod tests {
         assert_eq!((read.torn_bytes, read.faults.len()), (4096, 0));
         assert!(read.at.is_some());
         assert_eq!(recovery(1, &said, false).faults.len(), 1);
+        // Killed while it said so (seed 1795335211322931313).
+        let cut = [say("hikyaku: spool recovered: 1997")];
+        let read = recovery(1, &cut, false);
+        assert_eq!((read.torn_bytes, read.faults.len()), (0, 0));
         let damaged = [say("hikyaku: spool recovered: 1 damaged places")];
         assert_eq!(recovery(1, &damaged, false).faults.len(), 1);
     }
