@@ -365,6 +365,11 @@ impl World {
             Event::Heal => self.heal(),
             Event::Jump(by) => {
                 self.wall_offset += by;
+                if self.scenario.hours.is_some() {
+                    // A clock that stands still at the beginning of 1970 never comes to the hours of a site.
+                    let first = -((self.now / 1_000_000) as i64);
+                    self.wall_offset = self.wall_offset.max(first);
+                }
                 self.jumped_at = self.now;
                 self.stats.jumps += 1;
                 Ok(())
