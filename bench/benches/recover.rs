@@ -5,8 +5,8 @@
 //! `cargo bench -p hikyaku-bench --bench recover`
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hikyaku_bench::budget::cpu;
 use hikyaku_bench::budget::spool::{Stopped, scan_all};
+use hikyaku_bench::cpu;
 use hikyaku_bench::workload::Workload;
 
 const RECIPIENTS: u64 = 4_000;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use criterion::{Bencher, Criterion, criterion_group, criterion_main};
 use hikyaku::signing::{Batching, BodyHash, DkimKey, Signer, Unsigned};
+use hikyaku_bench::cpu;
 
 const NOW: u64 = 1_790_000_000;
 
@@ -64,20 +65,15 @@ fn signer(directory: &Path, files: &[&str]) -> Signer {
     Signer::load(&keys).expect("keys")
 }
 
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
-}
-
 /// CPU time of `work`, without that of `prepare`.
 fn cpu<T>(bencher: &mut Bencher<'_>, mut prepare: impl FnMut() -> T, mut work: impl FnMut(&mut T)) {
     bencher.iter_custom(|rounds| {
         let mut total = Duration::ZERO;
         for _ in 0..rounds {
             let mut input = prepare();
-            let start = cpu_time();
+            let start = cpu::thread();
             work(&mut input);
-            total += cpu_time() - start;
+            total += cpu::thread() - start;
             black_box(&input);
         }
         total

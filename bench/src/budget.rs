@@ -18,7 +18,6 @@
 //! | `table.rs` | the table |
 
 pub mod commit;
-pub mod cpu;
 pub mod dialogue;
 pub mod lines;
 pub mod parse;
@@ -41,6 +40,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::LoadArgs;
+use crate::cpu;
 use crate::load;
 use crate::programs::{SinkProcess, engine_path};
 use crate::report::{self, Figures, Spread};

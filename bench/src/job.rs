@@ -181,13 +181,7 @@ struct Run {
 }
 
 fn one_run(args: &JobArgs, engine: &Path, dir: &Path, seed: u64) -> Result<Run, Box<dyn Error>> {
-    let work = Work {
-        rows: args.rows,
-        duplicates: args.duplicates,
-        domains: args.domains,
-        template_bytes: args.template_kib << 10,
-        seed,
-    };
+    let work = args.work(seed);
     for part in ["drop", "drop/tmp", "drop/new"] {
         fs::create_dir(dir.join(part))?;
     }
@@ -373,6 +367,18 @@ fn shards_of(engine: &Value, args: &JobArgs) -> u16 {
         .as_u64()
         .and_then(|n| u16::try_from(n).ok());
     told.or(args.shards).unwrap_or(1)
+}
+
+impl JobArgs {
+    fn work(&self, seed: u64) -> Work {
+        Work {
+            rows: self.rows,
+            duplicates: self.duplicates,
+            domains: self.domains,
+            template_bytes: self.template_kib << 10,
+            seed,
+        }
+    }
 }
 
 /// A key and its TXT record; the settings name it.

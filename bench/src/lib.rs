@@ -17,6 +17,7 @@
 //! hikyaku-bench fulldisk  a file system filled to the last byte under a running engine (root)
 //! hikyaku-bench job       a job of many rows: every message looked at, copies the same to the byte
 //! hikyaku-bench hostile   a drop directory full of traps: valid files once, all others in quarantine
+//! hikyaku-bench suppress  a suppression list of many entries: disk, memory, import, and the cost of a check
 //! hikyaku-bench budget    where the CPU time of a message goes: every stage alone, and a real run
 //! ```
 //!
@@ -29,6 +30,7 @@ pub mod budget;
 pub mod ceiling;
 pub mod cli;
 pub mod compare;
+pub mod cpu;
 pub mod crash;
 pub mod durable;
 pub mod failcalls;

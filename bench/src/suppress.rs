@@ -17,6 +17,7 @@ use clap::Args;
 use hikyaku_spool::suppress::{Scope, Suppressions};
 use serde_json::json;
 
+use crate::cpu;
 use crate::process::Watched;
 use crate::programs::engine_path;
 use crate::random::Random;
@@ -182,27 +183,27 @@ fn ask(
                      broken: &mut Vec<String>|
      -> Result<(f64, f64), Box<dyn Error>> {
         // Made before, in parts that stay in the cache: what is measured is the check.
-        let (mut wall, mut cpu, mut asked, mut found) = (0, 0, 0, 0);
+        let (mut wall, mut used, mut asked, mut found) = (0, 0, 0, 0);
         while asked < count {
             let some = (count - asked).min(1_000);
             let addresses: Vec<String> = (0..some)
                 .map(|_| random.below(entries))
                 .map(|number| address(if is_hit { number } else { entries + number }))
                 .collect();
-            let (begin, cpu_begin) = (Instant::now(), cpu_ns());
+            let (begin, cpu_begin) = (Instant::now(), cpu::thread());
             for address in &addresses {
                 found += u64::from(list.check(address, &scopes)? == Some(SCOPE));
             }
-            (wall, cpu) = (
+            (wall, used) = (
                 wall + begin.elapsed().as_nanos(),
-                cpu + cpu_ns() - cpu_begin,
+                used + (cpu::thread() - cpu_begin).as_nanos(),
             );
             asked += some;
         }
         if found != if is_hit { count } else { 0 } {
             broken.push(format!("{found} of {count} found where {is_hit} was right"));
         }
-        Ok((wall as f64 / count as f64, cpu as f64 / count as f64))
+        Ok((wall as f64 / count as f64, used as f64 / count as f64))
     };
     let cold = args.checks.min(entries / 100).clamp(1, 1_000);
     figures.add(
@@ -268,12 +269,12 @@ fn random_read(octets: u64, seed: u64) -> f64 {
         let with = random.below(at as u64);
         next.swap(at, usize::try_from(with).unwrap_or(0));
     }
-    let (begin, mut at) = (cpu_ns(), 0);
+    let (begin, mut at) = (cpu::thread(), 0);
     for _ in 0..READS {
         at = next[at];
     }
     std::hint::black_box(at);
-    (cpu_ns() - begin) as f64 / f64::from(READS)
+    (cpu::thread() - begin).as_nanos() as f64 / f64::from(READS)
 }
 
 /// Anonymous and mapped resident octets of this process.
@@ -286,12 +287,6 @@ fn resident() -> Result<(u64, u64), Box<dyn Error>> {
             .ok_or("/proc/self/status is not as it should be")
     };
     Ok((of("RssAnon:")?, of("RssFile:")?))
-}
-
-fn cpu_ns() -> u128 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    let part = |part: i64| u128::try_from(part).unwrap_or(0);
-    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
 fn address(number: u64) -> String {

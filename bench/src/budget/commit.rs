@@ -12,7 +12,7 @@ use std::time::Instant;
 use glommio::io::OpenOptions;
 use glommio::{LocalExecutorBuilder, Placement};
 
-use super::cpu;
+use crate::cpu;
 
 /// What a batch took, microseconds.
 #[derive(Debug, Clone, Copy, Default)]

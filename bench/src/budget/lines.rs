@@ -10,7 +10,7 @@ use hikyaku::mail::id::{MessageId, RecipientId, ShardId, SubmissionId};
 use hikyaku::mail::reply::EnhancedCode;
 use hikyaku::time::WallTime;
 
-use super::cpu;
+use crate::cpu;
 
 /// A delivery as a bulk job makes it. `number` moves the clock by 20 µs, as at 50,000 lines a second.
 #[must_use]

@@ -24,7 +24,8 @@ use super::lines::Lines;
 use super::queue::Ready;
 use super::spool::{Bed, GROUP};
 use super::turn::Pipeline;
-use super::{cpu, parse, peer};
+use super::{parse, peer};
+use crate::cpu;
 use crate::workload::Workload;
 
 /// Parsing a batch drop file that lies in memory.

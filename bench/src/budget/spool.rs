@@ -12,7 +12,7 @@ use std::time::Duration;
 use hikyaku_spool::inspect::{Expected, SegmentHeader, scan};
 use hikyaku_spool::{Full, Log, Mark, MessageRef, Options, Spool, Verdict};
 
-use super::cpu;
+use crate::cpu;
 
 /// Messages of a group commit.
 pub const GROUP: usize = 64;

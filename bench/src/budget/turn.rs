@@ -27,8 +27,8 @@ use hikyaku::shard::{ConnKey, Effect, Gauge, Now, Recovery, Shard, Step};
 use hikyaku::throttle::Registry;
 use hikyaku_spool::{Batch, Options, Spool};
 
-use super::cpu;
 use super::peer::{self, Peer};
+use crate::cpu;
 use crate::workload::{Generator, Workload};
 use config::config;
 pub use spent::Spent;

@@ -23,7 +23,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_setaffinity, sched_yield};
 
-use super::cpu;
+use crate::cpu;
 
 /// CPU of one, microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

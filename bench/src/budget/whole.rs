@@ -28,7 +28,7 @@ use hikyaku::io::keys::KeyFile;
 use hikyaku::job::token::Secret;
 use hikyaku::mail::id::SubmissionId;
 
-use super::cpu;
+use crate::cpu;
 use crate::workload::Workload;
 
 /// Takes all of `work`, `per_file` messages to a drop file, from a directory under `base`.

@@ -21,8 +21,8 @@ use glommio::net::TcpStream;
 use glommio::{LocalExecutorBuilder, Placement};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::cpu;
 use super::turn::Pipeline;
+use crate::cpu;
 use crate::workload::Workload;
 
 /// What is sent.

@@ -11,9 +11,9 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with, sockopt,
 };
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::cli::Pipeline;
+use crate::cpu;
 use crate::workload::{Generator, Workload};
 
 /// A reply that the happy path does not have, or none in time.
@@ -97,7 +97,7 @@ fn send_all(
     limit: Duration,
     stamped: bool,
 ) -> Result<Outcome, CeilingError> {
-    let (begun, cpu_begun) = (Instant::now(), cpu());
+    let (begun, cpu_begun) = (Instant::now(), cpu::thread());
     let mut client = Client {
         epoll: epoll::create(CreateFlags::CLOEXEC)?,
         generator: work.generator(),
@@ -155,7 +155,7 @@ fn send_all(
     }
     let outcome = Outcome {
         elapsed: begun.elapsed(),
-        cpu: cpu().saturating_sub(cpu_begun),
+        cpu: cpu::thread().saturating_sub(cpu_begun),
     };
     for connection in &connections {
         let _ = send(&connection.socket, b"QUIT\r\n", SendFlags::NOSIGNAL); // A courtesy.
@@ -385,8 +385,4 @@ impl Client {
         }
         Ok(())
     }
-}
-
-fn cpu() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }

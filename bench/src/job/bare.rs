@@ -15,6 +15,7 @@ use hikyaku::mail::id::SubmissionId;
 use hikyaku::signing::{Batching, DkimKey, Signer, Unsigned};
 
 use super::work::{COLUMNS, SENDER, Work};
+use crate::cpu;
 
 /// Microseconds of CPU per message.
 #[derive(Debug, Clone, Copy, Default)]
@@ -85,7 +86,7 @@ impl Bench {
     pub(super) fn measure(&self) -> Result<Bare, Box<dyn Error>> {
         let mut bare = Bare::default();
         let mut contents: Vec<Vec<u8>> = vec![Vec::new(); BATCH];
-        let start = cpu_time();
+        let start = cpu::thread();
         for number in 0..TIMES {
             let index = number % self.rows.len();
             let (recipient, fields) = &self.rows[index];
@@ -102,7 +103,7 @@ impl Bench {
 
         let mut unsigned: Vec<Unsigned> = Vec::new();
         unsigned.resize_with(BATCH, Unsigned::default);
-        let start = cpu_time();
+        let start = cpu::thread();
         for number in 0..TIMES {
             let place = number % BATCH;
             let (content, unsigned) = (&contents[place], &mut unsigned[place]);
@@ -111,7 +112,7 @@ impl Bench {
         bare.hashing = each(start, TIMES);
 
         let mut out = Vec::new();
-        let start = cpu_time();
+        let start = cpu::thread();
         for number in 0..SIGNATURES {
             out.clear();
             self.one.finish(&unsigned[number % BATCH], &mut out)?;
@@ -125,32 +126,24 @@ impl Bench {
                 for (content, unsigned) in contents.iter().zip(&mut unsigned) {
                     self.batch.prepare(content, None, NOW, unsigned)?;
                 }
-                let start = cpu_time();
+                let start = cpu::thread();
                 self.batch.sign_batch(&mut unsigned);
                 for unsigned in &unsigned {
                     out.clear();
                     self.batch.finish(unsigned, &mut out)?;
                     black_box(&out);
                 }
-                used += cpu_time() - start;
+                used += cpu::thread() - start;
             }
             let made = SIGNATURES / BATCH * BATCH;
-            bare.in_batch = Some(used.as_secs_f64() * 1e6 / made as f64);
+            bare.in_batch = Some(cpu::us(used) / made as f64);
         }
         Ok(bare)
     }
 }
 
 fn each(start: Duration, times: usize) -> f64 {
-    (cpu_time() - start).as_secs_f64() * 1e6 / times as f64
-}
-
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or(0),
-        u32::try_from(time.tv_nsec).unwrap_or(0),
-    )
+    cpu::us(cpu::thread() - start) / times as f64
 }
 
 /// Rows that are rendered, in turn.

@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::bare::{Bare, Bench};
-use super::work::Work;
 use super::{Dkim, JobArgs, make_key, one_run};
 use crate::report::{self, Figures, Spread, summarize};
 
@@ -40,13 +39,7 @@ pub(super) fn run(
     dir: &Path,
     seed: u64,
 ) -> Result<Vec<String>, Box<dyn Error>> {
-    let work = Work {
-        rows: args.rows,
-        duplicates: args.duplicates,
-        domains: args.domains,
-        template_bytes: args.template_kib << 10,
-        seed,
-    };
+    let work = args.work(seed);
     let signed = JobArgs {
         dkim: Dkim::Rsa,
         ..args.clone()

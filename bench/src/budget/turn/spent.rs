@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::budget::cpu;
+use crate::cpu;
 
 /// What the messages delivered so far have cost.
 #[derive(Debug, Clone, Copy, Default)]
