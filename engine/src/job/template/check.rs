@@ -1,13 +1,14 @@
 //! What would break every message of a job, found before the first is made.
 
-use super::plan::{Compiler, domain_of, in_toml};
+use super::plan::{Compiler, in_toml};
 use crate::job::mime::header;
 use crate::job::token::{TOKEN_LEN, VERP_PREFIX_MAX};
 use crate::job::{JobError, List, Mailbox, ReversePath, Tracking};
 use crate::limits::LOCAL_PART_MAX;
+use crate::mail::envelope::domain_of;
 
 impl Compiler<'_> {
-    /// What would break every message. [`Job::parse`] has a word on most of it, with its line; here
+    /// What would break every message. [`crate::job::Job::parse`] has a word on most of it, with its line; here
     /// is what the header of a message relies on.
     pub(super) fn check(&self) -> Result<(), JobError> {
         let job = self.job;

@@ -16,6 +16,7 @@ use crate::job::document::DOCUMENT;
 use crate::job::merge::Merge;
 use crate::job::token::{JobId, Secret};
 use crate::job::{Bundle, Content, Job, JobError};
+use crate::mail::envelope::domain_of;
 
 use super::row::Collector;
 use super::text::{Escape, Place, Text, Texts};
@@ -171,10 +172,6 @@ pub(super) fn compile(job: Job, bundle: &Bundle, secret: &Secret) -> Result<Temp
 
 pub(super) fn in_toml(what: impl std::fmt::Display) -> JobError {
     JobError::of_file(DOCUMENT, what)
-}
-
-pub(super) fn domain_of(address: &str) -> &str {
-    address.rsplit_once('@').map_or("", |(_, domain)| domain)
 }
 
 pub(super) struct Compiler<'a> {
