@@ -11,7 +11,7 @@
 //! ([`crate::job::control`]), and their receipt says how many recipients they were about.
 //!
 //! A file is in exactly one of these places at any moment; a claim has one winner. The claimed
-//! name carries the [`SubmissionId`], which the spool's acceptance record repeats: a restart knows
+//! name carries the [`SubmissionId`](crate::mail::id::SubmissionId), which the spool's acceptance record repeats: a restart knows
 //! by it which claimed files are in the spool already. Everything works relative to directory
 //! descriptors, opens without following links, and opens regular files only.
 //!

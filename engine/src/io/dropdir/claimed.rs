@@ -13,7 +13,7 @@ use crate::mail::id::SubmissionId;
 /// A file that is ours to read.
 #[derive(Debug)]
 pub struct Claimed {
-    /// Open for reading, at its start; a [`ChunkReader`] reads it.
+    /// Open for reading, at its start; a [`ChunkReader`](super::ChunkReader) reads it.
     pub(super) file: File,
     /// As the producer gave it.
     pub name: String,

@@ -19,7 +19,7 @@ pub enum IpLiterals {
     Allowed,
 }
 
-/// A bare domain as an [`Address`] would hold it: lower-case A-labels, no trailing dot.
+/// A bare domain as an [`Address`](super::Address) would hold it: lower-case A-labels, no trailing dot.
 ///
 /// # Errors
 /// One of the `Domain…` and `Literal…` causes.
