@@ -108,7 +108,8 @@ impl DropDir {
             let refusal = Refusal::of_file(
                 code::NAME,
                 format_args!(
-                    "the name must be 1 to {NAME_MAX} of A-Z a-z 0-9 . _ - without a leading dot, and end in .eml or .bsmtp"
+                    "the name must be 1 to {NAME_MAX} of A-Z a-z 0-9 . _ - without a leading dot, and end in .eml, \
+                     .bsmtp or .job (or .pause, .resume or .cancel, to control a job)"
                 ),
             );
             match self.move_to_quarantine(Part::New, &name, &name, &refusal, now.wall) {
