@@ -2,7 +2,7 @@
 //! move the same bytes in the same writes and reads, on as many connections, to the same sink.
 //!
 //! One executor on the core that the first shard has, a task for each connection, plain `write_all`
-//! and `read` as `io/socket.rs` does them. Contents are made beforehand and replies only counted. How
+//! and `read` of the engine's own sockets. Contents are made beforehand and replies only counted. How
 //! many sockets are ready at once, and how often the sink sleeps and takes the core away, depends on
 //! what the shard does between two calls and on who else wants a processor; so as much time is spent
 //! there on hashing, and taken out of the result again, and stand-ins take what the engine's other
@@ -11,13 +11,16 @@
 
 use std::cell::Cell;
 use std::error::Error;
+use std::future::poll_fn;
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
-use glommio::net::TcpStream;
 use glommio::{LocalExecutorBuilder, Placement};
+use hikyaku::io::readiness::{Readiness, Tcp};
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::beside::{Beside, Standing};
@@ -170,8 +173,10 @@ async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
         standing: Standing::start(&args.beside)?,
     });
     let begun = cpu::thread();
+    let readiness = Readiness::new()?;
+    glommio::spawn_local(Rc::clone(&readiness).serve()).detach();
     let opening: Vec<_> = (0..args.connections)
-        .map(|_| glommio::spawn_local(open(args.sink)))
+        .map(|_| glommio::spawn_local(open(Rc::clone(&readiness), args.sink)))
         .collect();
     let mut streams = Vec::new();
     for task in opening {
@@ -222,9 +227,15 @@ fn switches() -> (u64, u64) {
     )
 }
 
-async fn open(sink: SocketAddr) -> std::io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(sink).await?;
-    stream.set_nodelay(true)?;
+async fn open(readiness: Rc<Readiness>, sink: SocketAddr) -> std::io::Result<Tcp> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
+    socket.set_nodelay(true)?;
+    match socket.connect(&sink.into()) {
+        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+        begun => begun?,
+    }
+    let mut stream = readiness.add(socket)?;
+    poll_fn(|cx| stream.poll_connected(cx)).await?;
     let mut buffer = vec![0; READ];
     read(&mut stream, &mut buffer).await?;
     stream.write_all(b"EHLO out.test\r\n").await?;
@@ -241,11 +252,7 @@ async fn open(sink: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// Sends messages on one connection until none is left.
-async fn talk(
-    mut stream: TcpStream,
-    script: Rc<Script>,
-    counts: Rc<Counts>,
-) -> std::io::Result<TcpStream> {
+async fn talk(mut stream: Tcp, script: Rc<Script>, counts: Rc<Counts>) -> std::io::Result<Tcp> {
     let mut buffer = vec![0; READ];
     let mut output = Vec::new();
     let mut lines = 0_u64;
@@ -270,17 +277,13 @@ async fn talk(
     }
 }
 
-async fn write(stream: &mut TcpStream, bytes: &[u8], counts: &Counts) -> std::io::Result<()> {
+async fn write(stream: &mut Tcp, bytes: &[u8], counts: &Counts) -> std::io::Result<()> {
     counts.writes.set(counts.writes.get() + 1);
     stream.write_all(bytes).await
 }
 
 /// Reads what there is; how many lines it has.
-async fn replies(
-    stream: &mut TcpStream,
-    buffer: &mut [u8],
-    counts: &Counts,
-) -> std::io::Result<u64> {
+async fn replies(stream: &mut Tcp, buffer: &mut [u8], counts: &Counts) -> std::io::Result<u64> {
     counts.reads.set(counts.reads.get() + 1);
     let count = read(stream, buffer).await?;
     if !buffer.starts_with(b"2") && !buffer.starts_with(b"3") {
@@ -290,7 +293,7 @@ async fn replies(
     Ok(buffer[..count].iter().filter(|&&c| c == b'\n').count() as u64)
 }
 
-async fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+async fn read(stream: &mut Tcp, buffer: &mut [u8]) -> std::io::Result<usize> {
     match stream.read(buffer).await? {
         0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
         count => Ok(count),

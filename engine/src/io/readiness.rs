@@ -28,7 +28,7 @@ use socket2::Socket;
 
 /// The sockets of one shard.
 #[derive(Debug)]
-pub(crate) struct Readiness {
+pub struct Readiness {
     set: OwnedFd,
     places: RefCell<Slab<Place>>,
 }
@@ -46,7 +46,7 @@ struct Place {
 
 /// A socket of the set.
 #[derive(Debug)]
-pub(crate) struct Tcp {
+pub struct Tcp {
     socket: TcpStream,
     readiness: Rc<Readiness>,
     place: usize,
@@ -57,7 +57,7 @@ impl Readiness {
     ///
     /// # Errors
     /// There are no more descriptors.
-    pub(crate) fn new() -> io::Result<Rc<Self>> {
+    pub fn new() -> io::Result<Rc<Self>> {
         Ok(Rc::new(Self {
             set: epoll::create(CreateFlags::CLOEXEC)?,
             places: RefCell::default(),
@@ -68,7 +68,7 @@ impl Readiness {
     ///
     /// # Errors
     /// The kernel has no memory for it, or no more descriptors may be watched.
-    pub(crate) fn add(self: &Rc<Self>, socket: Socket) -> io::Result<Tcp> {
+    pub fn add(self: &Rc<Self>, socket: Socket) -> io::Result<Tcp> {
         let place = self.places.borrow_mut().insert(Place::default());
         let tcp = Tcp {
             socket: socket.into(),
@@ -86,7 +86,7 @@ impl Readiness {
     }
 
     /// Wakes whoever can go on, until the executor ends.
-    pub(crate) async fn serve(self: Rc<Self>) {
+    pub async fn serve(self: Rc<Self>) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         loop {
             match self.collect(&mut events) {
@@ -153,7 +153,7 @@ fn wake(waiting: &mut Option<Waker>) {
 
 impl Tcp {
     /// Ready when the connection stands, or cannot.
-    pub(crate) fn poll_connected(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_connected(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.socket.take_error()? {
             return Poll::Ready(Err(error));
         }
