@@ -13,8 +13,8 @@
 //! |---|---|
 //! | `ingest.rs` | the loop; claims, reading, parcels |
 //! | `ingest/settle.rs` | acceptance, removal, receipts, closing |
-//! | `ingest/job.rs` | jobs: read twice, then rows for the shards |
-//! | `ingest/merge.rs` | mail merges: the same |
+//! | `ingest/rows.rs` | jobs and mail merges: read twice, then rows for the shards |
+//! | `ingest/job.rs`, `ingest/merge.rs` | what is read of either |
 //! | `ingest/control.rs` | files that pause, resume or cancel a job |
 //! | `ingest/keyed.rs` | files with an idempotency key |
 //! | `ingest/suppression.rs` | who gets no mail |
@@ -26,6 +26,7 @@ mod job;
 mod keyed;
 mod merge;
 mod presence;
+mod rows;
 mod settle;
 mod suppression;
 mod syncer;
@@ -56,8 +57,10 @@ use crate::handoff::desk::Desk;
 use crate::handoff::keyed::{Hasher, Keyed, fingerprint};
 use crate::handoff::route::shard_for;
 use crate::handoff::{Acceptance, Command, JobRows, Ring};
-use crate::ingest::{FileKey, FileKind, Format, Limits, NewMessage, Parser, Refusal, Summary};
+use crate::ingest::merge::MergeReader;
+use crate::ingest::{FileKey, FileKind, Limits, NewMessage, Parser, Refusal, Summary};
 use crate::job::control::Verb;
+use crate::job::read::JobReader;
 use crate::job::token::Secret;
 use crate::mail::envelope::domain_of;
 use crate::mail::id::SubmissionId;
@@ -154,7 +157,7 @@ pub struct Ingest {
     claimed: VecDeque<Claimed>,
     /// Claimed, and larger than the room in the spool.
     large: VecDeque<Claimed>,
-    reading: Option<Reading>,
+    reading: Option<(Reading, Body)>,
     /// Read; removed when accepted.
     files: HashMap<SubmissionId, Claimed>,
     /// Commands that did not fit into their ring.
@@ -185,7 +188,6 @@ pub struct Ingest {
 /// The file that is being read.
 struct Reading {
     claimed: Claimed,
-    body: Body,
     /// Messages per outlet that were not given away yet, with their size.
     parcels: Vec<(Vec<NewMessage>, usize)>,
     /// Recipients that were left out because they are suppressed.
@@ -197,14 +199,35 @@ struct Reading {
 
 /// What a file is read with.
 enum Body {
-    Messages {
-        format: Format,
-        parser: Box<Parser>,
-        /// Of all octets read, as long as the file may have a key.
-        hasher: Option<Hasher>,
-    },
-    Job(job::Stage),
-    Merge(Box<merge::Stage>),
+    Messages(Messages),
+    Survey(rows::Survey),
+    Rows(Box<rows::Rows>),
+}
+
+/// A file of messages.
+struct Messages {
+    parser: Box<Parser>,
+    /// Of all octets read, as long as the file may have a key.
+    hasher: Option<Hasher>,
+}
+
+/// Why a file is read no further.
+enum Stop {
+    Refused(Refusal),
+    /// The disk's trouble, not the file's: it goes back, and is read again from its start.
+    Io(io::Error),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// How a step of the loop ended.
@@ -459,8 +482,8 @@ impl Ingest {
         if self.reading.is_some() && self.admission.as_ref().is_some_and(|it| !it.may_read()) {
             return Progress::None;
         }
-        if let Some(reading) = self.reading.take() {
-            self.read_chunk(reading);
+        if let Some((reading, body)) = self.reading.take() {
+            self.read_chunk(reading, body);
             return Progress::Made;
         }
         let parked: usize = self.parked.values().map(Vec::len).sum();
@@ -478,26 +501,28 @@ impl Ingest {
             };
             let received = clock::wall();
             let body = match claimed.kind {
-                FileKind::Messages(format) => Body::Messages {
-                    format,
+                FileKind::Messages(format) => Body::Messages(Messages {
                     parser: Box::new(Parser::new(format, self.limits.clone())),
                     hasher: None,
-                },
-                FileKind::Job => Body::Job(job::Stage::new(claimed.submission, received)),
+                }),
+                FileKind::Job => {
+                    let reader = JobReader::new(claimed.submission, received.unix_millis());
+                    Body::Survey(rows::Survey::new(reader))
+                }
                 FileKind::Control(_) => {
                     self.begin_control(claimed);
                     return Progress::Made;
                 }
             };
             let parcels = self.outlets.iter().map(|_| (Vec::new(), 0)).collect();
-            self.reading = Some(Reading {
+            let reading = Reading {
                 claimed,
-                body,
                 parcels,
                 suppressed: 0,
                 staged: false,
                 received,
-            });
+            };
+            self.reading = Some((reading, body));
             return Progress::Made;
         }
         if self.absent {
@@ -626,78 +651,79 @@ impl Ingest {
         }
     }
 
-    fn read_chunk(&mut self, mut reading: Reading) {
+    fn read_chunk(&mut self, mut reading: Reading, body: Body) {
         let chunk = match self.reader.read(&mut reading.claimed) {
             Ok(chunk) => chunk,
-            Err(error) => {
-                // The disk's trouble, not the file's: it goes back and is read again from its start.
+            Err(error) => return self.stop(reading, Stop::Io(error)),
+        };
+        let bytes = chunk.as_deref().map(Vec::as_slice);
+        match (body, &chunk) {
+            (Body::Messages(file), Some(chunk)) => self.read_messages(reading, file, chunk),
+            (Body::Messages(file), None) => self.end_messages(reading, file),
+            (Body::Survey(survey), _) => self.survey(reading, survey, bytes),
+            (Body::Rows(rows), _) => self.read_rows(reading, rows, bytes),
+        }
+    }
+
+    fn read_messages(&mut self, mut reading: Reading, mut file: Messages, chunk: &Arc<Vec<u8>>) {
+        let mut messages = Vec::new();
+        let fed = file.parser.feed(chunk, &mut messages);
+        if file.parser.is_merge() {
+            return self.begin_merge(reading);
+        }
+        if let Err(refusal) = fed {
+            return self.refuse(reading, &refusal);
+        }
+        if file.parser.file_key() == FileKey::Absent {
+            file.hasher = None;
+        } else {
+            file.hasher.get_or_insert_default().update(chunk);
+        }
+        self.leave_out(&mut reading, &mut messages);
+        for message in messages {
+            self.assign(&mut reading, message, PARCEL_BYTES);
+        }
+        self.reading = Some((reading, Body::Messages(file)));
+    }
+
+    fn end_messages(&mut self, mut reading: Reading, file: Messages) {
+        let mut messages = Vec::new();
+        let (summary, key) = match file.parser.finish_keyed(&mut messages) {
+            Ok(read) if reading.claimed.unchanged().unwrap_or(false) => read,
+            Ok(_) => return self.refuse(reading, &Claimed::changed()),
+            Err(refusal) => return self.refuse(reading, &refusal),
+        };
+        self.leave_out(&mut reading, &mut messages);
+        for message in messages {
+            self.assign(&mut reading, message, usize::MAX);
+        }
+        let keyed = key.map(|key| Keyed {
+            key: fingerprint(&key),
+            content: file.hasher.unwrap_or_default().finish(),
+        });
+        self.finish(reading, &summary, keyed, None);
+    }
+
+    /// What is being read is a merge: from its start, as one.
+    fn begin_merge(&mut self, mut reading: Reading) {
+        let Claimed {
+            submission, size, ..
+        } = reading.claimed;
+        let received = reading.received.unix_millis();
+        let reader = MergeReader::new(submission, received, self.limits.clone()).expecting(size);
+        match reading.claimed.read_again(0..size) {
+            Ok(()) => self.reading = Some((reading, Body::Survey(rows::Survey::new(reader)))),
+            Err(error) => self.stop(reading, Stop::Io(error)),
+        }
+    }
+
+    fn stop(&mut self, reading: Reading, stop: Stop) {
+        match stop {
+            Stop::Refused(refusal) => self.refuse(reading, &refusal),
+            Stop::Io(error) => {
                 tracing::warn!(file = reading.claimed.name, %error, "cannot be read; tried again later");
                 self.discard(reading.claimed.submission);
                 self.give_back(reading.claimed);
-                return;
-            }
-        };
-        let mut messages = Vec::new();
-        let (format, parser, hasher) = match &mut reading.body {
-            Body::Messages {
-                format,
-                parser,
-                hasher,
-            } => (*format, parser, hasher),
-            Body::Job(_) => return self.read_job(reading, chunk.as_deref().map(Vec::as_slice)),
-            Body::Merge(_) => {
-                return self.read_merge(reading, chunk.as_deref().map(Vec::as_slice));
-            }
-        };
-        let outcome = match &chunk {
-            Some(chunk) => {
-                let fed = parser.feed(chunk, &mut messages);
-                if parser.is_merge() {
-                    return self.begin_merge(reading);
-                }
-                if parser.file_key() == FileKey::Absent {
-                    *hasher = None;
-                } else {
-                    hasher.get_or_insert_default().update(chunk);
-                }
-                fed.map(|()| None)
-            }
-            None => std::mem::replace(&mut **parser, Parser::new(format, self.limits.clone()))
-                .finish_keyed(&mut messages)
-                .map(Some),
-        };
-        let outcome = outcome.and_then(|summary| match summary {
-            Some(read) if reading.claimed.unchanged().unwrap_or(false) => Ok(Some(read)),
-            Some(_) => Err(Claimed::changed()),
-            None => Ok(None),
-        });
-        match outcome {
-            Err(refusal) => self.refuse(reading, &refusal),
-            Ok(summary) => {
-                let limit = if summary.is_some() {
-                    usize::MAX
-                } else {
-                    PARCEL_BYTES
-                };
-                self.leave_out(&mut reading, &mut messages);
-                for message in messages {
-                    self.assign(&mut reading, message, limit);
-                }
-                match summary {
-                    None => self.reading = Some(reading),
-                    Some((summary, None)) => self.finish(reading, &summary, None, None),
-                    Some((summary, Some(key))) => {
-                        let content = match &mut reading.body {
-                            Body::Messages { hasher, .. } => hasher.take(),
-                            Body::Job(_) | Body::Merge(_) => None,
-                        };
-                        let keyed = Keyed {
-                            key: fingerprint(&key),
-                            content: content.unwrap_or_default().finish(),
-                        };
-                        self.finish_keyed(reading, &summary, keyed, None);
-                    }
-                }
             }
         }
     }
@@ -760,11 +786,17 @@ impl Ingest {
     /// The file was read to its end: give away what is left, and ask for its acceptance.
     fn finish(
         &mut self,
-        mut reading: Reading,
+        reading: Reading,
         summary: &Summary,
         keyed: Option<Keyed>,
         job: Option<JobRows>,
     ) {
+        let Some(mut reading) = self.unless_known(reading, keyed) else {
+            return;
+        };
+        if let Some(keyed) = keyed {
+            self.in_flight.insert(keyed.key, reading.claimed.submission);
+        }
         point("ingest.read");
         let submission = reading.claimed.submission;
         let acceptance = Acceptance {
@@ -878,7 +910,7 @@ impl Ingest {
 
     /// Gives back to `new/` what was claimed and not read.
     fn put_back(&mut self) {
-        if let Some(reading) = self.reading.take() {
+        if let Some((reading, _)) = self.reading.take() {
             self.discard(reading.claimed.submission);
             self.claimed.push_front(reading.claimed);
         }

@@ -83,7 +83,7 @@ impl Ingest {
             .claimed
             .iter()
             .chain(&self.large)
-            .chain(self.reading.iter().map(|reading| &reading.claimed))
+            .chain(self.reading.iter().map(|(reading, _)| &reading.claimed))
             .chain(self.parked.values().flatten().map(|(claimed, _)| claimed))
             .map(|claimed| claimed.submission)
             .collect();
