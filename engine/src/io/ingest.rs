@@ -12,6 +12,7 @@
 //! | file | what |
 //! |---|---|
 //! | `ingest.rs` | the loop; claims, reading, parcels |
+//! | `ingest/outlets.rs` | what goes to the shards |
 //! | `ingest/settle.rs` | acceptance, removal, receipts, closing |
 //! | `ingest/rows.rs` | jobs and mail merges: read twice, then rows for the shards |
 //! | `ingest/job.rs`, `ingest/merge.rs` | what is read of either |
@@ -25,6 +26,7 @@ mod control;
 mod job;
 mod keyed;
 mod merge;
+mod outlets;
 mod presence;
 mod rows;
 mod settle;
@@ -44,6 +46,8 @@ use std::time::Duration;
 use hikyaku_spool::faults::point;
 use hikyaku_spool::suppressed::Suppressed;
 
+pub use self::outlets::Outlet;
+use self::outlets::Outlets;
 use super::admission::{Admission, Door};
 use super::clock;
 use super::driver::Receipts;
@@ -55,26 +59,15 @@ use super::keys::KeyFile;
 use super::random;
 use crate::handoff::desk::Desk;
 use crate::handoff::keyed::{Hasher, Keyed, fingerprint};
-use crate::handoff::route::shard_for;
-use crate::handoff::{Acceptance, Command, JobRows, Ring};
+use crate::handoff::{Acceptance, Command, JobRows};
 use crate::ingest::merge::MergeReader;
 use crate::ingest::{FileKey, FileKind, Limits, NewMessage, Parser, Refusal, Summary};
 use crate::job::control::Verb;
 use crate::job::read::JobReader;
 use crate::job::token::Secret;
-use crate::mail::envelope::domain_of;
 use crate::mail::id::SubmissionId;
 use crate::shard::Now;
 use crate::time::{Instant, WallTime};
-
-/// A shard as ingest sees it.
-#[derive(Debug)]
-pub struct Outlet {
-    /// The log that takes its new messages.
-    pub log: u16,
-    /// Its ring.
-    pub ring: Arc<Ring<Command>>,
-}
 
 /// What others may see of ingest, and ask of it.
 #[derive(Debug, Default)]
@@ -130,8 +123,7 @@ pub struct Ingest {
     dir: DropDir,
     watch: Watch,
     limits: Limits,
-    outlets: Vec<Outlet>,
-    outlet_of_log: HashMap<u16, usize>,
+    outlets: Outlets,
     receipts: Arc<Receipts>,
     state: Arc<IngestState>,
     spool: PathBuf,
@@ -160,8 +152,6 @@ pub struct Ingest {
     reading: Option<(Reading, Body)>,
     /// Read; removed when accepted.
     files: HashMap<SubmissionId, Claimed>,
-    /// Commands that did not fit into their ring.
-    waiting: VecDeque<(usize, Command)>,
     /// Accepted and not told yet: the final receipt may come first and save one.
     untold: HashMap<SubmissionId, Arc<Acceptance>>,
     untold_since: VecDeque<(Instant, SubmissionId)>,
@@ -293,17 +283,11 @@ impl Ingest {
         }
         point("start.receipts-written");
         let syncer = syncer::Syncer::start(Arc::clone(&receipts))?;
-        let outlet_of_log = outlets
-            .iter()
-            .enumerate()
-            .map(|(index, outlet)| (outlet.log, index))
-            .collect();
         Ok(Self {
             dir,
             watch,
             limits,
-            outlets,
-            outlet_of_log,
+            outlets: Outlets::new(outlets),
             receipts,
             state,
             spool,
@@ -324,7 +308,6 @@ impl Ingest {
             large: VecDeque::new(),
             reading: None,
             files: HashMap::new(),
-            waiting: VecDeque::new(),
             untold: HashMap::new(),
             untold_since: VecDeque::new(),
             owed: VecDeque::new(),
@@ -358,12 +341,12 @@ impl Ingest {
             let done = shards_done.load(Acquire);
             let stopping = self.state.stop.load(Relaxed);
             let mut progress = self.take_receipts();
-            if self.give_waiting() == Progress::Made {
+            if self.outlets.push_waiting() {
                 progress = Progress::Made;
             }
             if stopping {
                 self.put_back();
-            } else if (self.waiting.is_empty() && self.read_on() == Progress::Made)
+            } else if (!self.outlets.is_held_up() && self.read_on() == Progress::Made)
                 || self.hear() == Progress::Made
             {
                 progress = Progress::Made;
@@ -393,7 +376,7 @@ impl Ingest {
         self.state.idle.store(idle, Relaxed);
         // A full ring is emptied by a shard that has no reason to ring us; look again soon.
         let full = self.reading.is_some();
-        let wait = if !self.waiting.is_empty() || !self.closing.is_empty() || full {
+        let wait = if self.outlets.is_held_up() || !self.closing.is_empty() || full {
             RETRY
         } else if self.state.door.shut().is_some() {
             SHUT_LOOK
@@ -430,51 +413,6 @@ impl Ingest {
     /// Whether there was a complaint, which is over now.
     fn relieved(&mut self, of: &'static str) -> bool {
         !self.complained.is_empty() && self.complained.remove(of)
-    }
-
-    fn give(&mut self, log: u16, command: Command) {
-        // A log that no shard appends to any more (fewer shards than before) is served by the first
-        // shard that restored it; every shard knows its own, so the command goes to all of them.
-        match self.outlet_of_log.get(&log) {
-            Some(&outlet) => self.push(outlet, command),
-            None => {
-                if let Command::Close { submission } = command {
-                    for outlet in 0..self.outlets.len() {
-                        self.push(outlet, Command::Close { submission });
-                    }
-                }
-            }
-        }
-    }
-
-    fn push(&mut self, outlet: usize, command: Command) {
-        if self.waiting.iter().any(|(waiting, _)| *waiting == outlet) {
-            self.waiting.push_back((outlet, command));
-        } else if let Err(command) = self.outlets[outlet].ring.push(command) {
-            self.waiting.push_back((outlet, command));
-        }
-    }
-
-    fn give_waiting(&mut self) -> Progress {
-        let mut progress = Progress::None;
-        let mut full = vec![false; self.outlets.len()];
-        for _ in 0..self.waiting.len() {
-            let Some((outlet, command)) = self.waiting.pop_front() else {
-                break;
-            };
-            if full[outlet] {
-                self.waiting.push_back((outlet, command));
-                continue;
-            }
-            match self.outlets[outlet].ring.push(command) {
-                Ok(()) => progress = Progress::Made,
-                Err(command) => {
-                    full[outlet] = true;
-                    self.waiting.push_back((outlet, command));
-                }
-            }
-        }
-        progress
     }
 
     /// Reads one chunk, or claims files when there is nothing to read.
@@ -514,7 +452,7 @@ impl Ingest {
                     return Progress::Made;
                 }
             };
-            let parcels = self.outlets.iter().map(|_| (Vec::new(), 0)).collect();
+            let parcels = vec![(Vec::new(), 0); self.outlets.count()];
             let reading = Reading {
                 claimed,
                 parcels,
@@ -730,20 +668,16 @@ impl Ingest {
 
     /// Puts a message into the parcels of its recipients' shards.
     fn assign(&mut self, reading: &mut Reading, mut message: NewMessage, limit: usize) {
-        let shards = u16::try_from(self.outlets.len()).unwrap_or(u16::MAX);
-        let mut of_recipient = message
-            .envelope
-            .recipients
-            .iter()
-            .map(|recipient| usize::from(shard_for(domain_of(recipient), shards).0));
+        let recipients = message.envelope.recipients.iter();
+        let mut of_recipient = recipients.map(|recipient| self.outlets.for_recipient(recipient));
         let first = of_recipient.next().unwrap_or(0);
         if of_recipient.all(|outlet| outlet == first) {
             return self.add(reading, first, message, limit);
         }
         let recipients = std::mem::take(&mut message.envelope.recipients);
-        let mut parts: Vec<Vec<Box<str>>> = vec![Vec::new(); self.outlets.len()];
+        let mut parts: Vec<Vec<Box<str>>> = vec![Vec::new(); self.outlets.count()];
         for recipient in recipients {
-            parts[usize::from(shard_for(domain_of(&recipient), shards).0)].push(recipient);
+            parts[self.outlets.for_recipient(&recipient)].push(recipient);
         }
         for (outlet, recipients) in parts
             .into_iter()
@@ -771,8 +705,8 @@ impl Ingest {
         let submission = reading.claimed.submission;
         reading.staged = true;
         self.hand(&messages);
-        self.desk.staged(submission, self.outlets[outlet].log);
-        self.push(
+        self.desk.staged(submission, self.outlets.log(outlet));
+        self.outlets.push(
             outlet,
             Command::Stage {
                 submission,
@@ -820,7 +754,7 @@ impl Ingest {
             .collect();
         if !reading.staged && parcels.len() == 1 {
             let (outlet, messages) = parcels.remove(0);
-            let log = self.outlets[outlet].log;
+            let log = self.outlets.log(outlet);
             let acceptance = Arc::new(Acceptance {
                 logs: vec![log],
                 ..acceptance
@@ -828,7 +762,7 @@ impl Ingest {
             self.desk.read_whole_in_one(submission, log, &acceptance);
             self.hand(&messages);
             self.files.insert(submission, reading.claimed);
-            self.push(
+            self.outlets.push(
                 outlet,
                 Command::Stage {
                     submission,
@@ -904,7 +838,7 @@ impl Ingest {
 
     fn discard(&mut self, submission: SubmissionId) {
         for log in self.desk.refused(submission) {
-            self.give(log, Command::Discard { submission });
+            self.outlets.give(log, Command::Discard { submission });
         }
     }
 

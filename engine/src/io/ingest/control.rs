@@ -181,7 +181,7 @@ impl Ingest {
         let told = Told {
             claimed,
             control,
-            owed: self.outlets.len(),
+            owed: self.outlets.count(),
             known: false,
             recipients: 0,
             cancelled: 0,
@@ -190,7 +190,7 @@ impl Ingest {
     }
 
     fn tell_shards(&mut self, control: SubmissionId, verb: Verb, job: &Arc<str>, again: bool) {
-        for outlet in 0..self.outlets.len() {
+        for outlet in 0..self.outlets.count() {
             let job = Arc::clone(job);
             let command = Command::Job {
                 control,
@@ -198,7 +198,7 @@ impl Ingest {
                 job,
                 again,
             };
-            self.push(outlet, command);
+            self.outlets.push(outlet, command);
         }
     }
 

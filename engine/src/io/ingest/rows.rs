@@ -14,13 +14,12 @@ use std::ops::Range;
 use super::{Body, Claimed, Ingest, PARCEL_BYTES, Reading, Stop};
 use crate::handoff::JobRows;
 use crate::handoff::keyed::{Hasher, Keyed, fingerprint};
-use crate::handoff::route::shard_for;
 use crate::ingest::chunks::{Chunks, RowTerms};
 use crate::ingest::{Content, FileKey, Limits, NewMessage, Refusal, Summary, code};
 use crate::job::Bundle;
 use crate::job::rows::Row;
 use crate::job::token::Secret;
-use crate::mail::envelope::{Envelope, domain_of};
+use crate::mail::envelope::Envelope;
 use crate::mail::mailing::Mailing;
 
 /// Takes all of a file.
@@ -120,7 +119,7 @@ impl Survey {
             Next::Rows(surveyed, at) => (
                 Body::Rows(Box::new(Rows {
                     pass: surveyed.pass,
-                    chunks: Chunks::new(surveyed.envelope, surveyed.bundle, with.outlets.len()),
+                    chunks: Chunks::new(surveyed.envelope, surveyed.bundle, with.outlets.count()),
                     found: surveyed.found,
                     recipients: surveyed.recipients,
                     keyed: self.keyed,
@@ -197,7 +196,7 @@ impl Ingest {
             Ok(found) => self.deal(&mut reading, &mut chunks, found),
             Err(stop) => return self.stop(reading, stop),
         }
-        for outlet in 0..self.outlets.len() {
+        for outlet in 0..self.outlets.count() {
             self.add_all(&mut reading, outlet, chunks.finish(outlet));
         }
         let summary = Summary {
@@ -210,11 +209,10 @@ impl Ingest {
 
     /// Puts rows into their shards' chunks, and gives away those that are full.
     fn deal(&mut self, reading: &mut Reading, chunks: &mut Chunks, found: Vec<RowGroup>) {
-        let shards = u16::try_from(self.outlets.len()).unwrap_or(u16::MAX);
         for RowGroup { mailing, mut rows } in found {
             reading.suppressed += self.leave_out_rows(&mailing, &mut rows);
             for (row, terms) in rows {
-                let outlet = usize::from(shard_for(domain_of(row.recipient.as_str()), shards).0);
+                let outlet = self.outlets.for_recipient(row.recipient.as_str());
                 let full = chunks.push(outlet, row, terms);
                 self.add_all(reading, outlet, full);
             }

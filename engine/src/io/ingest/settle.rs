@@ -93,7 +93,7 @@ impl Ingest {
             Step::Accept(submission, acceptance, logs) => {
                 for log in logs {
                     let acceptance = Arc::clone(&acceptance);
-                    self.give(
+                    self.outlets.give(
                         log,
                         Command::Accept {
                             submission,
@@ -331,7 +331,7 @@ impl Ingest {
         }
         for submission in finished {
             for log in self.desk.closed(submission) {
-                self.give(log, Command::Close { submission });
+                self.outlets.give(log, Command::Close { submission });
             }
             point("ingest.closed");
         }
