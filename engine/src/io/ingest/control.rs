@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::{CLAIM_GROUP, Ingest, Progress, clock, fresh_id, now};
+use super::claim::{CLAIM_GROUP, fresh_id};
+use super::{Ingest, Progress, clock, now};
 use crate::handoff::Command;
 use crate::ingest::{FileKind, Refusal, Summary, code};
 use crate::io::dropdir::{Candidate, Claimed, ControlScan, Receipt};

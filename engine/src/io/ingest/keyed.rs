@@ -8,7 +8,8 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Ingest, Reading, clock};
+use super::read::Reading;
+use super::{Ingest, clock};
 use crate::handoff::{Acceptance, Keyed};
 use crate::ingest::{Refusal, code};
 use crate::io::dropdir::{Claimed, Receipt, ReceiptState};

@@ -4,7 +4,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::{Claimed, FileKind, Ingest, STALE_LOOK_EVERY, clock, now};
+use super::{Ingest, clock, now};
+use crate::ingest::FileKind;
+use crate::io::dropdir::{Claimed, STALE_LOOK_EVERY};
 
 impl Ingest {
     /// Called on every turn; does something once a second at most.

@@ -11,11 +11,14 @@
 
 use std::ops::Range;
 
-use super::{Body, Claimed, Ingest, PARCEL_BYTES, Reading, Stop};
+use super::Ingest;
+use super::parcels::PARCEL_BYTES;
+use super::read::{Body, Reading, Stop};
 use crate::handoff::JobRows;
 use crate::handoff::keyed::{Hasher, Keyed, fingerprint};
 use crate::ingest::chunks::{Chunks, RowTerms};
 use crate::ingest::{Content, FileKey, Limits, NewMessage, Refusal, Summary, code};
+use crate::io::dropdir::Claimed;
 use crate::job::Bundle;
 use crate::job::rows::Row;
 use crate::job::token::Secret;

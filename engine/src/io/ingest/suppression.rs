@@ -5,7 +5,8 @@
 
 use hikyaku_spool::suppress::Scope;
 
-use super::{Ingest, Reading, clock};
+use super::read::Reading;
+use super::{Ingest, clock};
 use crate::handoff::Acceptance;
 use crate::ingest::NewMessage;
 use crate::ingest::chunks::RowTerms;
