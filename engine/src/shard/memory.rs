@@ -16,7 +16,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Shard;
-use super::intake::{Message, Submission};
+use super::message::{Message, Submission};
 use crate::queue::domain::{Domain, Waiting};
 use crate::queue::jobs::JobState;
 use crate::queue::ready::QUEUED_BYTES;
