@@ -131,7 +131,7 @@ impl Shard {
             }
             let part = self.part(key, messages[index].envelope.job.as_deref());
             let expires = self.patience(now, part, Duration::ZERO);
-            let expires = self.tick_after(now, expires);
+            let expires = self.deferred.tick_after(now.mono, expires);
             let kind = messages[index].envelope.kind;
             let message = Message::new(at, 0, part, kind, recipients, domain, expires);
             let message = self.messages.insert(message);

@@ -21,7 +21,7 @@ pub(super) struct Message {
     pub(super) submission: u32,
     /// Recipients in its envelope.
     pub(super) recipients: u32,
-    /// When those that are left expire, in [`Shard::tick`]s.
+    /// When those that are left expire, in ticks of [`super::deferred`].
     pub(super) expires: u32,
     /// The domain of all its recipients, when they share one.
     domain: DomainKey,

@@ -22,6 +22,7 @@
 //! | `lanes.rs` | where ready recipients stand |
 //! | `deferred.rs` | those whose next attempt is not due |
 //! | `opening.rs` | connections are opened and given back |
+//! | `sockets.rs` | whether sockets can be made |
 //! | `site.rs` | a site's back-off and its end |
 //! | `hours.rs` | which sites may be sent to, by their clocks |
 //! | `jobs.rs` | which jobs may be sent |
@@ -67,6 +68,7 @@ mod routing;
 mod settle;
 mod signing;
 mod site;
+mod sockets;
 mod steady;
 mod submissions;
 mod suppression;
@@ -98,12 +100,14 @@ use crate::queue::calendar::Calendars;
 use crate::queue::domain::{DomainKey, Domains, SiteKey, Waiting};
 use crate::queue::jobs::Jobs;
 use crate::queue::site::Site;
-use crate::queue::wheel::Wheel;
 use crate::throttle::Registry;
 use crate::time::{Instant, WallTime};
 use commit::Store;
 use conn::Conn;
+use control::Endings;
+use deferred::Deferred;
 use message::{Message, Submission};
+use sockets::Sockets;
 use timers::{Timer, Timers};
 
 /// Key of a connection in its shard. The generation keeps a late event of a closed connection from
@@ -190,8 +194,7 @@ pub struct Shard {
     suppressions_unreadable: bool,
     /// Cancelled before this start, as far as accepted up to that moment.
     cancelled: HashMap<Box<str>, u64>,
-    /// Control files that wait for jobs to end.
-    ends: Vec<control::Ends>,
+    endings: Endings,
     domains: Domains,
     sites: Slab<Site<ConnKey>>,
     by_site: HashMap<site::SiteIdentity, SiteKey>,
@@ -201,10 +204,7 @@ pub struct Shard {
     /// Where a connection broke in place of the first answer to a BDAT, and what the site had accepted
     /// by then.
     unanswered: HashMap<site::SiteIdentity, u64>,
-    deferred: Wheel<Waiting>,
-    /// Tick 0 of the wheel.
-    wheel_base: Instant,
-    wheel_armed: Instant,
+    deferred: Deferred,
     conns: Slab<Conn>,
     /// Addresses that failed a moment ago.
     bad: BadAddresses,
@@ -222,10 +222,7 @@ pub struct Shard {
     blocked: bool,
     /// When timers were last looked at: a clock for what need not be exact.
     looked_at: Instant,
-    /// No socket could be made: none is tried before this moment.
-    local_until: Instant,
-    /// How often in a row.
-    local_failures: u32,
+    sockets: Sockets,
 }
 
 impl std::fmt::Debug for Shard {
@@ -264,15 +261,13 @@ impl Shard {
             calendars: Calendars::default(),
             suppressions_unreadable: false,
             cancelled: HashMap::new(),
-            ends: Vec::new(),
+            endings: Endings::default(),
             domains: Domains::default(),
             sites: Slab::new(),
             by_site: HashMap::new(),
             plain_sites: HashSet::new(),
             unanswered: HashMap::new(),
-            deferred: Wheel::new(0),
-            wheel_base: now.mono,
-            wheel_armed: Instant::FAR_FUTURE,
+            deferred: Deferred::new(now.mono),
             conns: Slab::new(),
             bad: BadAddresses::new(BAD_ADDRESSES_MAX),
             generation: 0,
@@ -287,8 +282,7 @@ impl Shard {
             draining: false,
             blocked: false,
             looked_at: now.mono,
-            local_until: Instant::default(),
-            local_failures: 0,
+            sockets: Sockets::default(),
         }
     }
 

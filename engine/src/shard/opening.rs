@@ -4,7 +4,6 @@
 //! before it is begun and given back once, whatever becomes of it.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use super::conn::Conn;
 use super::dispatch::RECHECK;
@@ -28,8 +27,7 @@ impl Shard {
             self.arm_site(key, at);
             return false;
         }
-        if self.local_until > now.mono {
-            let at = self.local_until;
+        if let Some(at) = self.sockets.not_before(now.mono) {
             self.arm_site(key, at);
             return false;
         }
@@ -165,22 +163,15 @@ impl Shard {
     /// A socket could not be made, for want of descriptors or memory: that is nobody's failure. No
     /// connection is begun for a while, everyone keeps their place, and what goes on goes on.
     pub(super) fn no_socket(&mut self, now: Now) {
-        let wait = LOCAL_MIN.saturating_mul(1 << self.local_failures.min(LOCAL_STEPS));
-        self.local_failures = self.local_failures.saturating_add(1);
-        self.local_until = now.mono.after(wait);
+        self.sockets.refused(now.mono);
         gauge::add(&self.gauge.sockets_refused, 1);
         self.gauge.sockets_short.store(1, Relaxed);
     }
 
     /// A socket was made.
     pub(super) fn socket_made(&mut self) {
-        if self.local_failures > 0 {
-            self.local_failures = 0;
+        if self.sockets.made() {
             self.gauge.sockets_short.store(0, Relaxed);
         }
     }
 }
-
-/// After a socket could not be made no connection is begun for this long, doubled up to 6.4 s.
-const LOCAL_MIN: Duration = Duration::from_millis(50);
-const LOCAL_STEPS: u32 = 7;

@@ -210,7 +210,7 @@ impl Shard {
             .first()
             .copied()
             .filter(|first| domains.iter().all(|domain| domain == first));
-        let expires = self.tick_after(now, expires_after);
+        let expires = self.deferred.tick_after(now.mono, expires_after);
         let store = u16::try_from(index).unwrap_or(u16::MAX);
         let message = Message::new(live.at, store, part, kind, live.recipients, common, expires);
         let message = message_key(self.messages.insert(message));
@@ -237,8 +237,8 @@ impl Shard {
                 restored.over.push(entry);
             } else if let When::NotBefore(at) = own {
                 let wait = at.saturating_sub(now.wall.unix_millis());
-                let tick = self.tick_after(now, Duration::from_millis(wait));
-                self.deferred.insert(tick, entry);
+                let wait = Duration::from_millis(wait);
+                self.deferred.insert(now.mono, wait, entry);
             } else if wait.is_zero() {
                 let state = self.domains.get_mut(domain);
                 state.ready.push_back(job, entry);
@@ -247,8 +247,7 @@ impl Shard {
                 }
                 restored.note(domain);
             } else {
-                let tick = self.tick_after(now, wait);
-                self.deferred.insert(tick, entry);
+                self.deferred.insert(now.mono, wait, entry);
             }
         }
         let more = restored.recipients - before;

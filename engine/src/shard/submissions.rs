@@ -183,7 +183,7 @@ impl Shard {
             return;
         };
         job.left = job.left.saturating_sub(recipients);
-        if job.left == 0 && !self.ends.is_empty() {
+        if job.left == 0 && !self.endings.is_empty() {
             self.ended(key);
         }
     }
@@ -237,7 +237,7 @@ impl Shard {
         for site in job.held_at {
             self.leave_site(site, key, &mut budget);
         }
-        if !self.ends.is_empty() {
+        if !self.endings.is_empty() {
             self.ended(key);
         }
     }
