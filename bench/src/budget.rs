@@ -8,15 +8,15 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `cpu.rs` | CPU clocks, least of several samples |
 //! | `whole.rs`, `parse.rs` | ingest on a drop directory; its parse |
 //! | `turn.rs`, `peer.rs` | the shard, from command to durable mark, without sockets |
 //! | `parts.rs`, `dialogue.rs`, `queue.rs`, `spool.rs`, `lines.rs` | what the shard's work consists of |
 //! | `commit.rs`, `wire.rs` | disk and sockets through the ring |
-//! | `wake.rs`, `sockets.rs` | prices of switches, and the sockets' stages as the run had them |
+//! | `beside.rs` | stand-ins for the engine's other threads, while sockets are measured |
 //! | `syscalls.rs` | how often a real run enters the kernel |
 //! | `table.rs` | the table |
 
+pub mod beside;
 pub mod commit;
 pub mod dialogue;
 pub mod lines;
@@ -24,12 +24,10 @@ pub mod parse;
 pub mod parts;
 pub mod peer;
 pub mod queue;
-pub mod sockets;
 pub mod spool;
 pub mod syscalls;
 pub mod table;
 pub mod turn;
-pub mod wake;
 pub mod whole;
 pub mod wire;
 
@@ -42,10 +40,11 @@ use serde_json::{Value, json};
 use crate::cli::LoadArgs;
 use crate::cpu;
 use crate::load;
+use crate::process::Threads;
 use crate::programs::{SinkProcess, engine_path};
 use crate::report::{self, Figures, Spread};
 use crate::workload::Workload;
-use sockets::{Places, Switches};
+use beside::Beside;
 use syscalls::Counter;
 use table::Table;
 use turn::{Pipeline, TurnArgs, Turns};
@@ -168,13 +167,6 @@ impl Budget<'_> {
         };
         self.say("shard");
         let shard = self.shard(pipeline, per_commit)?;
-        self.say("switches");
-        let prices = wake::prices()?;
-        self.say("sockets");
-        let places = Places {
-            same: self.wire(pipeline, shard.us, shard_core())?,
-            other: self.wire(pipeline, shard.us, shard_core() + 1)?,
-        };
         self.say("ingest");
 
         let per_file = self.args.load.drop_batch;
@@ -188,6 +180,16 @@ impl Budget<'_> {
         if let Some(fault) = fault {
             return Err(fault);
         }
+        self.say("commit");
+        let batch = (shard.batch_bytes / 4096.0).ceil() * 4096.0;
+        let committed = self.commit(batch as usize)?;
+        self.say("sockets");
+        let commits_us = committed.cpu_us * shard.commits;
+        let beside = [
+            (Some(INGEST_CORE), ingest),
+            (None, commits_us + shard.beside_us),
+        ];
+        let wire = self.wire(pipeline, shard.us, &beside)?;
         table.thread = "hikyaku-ingest";
         table.stage(
             "ingest: claim, read, parse, hand over, remove",
@@ -202,7 +204,7 @@ impl Budget<'_> {
         );
         table.rest("the rest", "scan, rename, read, receipts, unlink, flushes");
         let [append, batches, mark] = parts::spool_us(&self.work, &self.base)?;
-        table.thread = sockets::SHARD;
+        table.thread = SHARD;
         table.stage(
             "shard: intake",
             shard.intake_us,
@@ -258,13 +260,10 @@ impl Budget<'_> {
         );
         table.thread = "spool-pool-";
         table.stage("spare segments", shard.beside_us, "zeros written ahead");
-        self.say("commit");
-        let batch = (shard.batch_bytes / 4096.0).ceil() * 4096.0;
-        let committed = self.commit(batch as usize)?;
         table.thread = "iou-wrk-";
         table.stage(
             "commit: pwrite, fdatasync",
-            committed.cpu_us * shard.commits,
+            commits_us,
             format!(
                 "{:.0} us for each batch of {:.0} KiB ({:.0} us wall)",
                 committed.cpu_us,
@@ -272,21 +271,30 @@ impl Budget<'_> {
                 committed.wall_us
             ),
         );
-        table.thread = sockets::SHARD;
-        let switches = Switches::of(
-            &run.engine_threads,
-            &run.sink_threads,
-            messages,
-            u32::try_from(shard_core()).unwrap_or(0),
+        table.thread = SHARD;
+        let of_shard = run.engine_threads.get(SHARD);
+        let switches =
+            |count: fn(&Threads) -> u64| of_shard.map_or(0.0, |of| count(of) as f64 / messages);
+        table.stage(
+            "sockets: write, read, ring, switches",
+            wire.us_per_message,
+            format!(
+                "{:.2} writes, {:.2} reads; put aside {:.2} times (in the run {:.2}), asleep {:.3} ({:.3})",
+                wire.writes,
+                wire.reads,
+                wire.switches.1,
+                switches(|of| of.involuntary),
+                wire.switches.0,
+                switches(|of| of.voluntary),
+            ),
         );
-        places.stages(&mut table, &prices, &switches);
         let connections = figure("connections");
         table.stage(
             "connect, greeting, EHLO",
-            places.other.us_per_connection * connections / messages,
+            wire.us_per_connection * connections / messages,
             format!(
                 "{:.0} us for each of {connections:.0}",
-                places.other.us_per_connection
+                wire.us_per_connection
             ),
         );
         let line_bytes = shard.log_bytes;
@@ -318,6 +326,7 @@ impl Budget<'_> {
     fn load(&self, mode: &str) -> LoadArgs {
         let mut load = self.args.load.clone();
         load.engine_arg.push(format!("--pipeline={mode}"));
+        load.sink_core.get_or_insert(SINK_CORE);
         load
     }
 
@@ -404,12 +413,12 @@ impl Budget<'_> {
         Ok(cost)
     }
 
-    /// The exchange with a sink on one processor.
+    /// The exchange with a sink, beside others that take so much for each message.
     fn wire(
         &self,
         pipeline: Pipeline,
         shard_us: f64,
-        core: usize,
+        beside: &[(Option<usize>, f64)],
     ) -> Result<wire::Wire, Box<dyn Error>> {
         let dir = tempfile::Builder::new()
             .prefix("hikyaku-wire-")
@@ -420,13 +429,19 @@ impl Budget<'_> {
             let mut sink = SinkProcess::start(1, self.args.load.timeout, &stderr, |command| {
                 command.args(["--without", "starttls"]);
             })?;
-            let sink_status = sink.pin(core % cores());
+            sink.pin(self.args.load.sink_core.unwrap_or(SINK_CORE));
             let wire = wire::run(&wire::WireArgs {
-                sink_status,
                 work: self.work.clone(),
                 pipeline,
                 connections: self.args.load.connections,
                 shard_us,
+                beside: beside
+                    .iter()
+                    .map(|&(core, us_per_message)| Beside {
+                        core,
+                        us_per_message,
+                    })
+                    .collect(),
                 sink: sink.address(),
             })?;
             sink.stop()?;
@@ -513,15 +528,13 @@ struct ShardCost {
     log_bytes: f64,
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// The processor that the engine gives to its first shard.
-fn shard_core() -> usize {
-    1 % cores()
-}
-
+/// Name of the shards' threads, numbers left out.
+const SHARD: &str = "hikyaku-";
+/// The processor that the engine gives to ingestion.
+const INGEST_CORE: usize = 0;
+/// Where the sink is, in real runs and beside the sockets alone: what a send costs depends on whether it wakes somebody
+/// there or here, and the kernel chooses otherwise each time.
+const SINK_CORE: usize = INGEST_CORE;
 /// Ways in which a message is sent.
 const MODES: [&str; 2] = ["transaction", "stream"];
 /// Batches of one sample.

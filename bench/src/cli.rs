@@ -213,6 +213,9 @@ pub struct LoadArgs {
     /// Extension that the sink does not offer, such as chunking; repeatable
     #[arg(long, value_name = "EXTENSION")]
     pub without: Vec<String>,
+    /// Processor that the sink is kept on [default: any]
+    #[arg(long, value_name = "N")]
+    pub sink_core: Option<usize>,
     /// The engine [default: `hikyaku` beside this program]
     #[arg(long, value_name = "PATH")]
     pub engine: Option<PathBuf>,

@@ -121,9 +121,8 @@ pub(crate) struct Run {
     pub(crate) figures: Figures,
     /// Why the run does not count.
     pub(crate) faults: Vec<String>,
-    /// What the threads of the engine used, by name, and those of the sink.
+    /// What the threads of the engine used, by name.
     pub(crate) engine_threads: BTreeMap<String, Threads>,
-    pub(crate) sink_threads: BTreeMap<String, Threads>,
     sink: Report,
     /// What the engine printed last, if it was JSON.
     engine: Value,
@@ -257,7 +256,6 @@ pub(crate) fn one_run(
         figures,
         faults,
         engine_threads,
-        sink_threads: sink.child.threads(),
         sink: sink_report,
         engine,
     })
@@ -297,7 +295,7 @@ fn feed(
 /// Starts the sink, which outlives the run by a little.
 fn start_sink(args: &LoadArgs, work: &Workload, dir: &Path) -> Result<SinkProcess, Box<dyn Error>> {
     let timeout = args.timeout + 60.0;
-    SinkProcess::start(1, timeout, &dir.join("sink.err"), |command| {
+    let mut sink = SinkProcess::start(1, timeout, &dir.join("sink.err"), |command| {
         command.args(["--linger", "--messages", &work.messages.to_string()]);
         command.args(["--script", &args.script]);
         for extension in &args.without {
@@ -306,7 +304,11 @@ fn start_sink(args: &LoadArgs, work: &Workload, dir: &Path) -> Result<SinkProces
         if args.tls == "never" {
             command.args(["--without", "starttls"]);
         }
-    })
+    })?;
+    if let Some(core) = args.sink_core {
+        sink.pin(core);
+    }
+    Ok(sink)
 }
 
 /// Why there is nothing to measure, if nothing is: figures of a run without a message are no figures,

@@ -117,24 +117,17 @@ impl SinkProcess {
         self.addresses[0]
     }
 
-    /// Keeps its threads on one processor, and names the `status` file of the one that serves. Where
-    /// pinning is refused they stay where they are.
-    pub(crate) fn pin(&mut self, core: usize) -> Option<String> {
+    /// Keeps its threads on one processor. Where pinning is refused they stay where they are.
+    pub(crate) fn pin(&mut self, core: usize) {
         let mut set = CpuSet::new();
         set.set(core);
-        let tasks = format!("/proc/{}/task", self.child.child().id());
-        let mut serving = None;
-        for task in fs::read_dir(tasks).into_iter().flatten().flatten() {
-            let path = task.path();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.child().id()));
+        for task in tasks.into_iter().flatten().flatten() {
             let number = task.file_name().to_str().and_then(|n| n.parse().ok());
             if let Some(thread) = number.and_then(Pid::from_raw) {
                 let _ = sched_setaffinity(Some(thread), &set);
             }
-            if fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "sink") {
-                serving = Some(path.join("status").display().to_string());
-            }
         }
-        serving
     }
 
     /// Asks it to end and waits for it; `None`: it still runs after ten seconds.

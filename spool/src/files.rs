@@ -149,7 +149,31 @@ impl Files {
         for candidate in blank {
             files.reuse(site, dir, candidate)?;
         }
+        files.name_segments(dir)?;
         Ok(files)
+    }
+
+    /// Gives each segment the name of its first batch, durably, when a power cut took that back: by its name a segment whose
+    /// header is damaged later is told from a spare.
+    fn name_segments(&mut self, dir: &Path) -> Result<(), SpoolError> {
+        let mut renamed = false;
+        for (candidate, header, _) in &mut self.segments {
+            if candidate.named_seq == Some(header.first_seq) {
+                continue;
+            }
+            let name = dir.join(segment_name(header.first_seq));
+            if name.exists() {
+                continue; // Nothing is worth taking a file's name away for.
+            }
+            disk::rename(&candidate.path, &name)
+                .map_err(SpoolError::io("rename", &candidate.path))?;
+            (candidate.path, candidate.named_seq) = (name, Some(header.first_seq));
+            renamed = true;
+        }
+        match renamed {
+            true => disk::sync_dir(dir).map_err(SpoolError::io("flush the names in", dir)),
+            false => Ok(()),
+        }
     }
 
     /// Two files with one uuid: somebody copied a segment. The second is put aside.
@@ -223,6 +247,11 @@ impl Files {
         });
         Ok(())
     }
+}
+
+/// What a segment is called.
+pub(crate) fn segment_name(first_seq: u64) -> String {
+    format!("seg-{first_seq:020}.log")
 }
 
 /// What a file in a log's directory is called.

@@ -16,6 +16,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::Xxh3Default;
+
 use crate::record::{self, Head, u16_at, u32_at, u64_at, u128_at};
 use crate::segment::{BLOCK, FORMAT_VERSION};
 
@@ -153,7 +155,6 @@ impl fmt::Debug for Batch {
 }
 
 /// A batch that is not in flight yet.
-#[derive(Debug)]
 pub(crate) struct Forming {
     pub(crate) seq: u64,
     pub(crate) segment: u32,
@@ -163,7 +164,22 @@ pub(crate) struct Forming {
     pub(crate) lead: usize,
     pub(crate) bytes: Vec<u8>,
     pub(crate) records: u32,
+    /// Over the body so far: what was just appended is still in the processor's cache.
+    hash: Xxh3Default,
     closed: bool,
+}
+
+impl fmt::Debug for Forming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "forming batch {}: {} records, {} bytes at {}",
+            self.seq,
+            self.records,
+            self.bytes.len(),
+            self.offset
+        )
+    }
 }
 
 impl Forming {
@@ -196,6 +212,8 @@ pub(crate) struct Flush {
     pub(crate) durable_seq: u64,
     pub(crate) chain: u128,
     buffers: Vec<Vec<u8>>,
+    /// Length of the last batch: who writes it may keep its buffer, and a new one should not have to grow.
+    usual_bytes: usize,
     /// Bytes in `queue`.
     pub(crate) waiting_bytes: usize,
 }
@@ -209,6 +227,7 @@ impl Flush {
             durable_seq: next_seq.saturating_sub(1),
             chain,
             buffers: Vec::new(),
+            usual_bytes: 0,
             waiting_bytes: 0,
         }
     }
@@ -225,7 +244,11 @@ impl Flush {
 
     /// Opens a batch. `lead` bytes before its header are left for the segment's header block.
     pub(crate) fn start(&mut self, segment: u32, offset: u64, lead: usize) {
-        let mut bytes = self.buffers.pop().unwrap_or_default();
+        let usual = self.usual_bytes;
+        let mut bytes = self
+            .buffers
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(usual));
         bytes.clear();
         bytes.resize(lead + BATCH_HEADER_BYTES, 0);
         self.waiting_bytes += bytes.len();
@@ -238,6 +261,7 @@ impl Flush {
             lead,
             bytes,
             records: 0,
+            hash: Xxh3Default::new(),
             closed: false,
         });
     }
@@ -258,6 +282,7 @@ impl Flush {
         let (offset, before) = (forming.end(), forming.bytes.len());
         record::append(&mut forming.bytes, seed, offset, head, parts, more);
         forming.records += 1;
+        forming.hash.update(&forming.bytes[before..]);
         let len = forming.bytes.len() - before;
         self.waiting_bytes += len;
         (forming.segment, offset, len)
@@ -267,8 +292,10 @@ impl Flush {
     pub(crate) fn close(&mut self) -> Option<(u32, u64)> {
         let forming = self.queue.back_mut().filter(|forming| !forming.closed)?;
         let padded = forming.bytes.len().next_multiple_of(BLOCK as usize);
-        self.waiting_bytes += padded - forming.bytes.len();
+        let end = forming.bytes.len();
+        self.waiting_bytes += padded - end;
         forming.bytes.resize(padded, 0);
+        forming.hash.update(&forming.bytes[end..]);
         forming.closed = true;
         Some((forming.segment, forming.end()))
     }
@@ -286,11 +313,12 @@ impl Flush {
         }
         let forming = self.queue.pop_front()?;
         self.waiting_bytes -= forming.bytes.len();
+        self.usual_bytes = forming.bytes.len().min(BUFFER_BYTES_MAX);
         self.in_flight = Some(forming.seq);
         Some(forming)
     }
 
-    /// Writes the batch header, hashes the body once, and advances the chain.
+    /// Writes the batch header and advances the chain.
     /// `times` are wall and steady milliseconds.
     pub(crate) fn finish(
         &mut self,
@@ -309,7 +337,7 @@ impl Flush {
             durable_seq: self.durable_seq,
             body_bytes: body.len() as u32, // below the segment size, which is below 4 GiB
             chain_before: self.chain,
-            body_hash: body_hash(body),
+            body_hash: forming.hash.digest128(),
             wall_ms: times.0,
             steady_ms: times.1,
         };

@@ -8,6 +8,7 @@ use std::cell::Cell;
 
 use crate::disk;
 use crate::faults::point;
+use crate::files::segment_name;
 use crate::flush::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_RECORDS_MAX};
 use crate::footer::{Footer, seal_bytes_max};
 use crate::log::Log;
@@ -290,8 +291,8 @@ impl Log {
             .back()
             .map_or((0, 0), |last| (last.header.uuid, last.seal_at));
         let first_seq = self.flush.next_seq;
-        let name = self.dir.join(format!("seg-{first_seq:020}.log"));
-        // The name is for people: a spare's name with a segment's header is understood, too.
+        let name = self.dir.join(segment_name(first_seq));
+        // A spare's name with a segment's header is understood, too: the next start puts it right.
         let path = if disk::rename(&path, &name).is_ok() {
             name
         } else {

@@ -97,6 +97,42 @@ fn a_freed_segment_is_told_from_one_whose_header_was_never_written() {
     }
 }
 
+/// A power cut took a segment's name back; it goes on under that of a spare, and much later its header is damaged.
+#[test]
+fn a_segment_under_a_spares_name_gets_its_own_back() {
+    let options = Options {
+        spares_inline: true,
+        ..small()
+    };
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let add = |log: &mut hikyaku_spool::Log| {
+        log.append_message(1, 1, b"e", &[&[7; 30_000]])
+            .expect("room");
+        log.append_accept(1, b"").expect("room");
+        pump(log);
+    };
+    let (mut log, _) = open(dir.path(), &options);
+    add(&mut log);
+    drop(log);
+    let path = segments(dir.path()).remove(0);
+    let spare = path.with_file_name("pool-99.seg");
+    std::fs::rename(&path, spare).expect("renamed");
+
+    let (mut log, recovered) = open(dir.path(), &options);
+    assert!(recovered.report.damage.is_empty());
+    while log.segments() < 2 {
+        add(&mut log);
+    }
+    let owed = log.recipients_left();
+    drop(log);
+    assert_eq!(segments(dir.path()).remove(0), path);
+    let file = OpenOptions::new().write(true).open(path).expect("opens");
+    file.write_all_at(&[0x5a; 4096], 0).expect("written");
+    let (log, recovered) = open(dir.path(), &options);
+    assert!(!recovered.report.damage.is_empty());
+    assert_eq!(log.recipients_left(), owed);
+}
+
 /// Nothing is left of a log in which batches were acknowledged.
 #[test]
 fn a_log_without_its_segments_is_named() {

@@ -40,3 +40,7 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     ("so-net", include_str!("../profiles/so-net.toml")),
     ("rakuten", include_str!("../profiles/rakuten.toml")),
 ];
+
+#[cfg(test)]
+#[path = "builtin_tests.rs"]
+mod tests;

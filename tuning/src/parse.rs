@@ -424,3 +424,7 @@ pub(crate) fn domain(text: &str) -> Result<String, String> {
     }
     Ok(text.into())
 }
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

@@ -3,12 +3,11 @@
 //!
 //! One executor on the core that the first shard has, a task for each connection, plain `write_all`
 //! and `read` as `io/socket.rs` does them. Contents are made beforehand and replies only counted. How
-//! many sockets are ready at once, and how often the sink takes the core away, depends on what the
-//! shard does between two calls; so as much time is spent there on hashing, and taken out of the
-//! result again. What is left is the sockets' share: the calls, the ring between them, waking tasks,
-//! switches, and how many of those there were. The sink is a process of its own, as in
-//! `hikyaku-bench load`, on the executor's processor or on another one as the caller wants: that is
-//! what the cost of a socket depends on most.
+//! many sockets are ready at once, and how often the sink sleeps and takes the core away, depends on
+//! what the shard does between two calls and on who else wants a processor; so as much time is spent
+//! there on hashing, and taken out of the result again, and stand-ins take what the engine's other
+//! threads take (`beside.rs`). What is left is the sockets' share: the calls, the ring between them,
+//! waking tasks and the receiver, switches. The sink is a process of its own, as in `hikyaku-bench load`.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -21,6 +20,7 @@ use glommio::net::TcpStream;
 use glommio::{LocalExecutorBuilder, Placement};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::beside::{Beside, Standing};
 use super::turn::Pipeline;
 use crate::cpu;
 use crate::workload::Workload;
@@ -38,8 +38,8 @@ pub struct WireArgs {
     pub shard_us: f64,
     /// The sink.
     pub sink: SocketAddr,
-    /// Where the kernel counts the switches of the sink's thread.
-    pub sink_status: Option<String>,
+    /// The engine's other threads.
+    pub beside: Vec<Beside>,
 }
 
 /// What it took.
@@ -55,8 +55,6 @@ pub struct Wire {
     pub reads: f64,
     /// How often the executor slept for each message, and how often it was put aside.
     pub switches: (f64, f64),
-    /// How often the sink slept for each message.
-    pub sink_sleeps: f64,
 }
 
 /// Envelope and content of messages, again and again.
@@ -80,12 +78,12 @@ impl Script {
 }
 
 /// Counts of all connections.
-#[derive(Default)]
 struct Counts {
     left: Cell<u64>,
     begun: Cell<usize>,
     writes: Cell<u64>,
     reads: Cell<u64>,
+    standing: Standing,
 }
 
 impl Counts {
@@ -93,6 +91,7 @@ impl Counts {
     fn take(&self, most: u64) -> (usize, u64) {
         let count = self.left.get().min(most);
         self.left.set(self.left.get() - count);
+        self.standing.sent(count);
         let first = self.begun.get();
         self.begun
             .set(first + usize::try_from(count).unwrap_or(usize::MAX));
@@ -163,8 +162,14 @@ fn script(args: &WireArgs) -> Script {
 
 async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
     let script = Rc::new(script);
-    let counts = Rc::new(Counts::default());
-    let begun = cpu::process();
+    let counts = Rc::new(Counts {
+        left: Cell::default(),
+        begun: Cell::default(),
+        writes: Cell::default(),
+        reads: Cell::default(),
+        standing: Standing::start(&args.beside)?,
+    });
+    let begun = cpu::thread();
     let opening: Vec<_> = (0..args.connections)
         .map(|_| glommio::spawn_local(open(args.sink)))
         .collect();
@@ -172,15 +177,14 @@ async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
     for task in opening {
         streams.push(task.await?);
     }
-    let connected = cpu::process();
+    let connected = cpu::thread();
     // Twice: what is slow the first time (buffers, routes, the sink's tables) is not a message's cost.
     let mut figures = Wire::default();
     for messages in [args.work.messages / 5, args.work.messages] {
         counts.left.set(messages);
         counts.writes.set(0);
         counts.reads.set(0);
-        let (begun, switched) = (cpu::process(), switches("/proc/thread-self/status"));
-        let slept = args.sink_status.as_deref().map(switches);
+        let (begun, switched) = (cpu::thread(), switches());
         let tasks: Vec<_> = streams
             .drain(..)
             .map(|stream| {
@@ -192,18 +196,14 @@ async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
         }
         let each = 1.0 / messages.max(1) as f64;
         figures.us_per_message =
-            (cpu::us(cpu::process() - begun) * each - script.passes_us).max(0.0);
+            (cpu::us(cpu::thread() - begun) * each - script.passes_us).max(0.0);
         figures.writes = counts.writes.get() as f64 * each;
         figures.reads = counts.reads.get() as f64 * each;
-        let now = switches("/proc/thread-self/status");
+        let now = switches();
         figures.switches = (
             now.0.saturating_sub(switched.0) as f64 * each,
             now.1.saturating_sub(switched.1) as f64 * each,
         );
-        if let (Some(path), Some(slept)) = (args.sink_status.as_deref(), slept) {
-            let now = switches(path);
-            figures.sink_sleeps = now.0.saturating_sub(slept.0) as f64 * each;
-        }
     }
     figures.us_per_connection = cpu::us(connected - begun) / f64::from(args.connections.max(1));
     for mut stream in streams {
@@ -212,9 +212,9 @@ async fn exchange(args: WireArgs, script: Script) -> std::io::Result<Wire> {
     Ok(figures)
 }
 
-/// Voluntary and involuntary context switches of the thread with this `status` file.
-fn switches(status: &str) -> (u64, u64) {
-    let text = std::fs::read_to_string(status).unwrap_or_default();
+/// Voluntary and involuntary context switches of this thread.
+fn switches() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let of = |name| crate::process::value(&text, name).unwrap_or(0);
     (
         of("voluntary_ctxt_switches:"),
@@ -327,7 +327,7 @@ mod tests {
                 connections: 3,
                 shard_us: 2.0,
                 sink: sink.addresses()[0],
-                sink_status: None,
+                beside: vec![],
             })
             .unwrap();
             assert!(wire.us_per_message > 0.0 && wire.us_per_connection > 0.0);

@@ -1,4 +1,4 @@
-//! What each thread of a watched process used, by name, and on which processors it was seen.
+//! What each thread of a watched process used, by name.
 //!
 //! Looked at while the process lives, as context switches are: a thread that lived for less than the
 //! time between two looks may be missed, and what came after the last look is. Whoever shows these
@@ -16,18 +16,6 @@ pub struct Threads {
     pub voluntary: u64,
     /// Context switches because somebody else was put in their place.
     pub involuntary: u64,
-    /// How often they were seen with each processor as their last.
-    pub seen_on: BTreeMap<u32, u32>,
-}
-
-impl Threads {
-    /// Share of the looks at which the last processor was this one; `None`: never looked at.
-    #[must_use]
-    pub fn share_on(&self, processor: u32) -> Option<f64> {
-        let all: u32 = self.seen_on.values().sum();
-        let here = self.seen_on.get(&processor).copied().unwrap_or(0);
-        (all > 0).then(|| f64::from(here) / f64::from(all))
-    }
 }
 
 /// Every thread that was seen, by its number.
@@ -43,25 +31,17 @@ impl Seen {
                 continue;
             };
             let read = |file: &str| fs::read_to_string(task.path().join(file));
-            let (Ok(status), Ok(stat), Ok(schedstat)) =
-                (read("status"), read("stat"), read("schedstat"))
+            let (Ok(status), Ok(name), Ok(schedstat)) =
+                (read("status"), read("comm"), read("schedstat"))
             else {
                 continue;
             };
-            let Some((name, processor)) = name_and_processor(&stat) else {
-                continue;
-            };
             let (of, used) = self.0.entry(number).or_default();
-            name.clone_into(of);
+            name.trim_end().clone_into(of);
             used.voluntary = super::value(&status, "voluntary_ctxt_switches:").unwrap_or(0);
             used.involuntary = super::value(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
             let mut fields = schedstat.split_whitespace();
-            let cpu_ns = fields.next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            // A thread that lies still says nothing about where work was done.
-            if cpu_ns > used.cpu_ns {
-                *used.seen_on.entry(processor).or_default() += 1;
-            }
-            used.cpu_ns = cpu_ns;
+            used.cpu_ns = fields.next().and_then(|n| n.parse().ok()).unwrap_or(0);
         }
     }
 
@@ -80,21 +60,9 @@ impl Seen {
             sum.cpu_ns += used.cpu_ns;
             sum.voluntary += used.voluntary;
             sum.involuntary += used.involuntary;
-            for (processor, times) in &used.seen_on {
-                *sum.seen_on.entry(*processor).or_default() += times;
-            }
         }
         all
     }
-}
-
-/// Name and last processor out of `/proc/PID/task/TID/stat`. The name may hold anything.
-fn name_and_processor(stat: &str) -> Option<(&str, u32)> {
-    let (open, close) = (stat.find('(')?, stat.rfind(')')?);
-    let name = stat.get(open + 1..close)?;
-    // Field 39; the first behind the name is the third.
-    let processor = stat[close + 1..].split_whitespace().nth(36)?;
-    Some((name, processor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -113,19 +81,5 @@ mod tests {
             all.keys()
                 .all(|name| !name.ends_with(|c: char| c.is_ascii_digit()))
         );
-    }
-
-    #[test]
-    fn a_name_may_look_like_anything() {
-        let rest: Vec<String> = (3..=52).map(|n: u32| n.to_string()).collect();
-        let stat = format!("7 (a) b (c) {}", rest.join(" "));
-        assert_eq!(name_and_processor(&stat), Some(("a) b (c", 39)));
-        assert_eq!(name_and_processor("nonsense"), None);
-        let used = Threads {
-            seen_on: BTreeMap::from([(0, 1), (1, 3)]),
-            ..Threads::default()
-        };
-        assert_eq!(used.share_on(1), Some(0.75));
-        assert_eq!(Threads::default().share_on(0), None);
     }
 }

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use hikyaku::dns::rng::Rng;
 use hikyaku::dns::{Config, Lookup, LookupAction, QueryId, Via};
-use hikyaku::mail::id::ShardId;
 use hikyaku::queue::domain::DomainKey;
 use hikyaku::time::Instant;
+
+use super::events::Event;
+use super::ledger::Checked;
+use super::world::World;
 
 /// What a domain is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +27,13 @@ pub(super) enum Zone {
 
 /// One lookup in the air.
 pub(super) struct Flight {
-    pub(super) lookup: Lookup,
-    pub(super) shard: ShardId,
-    pub(super) domain: DomainKey,
+    lookup: Lookup,
+    shard: usize,
+    domain: DomainKey,
 }
 
 /// What becomes of one query.
-pub(super) enum Reply {
+enum Reply {
     Packet(Vec<u8>),
     Nothing,
 }
@@ -44,7 +47,61 @@ pub(super) struct Names {
     pub(super) faults: u64,
 }
 
-pub(super) fn lookup(now: Instant, name: &str, seed: u64) -> Lookup {
+impl World {
+    /// Begins a lookup for a shard.
+    pub(super) fn resolve(&mut self, shard: usize, domain: DomainKey, name: &str) {
+        let lookup = lookup(self.mono(), name, self.rng.next_u64());
+        let flight = self.flights.len();
+        self.flights.push(Some(Flight {
+            lookup,
+            shard,
+            domain,
+        }));
+        self.at(self.now + 1, Event::DnsPoll(flight));
+    }
+
+    pub(super) fn on_dns_answer(&mut self, index: usize, query: QueryId, packet: &[u8]) -> Checked {
+        let now = self.mono();
+        if let Some(Some(flight)) = self.flights.get_mut(index) {
+            flight.lookup.handle_answer(now, query, packet);
+        }
+        self.poll_dns(index)
+    }
+
+    pub(super) fn poll_dns(&mut self, index: usize) -> Checked {
+        let now = self.mono();
+        let Some(Some(flight)) = self.flights.get_mut(index) else {
+            return Ok(());
+        };
+        let (sends, then) = poll(flight, now);
+        let (shard, domain) = (flight.shard, flight.domain);
+        let trouble = if self.healthy {
+            0
+        } else {
+            self.scenario.dns_trouble
+        };
+        for (via, packet, query) in sends {
+            if let Reply::Packet(answer) = self.names.answer(&packet, via, &mut self.rng, trouble) {
+                let at = self.soon(300_000_000);
+                self.at(at, Event::Dns(index, query, answer));
+            }
+        }
+        match then {
+            LookupAction::Wait { until } => {
+                self.at(until.as_nanos().max(self.now + 1), Event::DnsPoll(index));
+                Ok(())
+            }
+            LookupAction::Done(answer) => {
+                self.flights[index] = None;
+                self.turn(shard, |shard, now| shard.on_resolved(now, domain, &answer))
+                    .map(drop)
+            }
+            LookupAction::Send { .. } => Ok(()),
+        }
+    }
+}
+
+fn lookup(now: Instant, name: &str, seed: u64) -> Lookup {
     let config = Config {
         servers: 2,
         allow_prohibited: true,
@@ -54,10 +111,7 @@ pub(super) fn lookup(now: Instant, name: &str, seed: u64) -> Lookup {
 }
 
 /// What a driver does for a lookup: all that is to be sent now, then the wait or the end.
-pub(super) fn poll(
-    flight: &mut Flight,
-    now: Instant,
-) -> (Vec<(Via, Vec<u8>, QueryId)>, LookupAction) {
+fn poll(flight: &mut Flight, now: Instant) -> (Vec<(Via, Vec<u8>, QueryId)>, LookupAction) {
     let mut sends = Vec::new();
     loop {
         match flight.lookup.poll(now) {
@@ -79,13 +133,7 @@ const NXDOMAIN: u8 = 3;
 
 impl Names {
     /// Answers a query. `per_mille` of them meet trouble.
-    pub(super) fn answer(
-        &mut self,
-        query: &[u8],
-        via: Via,
-        rng: &mut Rng,
-        per_mille: usize,
-    ) -> Reply {
+    fn answer(&mut self, query: &[u8], via: Via, rng: &mut Rng, per_mille: usize) -> Reply {
         let Some((name, kind)) = question(query) else {
             return Reply::Nothing;
         };

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! scenario.rs  what a seed draws: shards, peers, files, faults, how the process ends
-//! world.rs     the heap of events, a shard's turn and its effects
+//! world.rs     the world and its main loop    events.rs what can happen, and when
+//! turn.rs      a shard's turn and its effects trace.rs  the history of a seed as a number
 //! life.rs      start, recovery, the four endings, the last look
 //! store.rs     batches                 disk.rs   what survives a kill, a power cut, rot
 //! link.rs      connections             peer.rs   receivers, and the truth of what they took
@@ -21,6 +22,7 @@
 
 mod disk;
 mod dns;
+mod events;
 mod hours;
 mod ingest;
 mod ledger;
@@ -31,6 +33,8 @@ mod scenario;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trace;
+mod turn;
 mod world;
 
 use std::collections::BTreeMap;
@@ -131,6 +135,8 @@ pub fn run(args: &SimulateArgs) -> Result<bool, Box<dyn Error>> {
             });
         }
     });
+    // It stays when a seed that broke a promise lies in it.
+    let _ = std::fs::remove_dir(&place);
     let totals = totals.into_inner().unwrap_or_default();
     let seconds = begun.elapsed().as_secs_f64();
     if args.json {

@@ -10,129 +10,25 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use hikyaku::dns::rng::Rng;
-use hikyaku::dns::{LookupAction, QueryId, Via};
-use hikyaku::handoff::{Receipt, Tally};
-use hikyaku::mail::id::{ShardId, SubmissionId};
-use hikyaku::shard::{ConnKey, ConnectFailure, Effect, Now, Shard};
+use hikyaku::handoff::Tally;
+use hikyaku::mail::id::SubmissionId;
+use hikyaku::shard::{ConnKey, Shard};
 use hikyaku::time::{Instant, WallTime};
 use hikyaku_spool::Spool;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::disk::Disk;
-use super::dns::{self, Flight, Names, Reply};
+use super::dns::{Flight, Names};
+use super::events::Scheduled;
 use super::hours::Clock;
-use super::ingest::{Ingest, Place, Ring};
+use super::ingest::{Ingest, Place};
 use super::ledger::{Broken, Checked, Ledger};
 use super::life::Parts;
 use super::link::Link;
 use super::scenario::{Crash, Scenario, files, hours, names};
-use super::store::Writer;
 
-/// What can happen.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// The process starts.
-    Start,
-    /// The plan's next end, if it is time for it and this is still that process.
-    End(u32),
-    /// A producer's file is there.
-    Drop(usize),
-    /// Trouble ends: from now on everybody behaves.
-    Heal,
-    /// The wall clock is set, by so many milliseconds.
-    Jump(i64),
-    /// Space is gone, or back.
-    Full(bool),
-    // Of this life of the process only:
-    Timer(usize),
-    /// What a driver does now and then, whatever happens.
-    Tick,
-    Commit(usize, usize),
-    Sign(usize),
-    Store(usize, usize),
-    Ring(usize),
-    Ingest,
-    SyncDrops,
-    WriteLog,
-    Receipt(Box<Receipt>),
-    Connected(usize, Option<ConnectFailure>),
-    Written(usize),
-    AtEngine(usize, Vec<u8>),
-    PeerClosed(usize),
-    Woken(usize),
-    Tls(usize),
-    Dns(usize, QueryId, Vec<u8>),
-    DnsPoll(usize),
-    // Of no process:
-    AtPeer(usize),
-}
-
-impl Event {
-    /// Whether it is nothing to a later process.
-    const fn ends_with_process(&self) -> bool {
-        !matches!(
-            self,
-            Self::Start
-                | Self::End(_)
-                | Self::Drop(_)
-                | Self::Heal
-                | Self::Jump(_)
-                | Self::Full(_)
-                | Self::AtPeer(_)
-        )
-    }
-}
-
-struct Scheduled {
-    at: u64,
-    tie: u64,
-    order: u64,
-    life: u32,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.order == other.order
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.tie, self.order).cmp(&(other.at, other.tie, other.order))
-    }
-}
-
-/// One shard with what its driver keeps.
-pub(super) struct ShardState {
-    pub(super) shard: Shard,
-    pub(super) writers: Vec<Writer>,
-    pub(super) logs: Vec<u16>,
-    pub(super) ring: Ring,
-    pub(super) waits_for_room: bool,
-    timer_at: Instant,
-}
-
-impl ShardState {
-    pub(super) fn new(shard: Shard, logs: Vec<u16>) -> Self {
-        Self {
-            shard,
-            writers: logs.iter().map(|_| Writer::default()).collect(),
-            logs,
-            ring: Ring::new(),
-            waits_for_room: false,
-            timer_at: Instant::FAR_FUTURE,
-        }
-    }
-}
+pub(super) use super::events::Event;
+pub(super) use super::turn::ShardState;
 
 /// The engine while it runs.
 pub(super) struct Process {
@@ -163,9 +59,9 @@ pub(super) struct Stats {
 pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) now: u64,
-    order: u64,
-    events: BinaryHeap<Reverse<Scheduled>>,
-    trace: Xxh3,
+    pub(super) order: u64,
+    pub(super) events: BinaryHeap<Reverse<Scheduled>>,
+    pub(super) trace: Xxh3,
     /// Say everything on standard error, too.
     pub(super) tell: bool,
     pub(super) scenario: Scenario,
@@ -189,31 +85,16 @@ pub(super) struct World {
     pub(super) drained: bool,
     pub(super) links: Vec<Link>,
     pub(super) live: BTreeMap<(usize, ConnKey), usize>,
-    flights: Vec<Option<Flight>>,
+    pub(super) flights: Vec<Option<Flight>>,
     pub(super) places: Vec<Place>,
     pub(super) finals: BTreeMap<SubmissionId, Tally>,
     pub(super) healthy: bool,
     pub(super) stats: Stats,
 }
 
-/// Text as it is, numbers in hexadecimal digits, last byte first.
-fn readable(part: &[u8]) -> String {
-    if part.iter().all(|byte| (b' '..=b'~').contains(byte)) {
-        return String::from_utf8_lossy(part).into_owned();
-    }
-    part.iter()
-        .rev()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// As in the production driver: lines wait for so long at most.
-const LOG_EVERY: u64 = SECOND / 2;
-
 /// In production it is half a second; nothing that a promise says hangs on it.
 const TICK: u64 = 30 * SECOND;
 
-const CLOSED: &[u8] = b"outside of its hours";
 /// Told apart from the seed of everything else.
 const HOURS_SEED: u64 = 0x5348_4f55_5253;
 
@@ -420,158 +301,8 @@ impl World {
             Event::PeerClosed(link) => self.on_peer_closed(link),
             Event::Woken(link) => self.on_woken(link),
             Event::Tls(link) => self.on_tls(link),
-            Event::Dns(flight, query, packet) => {
-                let now = self.mono();
-                if let Some(Some(flight)) = self.flights.get_mut(flight) {
-                    flight.lookup.handle_answer(now, query, &packet);
-                }
-                self.poll_dns(flight)
-            }
+            Event::Dns(flight, query, packet) => self.on_dns_answer(flight, query, &packet),
             Event::DnsPoll(flight) => self.poll_dns(flight),
-        }
-    }
-
-    /// One call into a shard, and all that follows from it. `None` when the process died in it.
-    pub(super) fn turn<T>(
-        &mut self,
-        shard: usize,
-        call: impl FnOnce(&mut Shard, Now) -> T,
-    ) -> Result<Option<T>, Broken> {
-        let now = Now {
-            mono: self.mono(),
-            wall: self.wall(),
-        };
-        let Some(process) = &mut self.process else {
-            return Ok(None);
-        };
-        let state = &mut process.shards[shard];
-        let result = call(&mut state.shard, now);
-        if self.disk.is_dead() {
-            return Ok(None);
-        }
-        self.after_turn(shard)?;
-        Ok(Some(result))
-    }
-
-    /// Log lines, effects and the timer of a shard that has just had its turn.
-    pub(super) fn after_turn(&mut self, shard: usize) -> Checked {
-        let Some(process) = &mut self.process else {
-            return Ok(());
-        };
-        let state = &mut process.shards[shard];
-        if state.shard.log_len() > 0 {
-            let lines = state.shard.swap_log(Vec::new());
-            self.trace.update(&lines);
-            if self.scenario.hours.is_some() && lines.windows(CLOSED.len()).any(|at| at == CLOSED) {
-                self.stats.faults.insert("clock: a site is closed");
-            }
-            if self.tell {
-                eprint!("{:>18} {}", self.now, String::from_utf8_lossy(&lines));
-            }
-            let shard = &state.shard;
-            let waiting = self.ledger.unwritten.len();
-            self.ledger
-                .lines(&lines, |log| Some(shard.durability(log)?.1))?;
-            // As in production they reach the file a while later, and are lost with the process until then.
-            if waiting == 0 && !self.ledger.unwritten.is_empty() {
-                self.at(self.now + LOG_EVERY, Event::WriteLog);
-            }
-        }
-        loop {
-            let Some(process) = &mut self.process else {
-                return Ok(());
-            };
-            let Some(effect) = process.shards[shard].shard.take_effect() else {
-                break;
-            };
-            if matches!(effect, Effect::Connect { .. }) {
-                self.judge_connect()?;
-            }
-            self.carry_out_effect(shard, effect);
-        }
-        let Some(process) = &mut self.process else {
-            return Ok(());
-        };
-        let state = &mut process.shards[shard];
-        if let Some(due) = state.shard.next_timer()
-            && due < state.timer_at
-        {
-            state.timer_at = due;
-            let at = due.as_nanos().max(self.now);
-            self.at(at, Event::Timer(shard));
-        }
-        Ok(())
-    }
-
-    fn carry_out_effect(&mut self, shard: usize, effect: Effect) {
-        match effect {
-            Effect::Connect { conn, address, .. } => {
-                self.note(&[b"connect", address.to_string().as_bytes()]);
-                let host = match address.ip() {
-                    std::net::IpAddr::V4(ip) => usize::from(ip.octets()[3]).saturating_sub(1),
-                    std::net::IpAddr::V6(_) => 0,
-                };
-                self.connect(shard, conn, host.min(self.scenario.personas.len() - 1));
-            }
-            Effect::Wake(conn) => self.wake(shard, conn),
-            Effect::Resolve { domain, name } => {
-                self.note(&[b"resolve", name.as_bytes()]);
-                let lookup = dns::lookup(self.mono(), &name, self.rng.next_u64());
-                let flight = self.flights.len();
-                self.flights.push(Some(Flight {
-                    lookup,
-                    shard: ShardId(u16::try_from(shard).unwrap_or(u16::MAX)),
-                    domain,
-                }));
-                self.at(self.now + 1, Event::DnsPoll(flight));
-            }
-            Effect::Commit(store) => self.at(self.now + 1, Event::Commit(shard, store)),
-            Effect::Sign => self.at(self.now + 1, Event::Sign(shard)),
-            Effect::Receipt(receipt) => {
-                let at = self.soon(300_000);
-                self.at(at, Event::Receipt(Box::new(receipt)));
-            }
-            Effect::Room => {
-                if let Some(process) = &mut self.process {
-                    process.shards[shard].waits_for_room = false;
-                }
-                self.at(self.now + 1, Event::Ring(shard));
-            }
-        }
-    }
-
-    fn poll_dns(&mut self, index: usize) -> Checked {
-        let now = self.mono();
-        let Some(Some(flight)) = self.flights.get_mut(index) else {
-            return Ok(());
-        };
-        let (sends, then) = dns::poll(flight, now);
-        let (shard, domain) = (flight.shard, flight.domain);
-        let trouble = if self.healthy {
-            0
-        } else {
-            self.scenario.dns_trouble
-        };
-        for (via, packet, query) in sends {
-            let via: Via = via;
-            if let Reply::Packet(answer) = self.names.answer(&packet, via, &mut self.rng, trouble) {
-                let at = self.soon(300_000_000);
-                self.at(at, Event::Dns(index, query, answer));
-            }
-        }
-        match then {
-            LookupAction::Wait { until } => {
-                self.at(until.as_nanos().max(self.now + 1), Event::DnsPoll(index));
-                Ok(())
-            }
-            LookupAction::Done(answer) => {
-                self.flights[index] = None;
-                self.turn(usize::from(shard.0), |shard, now| {
-                    shard.on_resolved(now, domain, &answer)
-                })
-                .map(drop)
-            }
-            LookupAction::Send { .. } => Ok(()),
         }
     }
 
@@ -584,27 +315,6 @@ impl World {
                 self.ledger.durable(log, durable);
             }
         }
-    }
-
-    pub(super) fn at(&mut self, at: u64, event: Event) {
-        self.order += 1;
-        let tie = self.rng.next_u64();
-        self.events.push(Reverse(Scheduled {
-            at,
-            tie,
-            order: self.order,
-            life: self.life,
-            event,
-        }));
-    }
-
-    /// A moment at most so many nanoseconds ahead.
-    pub(super) fn soon(&mut self, within: u64) -> u64 {
-        self.now
-            + 1
-            + self
-                .rng
-                .below(usize::try_from(within).unwrap_or(usize::MAX)) as u64
     }
 
     pub(super) fn mono(&self) -> Instant {
@@ -628,23 +338,6 @@ impl World {
 
     pub(super) fn spool_dir(&self) -> PathBuf {
         self.dir.join("spool")
-    }
-
-    /// Puts something into the trace.
-    pub(super) fn note(&mut self, parts: &[&[u8]]) {
-        self.trace.update(&self.now.to_le_bytes());
-        for part in parts {
-            self.trace.update(part);
-        }
-        if self.tell {
-            let texts: Vec<String> = parts.iter().map(|part| readable(part)).collect();
-            eprintln!("{:>18} {}", self.now, texts.join(" "));
-        }
-    }
-
-    /// The same for the same seed, down to each log line and each copy.
-    pub(super) fn trace(&self) -> u64 {
-        self.trace.digest()
     }
 
     /// A failure of the harness's own files.

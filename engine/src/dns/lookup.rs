@@ -463,5 +463,4 @@ fn literal(domain: &str) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
-#[path = "lookup_tests.rs"]
 mod tests;

@@ -16,13 +16,13 @@ use atomic_waker::AtomicWaker;
 use crossbeam::queue::SegQueue;
 use futures_lite::FutureExt;
 use futures_rustls::client::TlsStream;
-use glommio::net::TcpStream;
 use glommio::timer::Timer;
 use hikyaku_spool::Batch;
 use hikyaku_spool::faults::{is_armed, point};
 
 use super::clock;
 use super::logfile::LogSender;
+use super::readiness::{Readiness, Tcp};
 use super::resolver::Resolver;
 use super::signal::Signal;
 use super::socket::{self, Stream, Waited};
@@ -42,12 +42,22 @@ pub struct Receipts {
     pub bell: Doorbell,
 }
 
+/// What a shard reaches, and is reached by.
+pub(crate) struct Outside {
+    pub(crate) resolver: Resolver,
+    pub(crate) tls: TlsConfigs,
+    pub(crate) readiness: Rc<Readiness>,
+    pub(crate) receipts: Arc<Receipts>,
+    pub(crate) log: LogSender,
+}
+
 /// One shard and the tasks that serve it.
 pub(crate) struct Driver {
     shard: RefCell<Shard>,
     config: Arc<ShardConfig>,
     resolver: Resolver,
     tls: RefCell<TlsConfigs>,
+    readiness: Rc<Readiness>,
     receipts: Arc<Receipts>,
     log: LogSender,
     connections: RefCell<HashMap<ConnKey, Rc<Signal>>>,
@@ -64,19 +74,17 @@ impl Driver {
     pub(crate) fn new(
         shard: Shard,
         config: Arc<ShardConfig>,
-        resolver: Resolver,
-        tls: TlsConfigs,
-        receipts: Arc<Receipts>,
-        log: LogSender,
+        outside: Outside,
         stores: usize,
     ) -> Rc<Self> {
         Rc::new(Self {
             shard: RefCell::new(shard),
             config,
-            resolver,
-            tls: RefCell::new(tls),
-            receipts,
-            log,
+            resolver: outside.resolver,
+            tls: RefCell::new(outside.tls),
+            readiness: outside.readiness,
+            receipts: outside.receipts,
+            log: outside.log,
             connections: RefCell::default(),
             commits: (0..stores).map(|_| Signal::default()).collect(),
             room: Signal::default(),
@@ -184,7 +192,7 @@ impl Driver {
         signal: &Signal,
     ) {
         let from = self.config.sources[source].address;
-        let stream = match socket::connect(address, from, signal).await {
+        let stream = match socket::connect(address, from, &self.readiness, signal).await {
             Waited::Done(Ok(stream)) => stream,
             Waited::Done(Err(failure)) => {
                 self.turn(|shard, now| shard.on_connected(now, conn, Err(failure)));
@@ -242,12 +250,12 @@ impl Driver {
     /// A handshake; `None` when it fails or its deadline passes.
     async fn secure(
         &self,
-        plain: TcpStream,
+        plain: Tcp,
         host: &str,
         address: SocketAddr,
         from: IpAddr,
         signal: &Signal,
-    ) -> Option<(TlsStream<TcpStream>, TlsInfo)> {
+    ) -> Option<(TlsStream<Tcp>, TlsInfo)> {
         let config = self.tls.borrow_mut().for_source(from);
         let handshake = tls::handshake(plain, config, server_name(host, address.ip()));
         let interrupted = async {

@@ -12,9 +12,10 @@ use rustls::RootCertStore;
 
 use super::clock;
 use super::commit::{commit_restored, commit_store};
-use super::driver::{Driver, Receipts};
+use super::driver::{Driver, Outside, Receipts};
 use super::jobfile::Said;
 use super::logfile::LogSender;
+use super::readiness::Readiness;
 use super::resolver::{Resolver, ResolverConfig};
 
 use crate::connection::tls::TlsConfigs;
@@ -141,9 +142,16 @@ impl ShardThread {
                             return Latency::new();
                         }
                     };
+                    let readiness = match Readiness::new() {
+                        Ok(readiness) => readiness,
+                        Err(error) => {
+                            let _ = ready.send(Err(error.to_string()));
+                            return Latency::new();
+                        }
+                    };
                     let _ = ready.send(Ok(()));
                     executor.run(serve(
-                        id, shared, tls, gauge, log, recoveries, ring, waker, stop, seed,
+                        id, shared, tls, readiness, gauge, log, recoveries, ring, waker, stop, seed,
                     ))
                 })
         };
@@ -189,6 +197,7 @@ async fn serve(
     id: ShardId,
     shared: Shared,
     tls: TlsConfigs,
+    readiness: Rc<Readiness>,
     gauge: Arc<Gauge>,
     log: LogSender,
     recoveries: Vec<Recovery>,
@@ -228,18 +237,18 @@ async fn serve(
     }
     commit_restored(&mut shard, now, stores, shared.sync).await;
     let resolver = Resolver::new(shared.resolvers, shared.resolver);
-    let driver = Driver::new(
-        shard,
-        shared.config,
+    let outside = Outside {
         resolver,
         tls,
-        shared.receipts,
+        readiness: Rc::clone(&readiness),
+        receipts: shared.receipts,
         log,
-        stores,
-    );
+    };
+    let driver = Driver::new(shard, shared.config, outside, stores);
     for index in 0..stores {
         glommio::spawn_local(commit_store(Rc::clone(&driver), index, shared.sync)).detach();
     }
+    glommio::spawn_local(readiness.serve()).detach();
     glommio::spawn_local(Rc::clone(&driver).serve_ring(ring, waker)).detach();
     glommio::spawn_local(Rc::clone(&driver).serve_timer()).detach();
     glommio::spawn_local(Rc::clone(&driver).serve_signing()).detach();

@@ -20,289 +20,29 @@
 //!
 //! The process ends by a signal that cannot be caught: nothing is unwound, flushed or closed, as in `kill -9`.
 
+mod points;
+mod spec;
+
 use std::io;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hikyaku_spool::faults::{Call, Observer, install};
-use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Every point that can be reached, in the order of a file's way through the engine, and when that is.
-pub const POINTS: &[(&str, &str)] = &[
-    ("start.drop-opened", "the drop directory is open and locked"),
-    ("start.spool-locked", "the spool's lock is taken"),
-    ("start.spool-opened", "the spool's format is read"),
-    ("start.doubts-read", "a log's in-doubt map is read"),
-    (
-        "start.files-read",
-        "a log's files are sorted out, blank ones are spares",
-    ),
-    (
-        "start.segment-scanned",
-        "a segment is scanned, a torn batch in it zeroed",
-    ),
-    (
-        "start.spares-filled",
-        "a log has the spares that it needs to begin",
-    ),
-    ("start.log-recovered", "a log is recovered"),
-    (
-        "start.recovery-reported",
-        "the report of an unclean end is on disk",
-    ),
-    ("start.attempts-log-opened", "the log of attempts is open"),
-    ("start.restored", "a shard knows what waits in its logs"),
-    (
-        "start.doubt-settled",
-        "the mark of a doubt of the last run is appended",
-    ),
-    (
-        "start.doubts-logged",
-        "possible duplicates stand in the log of attempts",
-    ),
-    ("start.shard-runs", "one shard's executor runs"),
-    (
-        "start.leftover-removed",
-        "a claimed file of an earlier run, accepted then, is removed",
-    ),
-    (
-        "start.leftover-reclaimed",
-        "a claimed file of an earlier run has a new submission",
-    ),
-    ("start.leftovers-synced", "those renames are durable"),
-    (
-        "start.receipts-written",
-        "what was accepted has a receipt again, where one was missing",
-    ),
-    ("start.done", "the ingestion thread begins"),
-    ("ingest.claimed", "a file is renamed into claimed/"),
-    ("ingest.claims-synced", "claims are durable"),
-    (
-        "ingest.staged",
-        "a part of a file is on its way to its shard",
-    ),
-    ("ingest.read", "a file is read to its end"),
-    (
-        "shard.staged",
-        "messages are appended, not durable and not accepted",
-    ),
-    (
-        "shard.accept-appended",
-        "an acceptance is appended and not durable",
-    ),
-    ("commit.before-write", "a batch is about to be written"),
-    ("commit.before-sync", "a batch is written and not synced"),
-    ("commit.synced", "a batch is durable and nobody knows"),
-    ("commit.told", "the shard knows that a batch is durable"),
-    (
-        "ingest.accepted",
-        "ingest knows that a file's acceptance is durable",
-    ),
-    (
-        "ingest.receipt-made",
-        "a receipt is written under its temporary name",
-    ),
-    ("ingest.receipt-written", "a receipt has its name"),
-    (
-        "ingest.before-unlink",
-        "a claimed file is about to be removed",
-    ),
-    ("ingest.unlinked", "it is removed, not durably"),
-    (
-        "ingest.quarantined",
-        "a refused file is moved, its receipt not written",
-    ),
-    ("ingest.unclaimed", "a claimed file is put back into new/"),
-    ("ingest.removals-synced", "removals are durable"),
-    (
-        "ingest.closed",
-        "a submission with all states final is given away for closing",
-    ),
-    ("conn.connected", "a connection stands"),
-    ("conn.before-write", "bytes are about to be sent"),
-    (
-        "conn.before-dot",
-        "bytes with a final dot are about to be sent",
-    ),
-    ("conn.after-dot", "they are sent"),
-    ("conn.reply-read", "bytes of a peer are read"),
-    (
-        "shard.before-mark",
-        "an attempt is judged, its mark not appended",
-    ),
-    ("shard.marked", "its mark is appended, not durable"),
-    (
-        "start.doubt-cleared",
-        "a slot of the last run is free, its mark durable",
-    ),
-    ("slot.active", "a slot says that a transaction begins"),
-    (
-        "slot.sent",
-        "a slot says that a final dot is about to be sent",
-    ),
-    ("slot.accepted", "a slot says that the reply was positive"),
-    ("slot.refused", "a slot says that the reply was negative"),
-    ("slot.freed", "a slot is free, the mark durable"),
-    ("spool.sealed", "the last record of a segment is appended"),
-    ("spool.renamed", "a spare has the name of a segment"),
-    ("spool.rolled", "a new segment takes records"),
-    (
-        "spool.moved",
-        "a message of the oldest segment is appended again",
-    ),
-    (
-        "spool.before-free",
-        "nothing in the oldest segment is needed any more",
-    ),
-    ("spool.blanked", "its header is blank"),
-    ("spool.recycled", "it has the name of a spare"),
-    ("spool.spare-made", "a new spare has its name"),
-    ("drain.begun", "the engine was asked to end"),
-    ("drain.shard-drained", "a shard has nothing in flight"),
-    ("drain.ended", "all threads have ended"),
-];
+use spec::KINDS;
 
-/// The kinds of calls, in the order of their counters.
-const KINDS: [&str; 10] = [
-    "open", "create", "allocate", "write", "read", "sync", "syncdir", "rename", "remove", "net",
-];
-
-/// A SPEC that is not understood.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpecError {
-    /// No such item.
-    #[error(
-        "--faults {0}: not understood; items are kill=POINT:N, kill-call=K, fail=[KIND[@TEXT]:]K[+]:ERRNO, count=FILE, list"
-    )]
-    Item(String),
-    /// No such point.
-    #[error("--faults: there is no point {0}; --faults list prints them")]
-    Point(String),
-    /// No such kind.
-    #[error("--faults: there is no kind of call {0}; kinds are {kinds}", kinds = KINDS.join(", "))]
-    Kind(String),
-    /// Not a number from 1 upwards.
-    #[error("--faults: {0} is no number from 1 upwards")]
-    Number(String),
-    /// No such error.
-    #[error("--faults: the errno {0} is not known by name")]
-    Errno(String),
-}
-
-/// What shall befall a run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Spec {
-    kill_points: Vec<(usize, u64)>,
-    kill_call: Option<u64>,
-    failures: Vec<Failure>,
-    count: Option<PathBuf>,
-    /// Print the points and end.
-    pub list: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Failure {
-    /// Index into [`KINDS`]; `None` for any call.
-    kind: Option<usize>,
-    /// In the path; such calls have a count of their own.
-    text: Option<String>,
-    first: u64,
-    last: u64,
-    errno: i32,
-}
-
-impl FromStr for Spec {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let mut spec = Self::default();
-        for item in text.split(',') {
-            let wrong = || SpecError::Item(item.to_owned());
-            let (name, value) = item.split_once('=').unwrap_or((item, ""));
-            match (name, value) {
-                ("list", "") => spec.list = true,
-                ("kill", _) => {
-                    let (point, number) = value.rsplit_once(':').ok_or_else(wrong)?;
-                    let index = POINTS.iter().position(|(name, _)| *name == point);
-                    let index = index.ok_or_else(|| SpecError::Point(point.to_owned()))?;
-                    spec.kill_points.push((index, from_one(number)?));
-                }
-                ("kill-call", _) => spec.kill_call = Some(from_one(value)?),
-                ("fail", _) => spec.failures.push(failure(value).ok_or_else(wrong)??),
-                ("count", file) if !file.is_empty() => spec.count = Some(file.into()),
-                _ => return Err(wrong()),
-            }
-        }
-        Ok(spec)
-    }
-}
+pub use points::{POINTS, list};
+pub use spec::{Spec, SpecError};
 
 impl Spec {
-    /// All of several flags.
-    ///
-    /// # Errors
-    /// The first item that is not understood.
-    pub fn parse_all(texts: &[String]) -> Result<Self, SpecError> {
-        let mut all = Self::default();
-        for text in texts {
-            let spec: Self = text.parse()?;
-            all.kill_points.extend(spec.kill_points);
-            all.failures.extend(spec.failures);
-            all.kill_call = spec.kill_call.or(all.kill_call);
-            all.count = spec.count.or(all.count);
-            all.list |= spec.list;
-        }
-        Ok(all)
-    }
-
     /// Puts it into force for the rest of this process.
     pub fn arm(self) -> Armed {
         let faults = Arc::new(Faults::new(self));
         install(Arc::clone(&faults) as Arc<dyn Observer + Send + Sync>);
         Armed(faults)
     }
-}
-
-fn from_one(text: &str) -> Result<u64, SpecError> {
-    match text.parse() {
-        Ok(number) if number > 0 => Ok(number),
-        _ => Err(SpecError::Number(text.to_owned())),
-    }
-}
-
-/// `[KIND:]K[+]:ERRNO`; `None` when it has another shape.
-fn failure(value: &str) -> Option<Result<Failure, SpecError>> {
-    let (call, errno) = value.rsplit_once(':')?;
-    let (kind, number) = match call.split_once(':') {
-        Some((kind, number)) => (Some(kind), number),
-        None => (None, call),
-    };
-    let (kind, text) = match kind.map(|kind| kind.split_once('@').unwrap_or((kind, ""))) {
-        Some((kind, "")) => (Some(kind), None),
-        Some((kind, text)) => (Some(kind), Some(text.to_owned())),
-        None => (None, None),
-    };
-    let parsed = || {
-        let kind = kind.map(|kind| {
-            let index = KINDS.iter().position(|name| *name == kind);
-            index.ok_or_else(|| SpecError::Kind(kind.to_owned()))
-        });
-        let number_only = number.strip_suffix('+');
-        let first = from_one(number_only.unwrap_or(number))?;
-        let errno_found = ERRNOS.iter().find(|(name, _)| *name == errno);
-        let (_, found) = errno_found.ok_or_else(|| SpecError::Errno(errno.to_owned()))?;
-        Ok(Failure {
-            kind: kind.transpose()?,
-            text,
-            first,
-            last: number_only.map_or(first, |_| u64::MAX),
-            errno: found.raw_os_error(),
-        })
-    };
-    Some(parsed())
 }
 
 /// Faults in force.
@@ -441,56 +181,9 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     std::fs::rename(made, path)
 }
 
-/// The points and when each is reached, one per line.
-#[must_use]
-pub fn list() -> String {
-    POINTS
-        .iter()
-        .map(|(name, when)| format!("{name:28}{when}\n"))
-        .collect()
-}
-
-/// Errors that the calls of this program can meet.
-const ERRNOS: [(&str, Errno); 33] = [
-    ("EACCES", Errno::ACCESS),
-    ("EADDRINUSE", Errno::ADDRINUSE),
-    ("EADDRNOTAVAIL", Errno::ADDRNOTAVAIL),
-    ("EAGAIN", Errno::AGAIN),
-    ("EBADF", Errno::BADF),
-    ("EBUSY", Errno::BUSY),
-    ("ECONNREFUSED", Errno::CONNREFUSED),
-    ("ECONNRESET", Errno::CONNRESET),
-    ("EDQUOT", Errno::DQUOT),
-    ("EEXIST", Errno::EXIST),
-    ("EFBIG", Errno::FBIG),
-    ("EHOSTUNREACH", Errno::HOSTUNREACH),
-    ("EINTR", Errno::INTR),
-    ("EINVAL", Errno::INVAL),
-    ("EIO", Errno::IO),
-    ("ELOOP", Errno::LOOP),
-    ("EMFILE", Errno::MFILE),
-    ("EMLINK", Errno::MLINK),
-    ("ENETUNREACH", Errno::NETUNREACH),
-    ("ENFILE", Errno::NFILE),
-    ("ENOBUFS", Errno::NOBUFS),
-    ("ENODEV", Errno::NODEV),
-    ("ENOENT", Errno::NOENT),
-    ("ENOMEM", Errno::NOMEM),
-    ("ENOSPC", Errno::NOSPC),
-    ("ENOTDIR", Errno::NOTDIR),
-    ("ENXIO", Errno::NXIO),
-    ("EOPNOTSUPP", Errno::OPNOTSUPP),
-    ("EPERM", Errno::PERM),
-    ("EPIPE", Errno::PIPE),
-    ("EROFS", Errno::ROFS),
-    ("ESTALE", Errno::STALE),
-    ("ETIMEDOUT", Errno::TIMEDOUT),
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     fn observer(spec: &str) -> Faults {
         Faults::new(spec.parse().expect(spec))
@@ -530,42 +223,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_spec_is_said() {
-        for (spec, expected) in [
-            ("", "not understood"),
-            ("kill", "not understood"),
-            ("kill=ingest.claimed", "not understood"),
-            ("kill=nowhere:1", "there is no point nowhere"),
-            ("kill=ingest.claimed:0", "0 is no number"),
-            ("kill-call=x", "x is no number"),
-            ("fail=EIO", "not understood"),
-            ("fail=0:EIO", "0 is no number"),
-            ("fail=1:EFOO", "errno EFOO"),
-            ("fail=fsync:1:EIO", "no kind of call fsync"),
-            ("count=", "not understood"),
-            ("list=all", "not understood"),
-            ("list,,", "not understood"),
-        ] {
-            let error = spec.parse::<Spec>().expect_err(spec).to_string();
-            assert!(error.contains(expected), "{spec}: {error}");
-        }
-    }
-
-    #[test]
-    fn several_flags_are_one_spec() {
-        let flags = [
-            "kill=ingest.claimed:2,fail=3:EIO",
-            "fail=net:1:EMFILE,count=f",
-        ]
-        .map(str::to_owned);
-        let all = Spec::parse_all(&flags).expect("specs");
-        assert_eq!(
-            (all.kill_points.len(), all.failures.len(), all.count),
-            (1, 2, Some("f".into()))
-        );
-    }
-
-    #[test]
     fn counts_are_written_by_name() {
         let dir = tempfile::tempdir().expect("directory");
         let file = dir.path().join("counts");
@@ -588,33 +245,5 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} in {text}");
         }
-    }
-
-    /// A point that the list does not name cannot be asked for; one that nobody sets is never reached.
-    #[test]
-    fn the_list_names_the_points_that_are_set() {
-        fn collect(dir: &Path, out: &mut BTreeSet<String>) {
-            for entry in std::fs::read_dir(dir).expect("sources") {
-                let path = entry.expect("entry").path();
-                if path.is_dir() {
-                    collect(&path, out);
-                } else if path.extension().is_some_and(|e| e == "rs")
-                    && !path.ends_with("faults.rs")
-                {
-                    let text = std::fs::read_to_string(&path).expect("source");
-                    let compact: String = text.split_whitespace().collect();
-                    for rest in compact.split("point(\"").skip(1) {
-                        let name = rest.split('"').next().expect("a name");
-                        out.insert(name.to_owned());
-                    }
-                }
-            }
-        }
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut set = BTreeSet::new();
-        collect(&root.join("src"), &mut set);
-        collect(&root.join("../spool/src"), &mut set);
-        let listed: BTreeSet<String> = POINTS.iter().map(|(name, _)| (*name).to_owned()).collect();
-        assert_eq!(set, listed);
     }
 }

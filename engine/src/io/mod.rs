@@ -33,6 +33,7 @@ pub mod jobfile;
 pub mod keys;
 pub mod logfile;
 pub mod random;
+pub mod readiness;
 pub mod records;
 pub mod resolver;
 pub mod secret;

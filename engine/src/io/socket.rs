@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,13 +15,13 @@ use std::time::Duration;
 use futures_lite::FutureExt;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use futures_rustls::client::TlsStream;
-use glommio::net::TcpStream;
 use glommio::timer::Timer;
 use hikyaku_spool::faults::{Call, before};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock;
+use super::readiness::{Readiness, Tcp};
 use super::signal::Signal;
 use crate::shard::ConnectFailure;
 use crate::time::Instant;
@@ -28,9 +29,9 @@ use crate::time::Instant;
 /// A connected socket, in clear or under TLS.
 pub(crate) enum Stream {
     /// In clear.
-    Plain(TcpStream),
+    Plain(Tcp),
     /// Under TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Tcp>>),
 }
 
 /// How a wait ended.
@@ -42,27 +43,24 @@ pub(crate) enum Waited<T> {
 }
 
 /// Begins a connection from `source` to `address` and waits until it stands.
-///
-/// The socket is made and bound by hand because glommio's `connect` takes no local address. A
-/// write of nothing is not ready before the connection is, and fails as the connection does: that
-/// is how glommio is asked to wait for it.
 pub(crate) async fn connect(
     address: SocketAddr,
     source: IpAddr,
+    readiness: &Rc<Readiness>,
     signal: &Signal,
-) -> Waited<Result<TcpStream, ConnectFailure>> {
-    let mut stream = match begin(address, source) {
-        Ok(socket) => TcpStream::from(socket),
+) -> Waited<Result<Tcp, ConnectFailure>> {
+    let stream = match begin(address, source).and_then(|socket| readiness.add(socket)) {
+        Ok(stream) => stream,
         Err(error) => return Waited::Done(Err(failure(&error))),
     };
     poll_fn(|cx| {
         if signal.poll_take(cx.waker()).is_ready() {
             return Poll::Ready(Waited::Woken);
         }
-        Pin::new(&mut stream).poll_write(cx, &[]).map(Waited::Done)
+        stream.poll_connected(cx).map(Waited::Done)
     })
     .await
-    .map(|written| written.map(|_| stream).map_err(|error| failure(&error)))
+    .map(|connected| connected.map(|()| stream).map_err(|error| failure(&error)))
 }
 
 impl<T> Waited<T> {

@@ -5,22 +5,20 @@
 //! without a time zone are errors. What a template says is checked by its compiler, whether files are
 //! there by [`super::read`]. Every key stands, explained, in `example/job.toml`, which a test reads.
 
+mod content;
 mod grammar;
+mod place;
+mod schedule;
 mod shape;
 
 use std::collections::BTreeMap;
 
 use toml::Spanned;
 
-use self::shape::{
-    AttachmentTable, ContentTable, Document, ListTable, RecipientsTable, ScheduleTable,
-    SenderTable, Text, TrackingTable, VariantTable,
-};
+use self::place::Place;
+use self::shape::{Document, ListTable, RecipientsTable, SenderTable, TrackingTable, VariantTable};
 use super::error::{JobError, show};
-use super::{
-    Attached, Charset, Content, Job, List, OnBadRow, Parts, Schedule, Sender, Tracking, Variant,
-};
-use crate::settings::units::parse_duration;
+use super::{Charset, Content, Job, List, OnBadRow, Sender, Tracking};
 
 /// Name of the file, the first of every job.
 pub const DOCUMENT: &str = "job.toml";
@@ -28,7 +26,6 @@ pub const DOCUMENT: &str = "job.toml";
 /// Longest subject, name or value of a header field, octets; a template.
 const TEXT_MAX: usize = 4096;
 const TAGS_MAX: usize = 16;
-const VARIANTS_MAX: usize = 26;
 const HEADERS_MAX: usize = 64;
 
 /// Name and template of a header field.
@@ -78,65 +75,7 @@ impl Job {
     }
 }
 
-/// The text that errors name lines of.
-#[derive(Clone, Copy)]
-struct Place<'a>(&'a str);
-
 impl Place<'_> {
-    fn line(self, offset: usize) -> u64 {
-        let before = self.0.as_bytes().get(..offset).unwrap_or_default();
-        memchr::memchr_iter(b'\n', before).count() as u64 + 1
-    }
-
-    fn wrong<T>(self, what: &Spanned<T>, why: impl std::fmt::Display) -> JobError {
-        JobError::at(DOCUMENT, self.line(what.span().start), why)
-    }
-
-    fn toml(self, error: &toml::de::Error) -> JobError {
-        const CHARS_MAX: usize = 400;
-        let line = error.span().map_or(0, |span| self.line(span.start));
-        let what = error.message().split('\n').collect::<Vec<_>>().join(": ");
-        let clean = what.chars().filter(|c| !c.is_control()).take(CHARS_MAX);
-        JobError::at(DOCUMENT, line, clean.collect::<String>())
-    }
-
-    /// A value that must be there.
-    fn need(self, value: Text, key: &str, example: &str) -> Result<Spanned<String>, JobError> {
-        value.ok_or_else(|| {
-            JobError::of_file(
-                DOCUMENT,
-                format_args!("{key} is missing: write {key} = {example}"),
-            )
-        })
-    }
-
-    /// A value as `parse` reads it; errors begin with the key and the value.
-    fn read<T>(
-        self,
-        value: &Spanned<String>,
-        key: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<T, JobError> {
-        parse(value.get_ref()).map_err(|why| {
-            self.wrong(
-                value,
-                format_args!("{key} {}: {why}", show(value.get_ref())),
-            )
-        })
-    }
-
-    fn maybe<T>(
-        self,
-        value: &Text,
-        key: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, JobError> {
-        value
-            .as_ref()
-            .map(|value| self.read(value, key, parse))
-            .transpose()
-    }
-
     fn job(self, document: Document) -> Result<Job, JobError> {
         let name = self.need(document.name, "name", "\"spring-sale\"")?;
         let name = self.read(&name, "name", |text| grammar::label(text, 64))?;
@@ -251,115 +190,6 @@ impl Place<'_> {
         Ok((file, address, on_bad_row.unwrap_or_default()))
     }
 
-    fn content(self, table: Spanned<ContentTable>, in_variants: bool) -> Result<Content, JobError> {
-        let line = self.line(table.span().start);
-        let wrong = |what| JobError::at(DOCUMENT, line, what);
-        let table = table.into_inner();
-        let text = self.maybe(&table.text, "content.text", grammar::file)?;
-        let html = self.maybe(&table.html, "content.html", grammar::file)?;
-        let message = self.maybe(&table.message, "content.message", grammar::file)?;
-        let has_parts = text.is_some() || html.is_some();
-        match message {
-            Some(_) if has_parts || !table.attachment.is_empty() => Err(wrong(
-                "content has a whole message and parts: give either message, or text, html and attachments",
-            )),
-            Some(message) => Ok(Content::Message(message)),
-            None if !has_parts && !in_variants => Err(wrong(
-                "content has neither text nor html nor message: name a file of the job",
-            )),
-            None => {
-                let files = table
-                    .attachment
-                    .into_iter()
-                    .map(|table| self.attached(table));
-                let files = files.collect::<Result<Vec<_>, _>>()?;
-                Ok(Content::Parts(Parts { text, html, files }))
-            }
-        }
-    }
-
-    fn attached(self, table: Spanned<AttachmentTable>) -> Result<Attached, JobError> {
-        let line = self.line(table.span().start);
-        let wrong = |what: String| JobError::at(DOCUMENT, line, what);
-        let table = table.into_inner();
-        let file = table.file.ok_or_else(|| {
-            wrong("the attachment has no file: write file = \"terms.pdf\"".into())
-        })?;
-        let file = self.read(&file, "content.attachment.file", grammar::file)?;
-        let name = self.maybe(&table.name, "content.attachment.name", grammar::shown_file)?;
-        let media_type = self.maybe(
-            &table.media_type,
-            "content.attachment.type",
-            grammar::media_type,
-        )?;
-        let media_type = match media_type.or_else(|| grammar::media_type_of(&file)) {
-            Some(media_type) => media_type,
-            None => {
-                return Err(wrong(format!(
-                    "the media type of {} is not known: write type = \"application/octet-stream\", or what it is",
-                    show(&file)
-                )));
-            }
-        };
-        Ok(Attached {
-            name: name.unwrap_or_else(|| file.clone()),
-            inline: self.maybe(
-                &table.inline,
-                "content.attachment.inline",
-                grammar::content_id,
-            )?,
-            file,
-            media_type,
-        })
-    }
-
-    fn variants(
-        self,
-        tables: Vec<Spanned<VariantTable>>,
-        is_message: bool,
-    ) -> Result<Vec<Variant>, JobError> {
-        let mut variants: Vec<Variant> = Vec::with_capacity(tables.len());
-        for table in tables {
-            let line = self.line(table.span().start);
-            let wrong = |what: &str| JobError::at(DOCUMENT, line, what);
-            let table = table.into_inner();
-            let name = table
-                .name
-                .ok_or_else(|| wrong("the variant has no name: write name = \"a\""))?;
-            let name = self.read(&name, "variant.name", |text| {
-                let name = grammar::label(text, 32)?;
-                if variants.iter().any(|before| before.name == name) {
-                    return Err("is the name of two variants".to_owned());
-                }
-                Ok(name)
-            })?;
-            let share = match table.share {
-                None => 1,
-                Some(share) => u32::try_from(*share.get_ref())
-                    .ok()
-                    .filter(|share| (1..=1_000_000).contains(share))
-                    .ok_or_else(|| self.wrong(&share, "variant.share must be 1 to 1000000"))?,
-            };
-            let variant = Variant {
-                name,
-                share,
-                subject: self.maybe(&table.subject, "variant.subject", grammar::text)?,
-                text: self.maybe(&table.text, "variant.text", grammar::file)?,
-                html: self.maybe(&table.html, "variant.html", grammar::file)?,
-            };
-            if is_message && (variant.text.is_some() || variant.html.is_some()) {
-                return Err(wrong(
-                    "a variant replaces parts, and content.message has none: give content.text and content.html, or make two jobs",
-                ));
-            }
-            if variants.len() == VARIANTS_MAX {
-                return Err(wrong("there are more than 26 variants"));
-            }
-            variants.push(variant);
-        }
-        Ok(variants)
-    }
-
     fn priority(self, value: Option<Spanned<i64>>) -> Result<u8, JobError> {
         let Some(value) = value else { return Ok(50) };
         u8::try_from(*value.get_ref())
@@ -452,72 +282,6 @@ impl Place<'_> {
             name: self.read(&name, "sender.name", grammar::text)?,
             address: self.maybe(&table.address, "sender.address", grammar::text)?,
             contact: self.maybe(&table.contact, "sender.contact", grammar::text)?,
-        })
-    }
-
-    fn schedule(self, table: ScheduleTable) -> Result<Schedule, JobError> {
-        let zone = self.maybe(&table.time_zone, "schedule.time_zone", grammar::zone)?;
-        let moment = |value: &Option<Spanned<toml::Value>>, key: &str| {
-            let read = |value: &Spanned<toml::Value>| {
-                grammar::moment(value.get_ref(), zone.as_deref())
-                    .map_err(|why| self.wrong(value, format_args!("{key} {why}")))
-            };
-            value.as_ref().map(read).transpose()
-        };
-        let time = |value: &Text, key: &str| {
-            self.maybe(value, key, |text| {
-                let time = parse_duration(text)?;
-                u64::try_from(time.as_millis())
-                    .ok()
-                    .filter(|ms| (1..=366 * 86_400_000).contains(ms))
-                    .ok_or_else(|| "must be more than nothing and at most 366d".to_owned())
-            })
-        };
-        let start_ms = moment(&table.start, "schedule.start")?;
-        let deliver_until_ms = moment(&table.deliver_until, "schedule.deliver_until")?;
-        if let (Some(end), Some(at)) = (deliver_until_ms, &table.deliver_until)
-            && start_ms.is_some_and(|start| start >= end)
-        {
-            return Err(self.wrong(
-                at,
-                "schedule.deliver_until must be later than schedule.start",
-            ));
-        }
-        let mut hours = Vec::new();
-        for text in table.hours.iter().flat_map(|hours| hours.get_ref()) {
-            hours.push(self.read(text, "schedule.hours", grammar::hours)?);
-        }
-        let mut days = 0;
-        for text in table.days.iter().flat_map(|days| days.get_ref()) {
-            days |= self.read(text, "schedule.days", grammar::day)?;
-        }
-        for (list, what) in [(&table.hours, "hours"), (&table.days, "days")] {
-            match list {
-                Some(list) if list.get_ref().is_empty() => {
-                    let why =
-                        "is empty, so that nothing could ever be sent: leave it out, or name some";
-                    return Err(self.wrong(list, format_args!("schedule.{what} {why}")));
-                }
-                Some(list) if zone.is_none() => {
-                    let why = "needs to know whose clock is meant: write time_zone = \"Asia/Tokyo\" (for rows whose time_zone_field is empty, too)";
-                    return Err(self.wrong(list, format_args!("schedule.{what} {why}")));
-                }
-                _ => {}
-            }
-        }
-        Ok(Schedule {
-            start_ms,
-            deliver_until_ms,
-            expires_ms: time(&table.expires, "schedule.expires")?,
-            hours,
-            days,
-            zone,
-            zone_field: self.maybe(
-                &table.time_zone_field,
-                "schedule.time_zone_field",
-                grammar::text,
-            )?,
-            spread_ms: time(&table.spread, "schedule.spread")?,
         })
     }
 }

@@ -15,6 +15,8 @@
 //! charset lacks, a loop that takes too long.
 
 mod bound;
+mod check;
+mod fields;
 mod message;
 mod parts;
 mod plan;
@@ -35,7 +37,7 @@ use super::mime::header;
 use super::mime::plain;
 use super::token::{JobId, Purpose, Secret, Token};
 use super::{Bundle, Charset, Job, JobError, ReversePath, RowView};
-pub(super) use plan::date;
+pub(super) use fields::date;
 use plan::{Piece, Source, Variant};
 use row::{Names, Special};
 use text::{Rendered, Text};

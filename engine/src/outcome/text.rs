@@ -11,6 +11,7 @@ use memchr::memmem;
 
 use super::Context;
 use crate::limits::REPLY_TEXT_MAX;
+use crate::mail::envelope::domain_of;
 
 /// Where [`prepare`] works. Replies are cut to this size when they are read.
 pub(super) type Buffer = [u8; REPLY_TEXT_MAX];
@@ -33,7 +34,10 @@ pub(super) fn prepare<'b>(
     buffer[..len].make_ascii_lowercase();
     let about_us = quotes_us(&buffer[..len], context);
     let mut len = cut_addresses_and_urls(&mut buffer[..len]);
-    for name in [domain(context.recipient), domain(context.reverse_path)] {
+    for name in [
+        domain_of(context.recipient),
+        domain_of(context.reverse_path),
+    ] {
         len = cut_name(&mut buffer[..len], name);
     }
     Prepared {
@@ -50,8 +54,8 @@ fn quotes_us(text: &[u8], context: &Context<'_>) -> bool {
     {
         return true;
     }
-    let recipient = domain(context.recipient);
-    [context.ehlo, domain(context.reverse_path)]
+    let recipient = domain_of(context.recipient);
+    [context.ehlo, domain_of(context.reverse_path)]
         .into_iter()
         .any(|ours| {
             // Where sender and recipient share a domain, its name says nothing.
@@ -59,10 +63,6 @@ fn quotes_us(text: &[u8], context: &Context<'_>) -> bool {
                 && name.set_lowercase(ours)
                 && find_name(text, name.as_bytes()).is_some()
         })
-}
-
-fn domain(address: &str) -> &str {
-    address.rsplit_once('@').map_or("", |(_, domain)| domain)
 }
 
 /// `name` as a whole name: `a.example` stands in `mx.a.example`, not in `aa.example` or

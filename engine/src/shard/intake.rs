@@ -21,7 +21,7 @@ use crate::time::WallTime;
 
 impl Shard {
     /// Carries out one command, or gives back what is left of it when the spool has no room now;
-    /// [`Effect::Room`] says when to try again.
+    /// [`Effect::Room`](super::Effect::Room) says when to try again.
     ///
     /// # Errors
     /// The command, or its unfinished part.

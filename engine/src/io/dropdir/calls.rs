@@ -56,7 +56,6 @@ pub(super) fn remove(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
     rustix::fs::unlinkat(dir, name, AtFlags::empty())
 }
 
-/// Makes the entries of a directory durable; `name` is what it is called in the drop directory.
 /// A descriptor for flushing all that the file system of `dir` has not written yet: files, names,
 /// everything. The flush itself is the caller's, and announced here.
 pub(super) fn file_system(dir: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
@@ -64,6 +63,7 @@ pub(super) fn file_system(dir: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     dir.try_clone()
 }
 
+/// Makes the entries of a directory durable; `name` is what it is called in the drop directory.
 pub(super) fn sync_dir(dir: &OwnedFd, name: &str) -> io::Result<()> {
     before(Call::SyncDir(Path::new(name)))?;
     Ok(rustix::fs::fsync(dir)?)

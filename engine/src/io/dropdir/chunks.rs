@@ -116,3 +116,53 @@ impl ChunkReader {
         Some(self.pool.len() - 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use crate::mail::id::SubmissionId;
+
+    #[test]
+    fn chunks_of_any_size_give_the_same_octets() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut drop_dir = open(tmp.path());
+        let text: String = (0..1000).map(|i| format!("{i}\n")).collect();
+        for (id, size) in [
+            1,
+            7,
+            1000,
+            text.len() - 1,
+            text.len(),
+            text.len() + 1,
+            1 << 20,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            put(tmp.path(), "x.eml", &text);
+            let mut claimed = drop_dir
+                .claim("x.eml", SubmissionId(id as u128), NOW)
+                .unwrap();
+            let mut reader = ChunkReader::new(size);
+            let mut all = Vec::new();
+            let mut kept = Vec::new();
+            while let Some(chunk) = reader.read(&mut claimed).unwrap() {
+                assert!(!chunk.is_empty() && chunk.len() <= size);
+                all.extend_from_slice(&chunk);
+                // Some stay in use, so that their buffers must not be used again.
+                if all.len() % 3 == 0 {
+                    kept.push((chunk.clone(), chunk.to_vec()));
+                }
+            }
+            assert!(all == text.as_bytes() && claimed.unchanged().unwrap());
+            assert!(kept.iter().all(|(chunk, copy)| **chunk == *copy));
+            assert!(reader.read(&mut claimed).unwrap().is_none());
+            drop_dir.done(&claimed, NOW).unwrap();
+        }
+        put(tmp.path(), "empty.eml", "");
+        let mut claimed = drop_dir.claim("empty.eml", SubmissionId(99), NOW).unwrap();
+        assert!(ChunkReader::default().read(&mut claimed).unwrap().is_none());
+        assert!(claimed.unchanged().unwrap());
+    }
+}

@@ -10,7 +10,8 @@ use std::path::Path;
 use hikyaku_spool::faults::{Call, before};
 use rustix::fs::{Mode, OFlags, RawDir};
 
-use super::{Candidate, DropDir, SLICE_BYTES, acceptable, calls};
+use super::names::acceptable;
+use super::{Candidate, DropDir, SLICE_BYTES, calls};
 use crate::job::control::Verb;
 use crate::time::Instant;
 

@@ -316,3 +316,7 @@ fn open_part(
             .map(|()| part),
     }
 }
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;

@@ -9,10 +9,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hikyaku_spool::faults::{Call, before, point};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::calls;
+use super::names::acceptable;
+use super::{DropDir, calls};
 use crate::ingest::{Refusal, Summary};
 use crate::mail::id::SubmissionId;
 use crate::time::WallTime;
@@ -193,6 +194,57 @@ impl Receipt {
     }
 }
 
+impl DropDir {
+    /// Writes `receipts/<name>.json` as a whole, in place of an earlier one. Nothing waits for the
+    /// disk: until the file system of [`Self::file_system`] is flushed the spool knows what it says.
+    ///
+    /// # Errors
+    /// The name is none a drop file can have, or the file cannot be written.
+    pub fn write_receipt(&self, name: &str, receipt: &Receipt) -> io::Result<()> {
+        if acceptable(name.as_bytes()).is_none() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        write(
+            &self.receipts,
+            &format!("{name}.json"),
+            receipt,
+            self.needs_chmod,
+        )
+    }
+
+    /// The submission that the receipt of this name speaks of, if there is one.
+    #[must_use]
+    pub fn receipt_of(&self, name: &str) -> Option<(ReceiptState, String)> {
+        acceptable(name.as_bytes())?;
+        let receipt = read(&self.receipts, &format!("{name}.json"))?;
+        Some((receipt.state, receipt.submission))
+    }
+
+    /// Whether this very submission has a receipt.
+    #[must_use]
+    pub fn has_receipt(&self, name: &str, submission: SubmissionId) -> bool {
+        acceptable(name.as_bytes()).is_some()
+            && read(&self.receipts, &format!("{name}.json"))
+                .is_some_and(|receipt| receipt.submission == submission.to_string())
+    }
+
+    /// Whether there is a receipt of a file of this name. One look, nothing read: a power cut leaves a receipt that was
+    /// not synced without any content.
+    #[must_use]
+    pub fn has_some_receipt(&self, name: &str) -> bool {
+        let path = format!("{name}.json");
+        rustix::fs::statat(&self.receipts, &*path, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| stat.st_size > 0)
+    }
+
+    /// Whether the receipt of this very submission says that it is final.
+    #[must_use]
+    pub fn has_final_receipt(&self, name: &str, submission: SubmissionId) -> bool {
+        self.receipt_of(name)
+            .is_some_and(|(state, of)| state == ReceiptState::Final && of == submission.to_string())
+    }
+}
+
 /// What lies beside a file in quarantine.
 #[derive(Debug, Serialize)]
 pub(super) struct ReasonFile<'a> {
@@ -208,12 +260,7 @@ pub(super) struct ReasonFile<'a> {
 /// Writes `value` as `name` in `dir`: a temporary file, then a rename.
 ///
 /// With `chmod` the group can read it whatever the umask says.
-pub(super) fn write(
-    dir: &OwnedFd,
-    name: &str,
-    value: &impl Serialize,
-    chmod: bool,
-) -> io::Result<()> {
+fn write(dir: &OwnedFd, name: &str, value: &impl Serialize, chmod: bool) -> io::Result<()> {
     // One thread writes here, so one temporary name per receipt is enough; a leftover is truncated.
     let tmp = format!(".{name}.tmp");
     create(dir, &tmp, value, chmod)?;
@@ -248,7 +295,7 @@ pub(super) fn create(
 }
 
 /// A receipt that was written before; `None` when there is none that can be read.
-pub(super) fn read(dir: &OwnedFd, name: &str) -> Option<Receipt> {
+fn read(dir: &OwnedFd, name: &str) -> Option<Receipt> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = calls::open(dir, name, flags, Mode::empty()).ok()?;
     before(Call::Read(Path::new(name))).ok()?;

@@ -6,7 +6,10 @@ use std::path::Path;
 use hikyaku_spool::faults::{Call, before};
 use rustix::fs::{AtFlags, RawDir, SeekFrom};
 
-use super::{DropDir, Identity, NAME_MAX, Part, SLICE_BYTES, acceptable};
+use super::identity::Identity;
+use super::names::{NAME_MAX, acceptable};
+use super::quarantine::Part;
+use super::{DropDir, SLICE_BYTES};
 use crate::ingest::{Refusal, code};
 use crate::shard::Now;
 use crate::time::Instant;
@@ -105,7 +108,8 @@ impl DropDir {
             let refusal = Refusal::of_file(
                 code::NAME,
                 format_args!(
-                    "the name must be 1 to {NAME_MAX} of A-Z a-z 0-9 . _ - without a leading dot, and end in .eml or .bsmtp"
+                    "the name must be 1 to {NAME_MAX} of A-Z a-z 0-9 . _ - without a leading dot, and end in .eml, \
+                     .bsmtp or .job (or .pause, .resume or .cancel, to control a job)"
                 ),
             );
             match self.move_to_quarantine(Part::New, &name, &name, &refusal, now.wall) {
@@ -155,4 +159,112 @@ impl DropDir {
 enum Left {
     Stuck,
     Blocked,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::super::stuck;
+    use super::super::testing::*;
+    use super::*;
+    use crate::time::WallTime;
+
+    #[test]
+    fn names_that_are_refused() {
+        let long = format!("{}.eml", "a".repeat(125));
+        let bad: &[&[u8]] = &[
+            b"a b.eml",
+            b".hidden.eml",
+            b"x.txt",
+            b"noext",
+            b".eml",
+            b"a\nb.eml",
+            b"\xff.eml",
+            long.as_bytes(),
+            b"x.EML",
+        ];
+        let tmp = tempfile::tempdir().unwrap();
+        let mut drop_dir = open(tmp.path());
+        for name in bad {
+            fs::write(
+                tmp.path()
+                    .join("new")
+                    .join(std::ffi::OsStr::from_bytes(name)),
+                "x",
+            )
+            .unwrap();
+        }
+        put(tmp.path(), "good-1_2.bsmtp", "x");
+        put(tmp.path(), &long[1..], "x");
+        let (mut found, scan) = scan_all(&mut drop_dir);
+        found.sort();
+        assert_eq!(found, [&long[1..], "good-1_2.bsmtp"]);
+        assert_eq!(scan.refused.len(), bad.len());
+        assert!(
+            scan.refused
+                .iter()
+                .all(|(_, refusal)| refusal.code == code::NAME)
+        );
+        assert_eq!(drop_dir.quarantined(), bad.len());
+        let quarantine = names(tmp.path(), "quarantine");
+        let reasons: Vec<_> = quarantine
+            .iter()
+            .filter(|name| name.ends_with(".reason"))
+            .collect();
+        assert_eq!(reasons.len(), bad.len());
+        let hex = reasons
+            .iter()
+            .find(|name| name.contains("a_b.eml"))
+            .unwrap();
+        let hex = json(&tmp.path().join("quarantine").join(hex))["file_hex"].clone();
+        assert!(hex == "6120622e656d6c" || hex == "610a622e656d6c", "{hex}");
+        assert!(scan_all(&mut drop_dir).1.refused.is_empty());
+    }
+
+    #[test]
+    fn a_stuck_file_is_left_alone_for_longer_and_longer() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut drop_dir = open(tmp.path());
+        put(tmp.path(), "x.eml", "x");
+        let found = |drop_dir: &mut DropDir, now| {
+            let mut out = Vec::new();
+            drop_dir.scan(usize::MAX, now, &mut out).unwrap();
+            out.len()
+        };
+        assert!(drop_dir.remember_stuck(b"x.eml", NOW.mono));
+        assert!(!drop_dir.remember_stuck(b"x.eml", NOW.mono), "told once");
+        assert_eq!(found(&mut drop_dir, NOW), 0);
+        assert!(drop_dir.leaves("x.eml", NOW.mono));
+        let first = later(stuck::RETRY_FIRST);
+        assert_eq!(found(&mut drop_dir, first), 0, "it has failed twice");
+        // A wall clock that was set back by years ends nothing and prolongs nothing.
+        let second = Now {
+            wall: WallTime::default(),
+            ..later(stuck::RETRY_FIRST * 2)
+        };
+        assert_eq!(found(&mut drop_dir, second), 1);
+        drop_dir.remember_stuck(b"x.eml", NOW.mono);
+        put(tmp.path(), "x.eml", "changed");
+        assert_eq!(found(&mut drop_dir, NOW), 1);
+    }
+
+    #[test]
+    fn many_files_come_in_slices() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut drop_dir = open(tmp.path());
+        for i in 0..3000 {
+            put(tmp.path(), &format!("{i:04}-{}.eml", "x".repeat(30)), "");
+        }
+        let mut out = Vec::new();
+        let mut scans = 0;
+        while !drop_dir.scan(100, NOW, &mut out).unwrap().complete {
+            scans += 1;
+        }
+        assert_eq!(scans, 30);
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out.dedup();
+        assert_eq!(out.len(), 3000);
+    }
 }

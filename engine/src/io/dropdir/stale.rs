@@ -17,7 +17,8 @@ use rustix::fs::{AtFlags, FileType, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::calls::announce;
-use super::{DropDir, Identity, SLICE_BYTES};
+use super::identity::Identity;
+use super::{DropDir, SLICE_BYTES};
 use crate::shard::Now;
 use crate::time::{Instant, WallTime};
 
@@ -119,4 +120,44 @@ fn age(identity: &Identity, now: WallTime) -> Duration {
     now.since(WallTime::from_unix_millis(
         u64::try_from(millis).unwrap_or(0),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::DropLimits;
+    use super::super::testing::*;
+    use super::*;
+
+    #[test]
+    fn forgotten_files_are_reported_and_removed_only_when_old_at_two_looks() {
+        let tmp = tempfile::tempdir().unwrap();
+        let day = Duration::from_secs(86_400);
+        let limits = DropLimits {
+            tmp_remove: Some(day * 7),
+            ..DropLimits::default()
+        };
+        let mut drop_dir = DropDir::open(tmp.path(), limits).unwrap();
+        fs::write(tmp.path().join("tmp/a"), "x").unwrap();
+        fs::create_dir(tmp.path().join("tmp/dir")).unwrap();
+        let stat = rustix::fs::stat(tmp.path().join("tmp/a")).unwrap();
+        let made = WallTime::from_unix_millis(u64::try_from(stat.st_ctime).unwrap() * 1000);
+        let mut look = |age: Duration, mono: Duration| {
+            let now = Now {
+                mono: NOW.mono.after(mono),
+                wall: made.after(age),
+            };
+            let stale = drop_dir.look_for_stale(now).unwrap();
+            (stale.files, stale.removed)
+        };
+        let hour = Duration::from_secs(3600);
+        assert_eq!(look(hour, hour), (0, 0));
+        assert_eq!(look(day * 2, hour), (2, 0));
+        // The clock jumps by ten years: not removed at the first look that says so.
+        assert_eq!(look(day * 3650, hour), (2, 0));
+        assert_eq!(look(day * 3650, hour + hour / 2), (2, 0));
+        assert_eq!(look(day * 3650, hour * 2), (1, 1));
+        assert_eq!(names(tmp.path(), "tmp"), ["dir"]);
+    }
 }

@@ -9,7 +9,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-use super::Identity;
+use super::identity::Identity;
 use crate::time::Instant;
 
 /// When such an entry is tried again the first time, unless it changes before.

@@ -156,7 +156,7 @@ impl Watch {
                 Ok(event) => {
                     let named = event
                         .file_name()
-                        .and_then(|name| super::acceptable(name.to_bytes()))
+                        .and_then(|name| super::names::acceptable(name.to_bytes()))
                         .filter(|_| self.names.len() < NAMES_MAX);
                     if let Some(name) = named {
                         self.names.push(name.into());
@@ -177,5 +177,47 @@ impl Watch {
             // Whatever else it is, an overflow included: look.
             woken.files = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::testing::*;
+    use super::*;
+
+    #[test]
+    fn watching() {
+        let tmp = tempfile::tempdir().unwrap();
+        let drop_dir = open(tmp.path());
+        let mut watch = drop_dir.watch().unwrap();
+        let minute = Duration::from_secs(60);
+        assert_eq!(watch.wait(Duration::ZERO).unwrap(), Woken::default());
+        fs::write(tmp.path().join("tmp/x"), "x").unwrap();
+        assert_eq!(watch.wait(Duration::ZERO).unwrap(), Woken::default());
+        fs::rename(tmp.path().join("tmp/x"), tmp.path().join("new/x.eml")).unwrap();
+        let woken = watch.wait(minute).unwrap();
+        assert!(woken.named && !woken.files);
+        assert_eq!(watch.take_names(), ["x.eml"]);
+        assert_eq!(watch.wait(Duration::ZERO).unwrap(), Woken::default());
+        // A name that no file may have is for a scan to deal with.
+        fs::write(tmp.path().join("new/bad name"), "x").unwrap();
+        assert!(watch.wait(minute).unwrap().files && watch.take_names().is_empty());
+
+        let waker = watch.waker();
+        let thread = std::thread::spawn(move || (0..3).for_each(|_| waker.wake()));
+        assert!(watch.wait(minute).unwrap().waker);
+        thread.join().unwrap();
+        watch.wait(Duration::ZERO).unwrap();
+        assert_eq!(watch.wait(Duration::ZERO).unwrap(), Woken::default());
+
+        fs::rename(tmp.path().join("new"), tmp.path().join("old")).unwrap();
+        assert!(watch.wait(minute).unwrap().gone);
+        assert!(!drop_dir.still_there());
+        fs::create_dir(tmp.path().join("new")).unwrap();
+        watch.watch_again(&tmp.path().join("new"));
+        fs::write(tmp.path().join("new/again.eml"), "x").unwrap();
+        assert!(watch.wait(minute).unwrap().named);
     }
 }

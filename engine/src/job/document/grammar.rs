@@ -8,6 +8,7 @@ use jiff::{Timestamp, ToSpan};
 
 use super::TEXT_MAX;
 use crate::job::archive::check_name;
+use crate::job::mime::header::is_field_name;
 use crate::job::token::VERP_PREFIX_MAX;
 use crate::job::{Mailbox, ReversePath};
 use crate::limits::KEY_MAX;
@@ -158,8 +159,7 @@ const OUR_PREFIXES: [&str; 4] = ["content-", "list-", "resent-", "arc-"];
 
 /// The name of a header field that a job may set (RFC 5322 §3.6.8).
 pub(super) fn header_name(text: &str) -> Result<Box<str>, String> {
-    let is_name = |c: u8| c.is_ascii_graphic() && c != b':';
-    if text.is_empty() || text.len() > 64 || !text.bytes().all(is_name) {
+    if !is_field_name(text) {
         return Err(
             "must be 1 to 64 printable ASCII characters without blanks and colons".to_owned(),
         );

@@ -1,6 +1,7 @@
 //! `job.toml`: the documented example, and what is said about each kind of mistake.
 
 use super::*;
+use crate::job::Schedule;
 use crate::job::{Mailbox, ReversePath};
 use crate::mail::envelope::OnDoubt;
 use proptest::prelude::*;

@@ -8,7 +8,8 @@ use crate::job::{Attached, Charset, JobError};
 use crate::limits::LINE_MAX;
 
 use super::Encode;
-use super::plan::{Compiler, Node, Part, Piece, Pieces, Source, in_toml, is_uri};
+use super::check::is_uri;
+use super::plan::{Compiler, Node, Part, Piece, Pieces, Source, in_toml};
 use super::text::{Escape, Text};
 
 impl Compiler<'_> {

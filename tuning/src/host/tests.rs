@@ -1,4 +1,4 @@
-//! Hosts that nobody has, judged; and the one we run on, read.
+//! Hosts that nobody has, judged.
 
 use super::*;
 
@@ -292,63 +292,6 @@ fn what_the_operator_allows_or_nobody_tested_is_said_and_passes() {
 }
 
 #[test]
-fn the_soft_limit_is_raised_no_further_than_needed_or_allowed() {
-    let limit = |soft, hard| Limit { soft, hard };
-    for (now, needed, target) in [
-        (limit(Some(1024), Some(4096)), 2000, Some(2000)),
-        (limit(Some(1024), Some(4096)), 9000, Some(4096)),
-        (limit(Some(1024), None), 9000, Some(9000)),
-        (limit(Some(1024), Some(1024)), 9000, None),
-        (limit(Some(1024), Some(4096)), 1024, None),
-        (limit(None, None), 9000, None),
-    ] {
-        assert_eq!(raised(now, needed), target, "{now:?} {needed}");
-    }
-}
-
-#[test]
-fn texts_of_the_kernel() {
-    assert!(seccomp_filter(
-        "Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n"
-    ));
-    assert!(!seccomp_filter("Seccomp:\t0\nSeccomp_filters:\t2\n") && !seccomp_filter(""));
-    for (release, expected) in [
-        ("6.18.44-fc", Some((6, 18))),
-        ("5.8", Some((5, 8))),
-        ("6", None),
-        ("", None),
-        ("x.y", None),
-    ] {
-        assert_eq!(version(release), expected, "{release}");
-    }
-}
-
-#[test]
-fn this_host_can_be_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let needs = HostNeeds {
-        descriptors: 16,
-        spool: Some(dir.path().join("not/made/yet")),
-        drop: Some(dir.path().into()),
-        any_file_system: true,
-        ..HostNeeds::default()
-    };
-    let reading = HostReading::read(&needs);
-    assert!(
-        reading.spool.as_ref().is_some_and(Result::is_ok) && version(&reading.kernel).is_some()
-    );
-    assert_eq!(
-        reading.spool.unwrap().map(|system| system.magic),
-        reading.drop.unwrap().map(|system| system.magic)
-    );
-    assert!(HostCheck::run(&needs).findings.len() == 7);
-    assert!(
-        file_system(Path::new("/proc/self/mem/below")).is_err(),
-        "a file on the way is no directory"
-    );
-}
-
-#[test]
 fn fewer_descriptors_than_wished_mean_fewer_connections() {
     let needs = HostNeeds {
         descriptors_min: 256,
@@ -372,10 +315,10 @@ fn fewer_descriptors_than_wished_mean_fewer_connections() {
 #[test]
 fn memory_is_the_machines_or_the_groups() {
     assert_eq!(
-        meminfo_total("MemFree: 1 kB\nMemTotal:       24593988 kB\n"),
+        memory::meminfo_total("MemFree: 1 kB\nMemTotal:       24593988 kB\n"),
         24_593_988 * 1024
     );
-    assert_eq!(meminfo_total(""), 0);
+    assert_eq!(memory::meminfo_total(""), 0);
     let machine = 8 << 30;
     for (group, total) in [
         (None, machine),
