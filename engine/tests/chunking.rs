@@ -7,48 +7,14 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 
 use hikyaku::sink::SinkHandle;
+use support::accounted::{arrivals, assert_accounted, names};
 use support::{Bed, all_to, until};
 
 const ONE: &str = "--limit *=connections=1";
 const SOON: &str = "--retry-first 1s --retry-max 1s";
-
-fn names(count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("u{n}@a.test")).collect()
-}
-
-/// How often each recipient arrived.
-fn arrivals(bed: &Bed) -> BTreeMap<String, usize> {
-    let mut all = BTreeMap::new();
-    for recipient in bed.arrived() {
-        *all.entry(recipient).or_default() += 1;
-    }
-    all
-}
-
-/// Everybody has the message, and each further copy was announced.
-fn assert_accounted(bed: &Bed, names: &[String], case: &str) {
-    let arrivals = arrivals(bed);
-    let mut announced: BTreeMap<String, usize> = BTreeMap::new();
-    for line in bed.log() {
-        if line["possible_duplicate"] == true {
-            let name = line["recipient"].as_str().expect("recipient").to_owned();
-            *announced.entry(name).or_default() += 1;
-        }
-    }
-    for name in names {
-        let copies = arrivals.get(name).copied().unwrap_or(0);
-        let announced = announced.get(name).copied().unwrap_or(0);
-        assert!(copies > 0, "{case}: {name} was lost");
-        assert!(
-            copies <= 1 + announced,
-            "{case}: {name} arrived {copies} times and {announced} were announced"
-        );
-    }
-}
 
 fn chunking_off(bed: &Bed) -> Vec<String> {
     let lines = bed.log_of("site").into_iter();

@@ -386,7 +386,7 @@ impl<'a> Player<'a> {
                     let info = TlsInfo {
                         version: "TLSv1.3",
                         cipher: "TLS13_AES_256_GCM_SHA384",
-                        verified: false,
+                        resumed: false,
                     };
                     self.session.handle_tls(self.now, Ok(info));
                 }

@@ -2,68 +2,23 @@
 //! its bytes.
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
+mod jobfile;
 mod support;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use hikyaku::io::secret;
-use hikyaku::job::archive::{write_end, write_header, write_padding};
 use hikyaku::job::token::{Purpose, Secret, Token};
 use hikyaku::signing::{PrivateKey, PublicKey, Verifier};
-use hikyaku::sink::{Inspector, SinkConfig, SinkHandle};
+use hikyaku::sink::SinkConfig;
 use hikyaku_spool::inspect;
+use jobfile::archive;
+use support::recording::{Arrived, Copy};
 use support::{Bed, all_to, until};
-
-/// What arrived, by recipient.
-type Arrived = Arc<Mutex<BTreeMap<String, Vec<Copy>>>>;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Copy {
-    reverse_path: String,
-    content: Vec<u8>,
-}
-
-fn sink(bed: &Bed, script: &str) -> (SinkHandle, Arrived) {
-    let arrived = Arrived::default();
-    let inspector = Inspector::new({
-        let arrived = Arc::clone(&arrived);
-        move |arrival| {
-            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
-            let copy = Copy {
-                reverse_path: text(arrival.reverse_path),
-                content: arrival.content.to_vec(),
-            };
-            let mut arrived = arrived.lock().expect("arrived");
-            arrived
-                .entry(text(arrival.recipient))
-                .or_default()
-                .push(copy);
-        }
-    });
-    let sink = bed.sink_with(SinkConfig {
-        script: script.parse().expect("script"),
-        inspector: Some(inspector),
-        ..SinkConfig::default()
-    });
-    (sink, arrived)
-}
-
-/// The archive of a job with these files, in this order.
-fn archive(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, content) in files {
-        write_header(&mut out, name, content.len() as u64);
-        out.extend_from_slice(content.as_bytes());
-        write_padding(&mut out, content.len() as u64);
-    }
-    write_end(&mut out);
-    out
-}
 
 const DOCUMENT: &str = r#"name = "spring"
 from = "News <news@sender.test>"
@@ -168,7 +123,7 @@ fn check_all(bed: &Bed, arrived: &Arrived, count: u32, domains: u32) {
 fn every_row_becomes_a_message_of_its_own() {
     const ROWS: u32 = 2000;
     let bed = Bed::new();
-    let (sink, arrived) = sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     bed.drop_file("spring.job", job(ROWS, 12));
     let ended = bed.once(&format!("{} --shards 2", all_to(&sink)));
     assert_eq!(
@@ -217,7 +172,7 @@ fn copies_after_a_kill_are_the_same_to_the_byte() {
     const ROWS: u32 = 600;
     let bed = Bed::new();
     // Some are deferred first, so that they are tried by both processes.
-    let (sink, arrived) = sink(&bed, "defer=30%");
+    let (sink, arrived) = bed.keeping_sink("defer=30%");
     bed.drop_file("spring.job", job(ROWS, 5));
     let route = all_to(&sink);
     let soon = "--retry-first 1s --retry-max 1s";
@@ -253,7 +208,7 @@ fn copies_after_a_kill_are_the_same_to_the_byte() {
 #[test]
 fn rows_that_are_refused_left_out_or_never_made_end_as_documented() {
     let bed = Bed::new();
-    let (sink, arrived) = sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     let skip = DOCUMENT.replace("\n[content]", "on_bad_row = \"skip\"\n\n[content]");
     let rows = "email,name,number\n\
         one@a.test,One,1\n\
@@ -264,7 +219,7 @@ fn rows_that_are_refused_left_out_or_never_made_end_as_documented() {
     bed.drop_file(
         "skip.job",
         archive(&[
-            ("job.toml", &skip),
+            ("job.toml", skip.as_str()),
             ("body.txt", TEXT),
             ("body.html", HTML),
             ("rows.csv", rows),
@@ -379,7 +334,7 @@ fn a_kill_at_a_point_loses_no_row_and_leaves_no_bundle() {
         "kill=drain.ended:1",
     ] {
         let bed = Bed::new();
-        let (sink, arrived) = sink(&bed, "");
+        let (sink, arrived) = bed.keeping_sink("");
         bed.drop_file("spring.job", job(ROWS, 4));
         let run = format!("{} --shards 2", all_to(&sink));
         let ended = bed.once(&format!("{run} --faults {spec}"));
@@ -429,7 +384,7 @@ fn every_message_is_signed_and_the_same_after_a_kill() {
     for (key, streams) in [("rsa2048-pkcs8.pem", true), ("ed25519.pem", false)] {
         let bed = Bed::new();
         let (record, config) = signing(&bed, key);
-        let (sink, arrived) = sink(&bed, "delay=2ms");
+        let (sink, arrived) = bed.keeping_sink("delay=2ms");
         bed.drop_file("spring.job", job(ROWS, 3));
         let stream = if streams { "--pipeline stream" } else { "" };
         let run = format!("{} {stream} {config}", all_to(&sink));
@@ -464,7 +419,7 @@ fn a_body_that_is_the_same_for_all_rows_is_hashed_once() {
     ] {
         let bed = Bed::new();
         let (record, config) = signing(&bed, "rsa2048-pkcs8.pem");
-        let (sink, arrived) = sink(&bed, "");
+        let (sink, arrived) = bed.keeping_sink("");
         let both = "text = \"body.txt\"\nhtml = \"body.html\"";
         let mut document = DOCUMENT.replace(both, "");
         document = document.replace("[content]\n", "");
@@ -494,7 +449,7 @@ fn a_body_that_is_the_same_for_all_rows_is_hashed_once() {
 fn a_message_for_many_is_signed_once() {
     let bed = Bed::new();
     let (record, config) = signing(&bed, "rsa2048-pkcs8.pem");
-    let (sink, arrived) = sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     let recipients: Vec<String> = (0..60).map(|n| format!("r{n}@d{n}.test")).collect();
     let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
     bed.drop_eml("many.eml", 1, &recipients);
@@ -530,7 +485,7 @@ fn a_message_that_the_peer_has_no_room_for_is_not_sent_and_others_are() {
     bed.drop_file(
         "sizes.job",
         archive(&[
-            ("job.toml", &document),
+            ("job.toml", document.as_str()),
             ("body.txt", TEXT),
             ("body.html", HTML),
             ("rows.csv", &rows),
@@ -555,13 +510,13 @@ fn a_message_that_the_peer_has_no_room_for_is_not_sent_and_others_are() {
 #[test]
 fn a_row_that_cannot_be_rendered_is_held_and_the_others_go_on() {
     let bed = Bed::new();
-    let (sink, arrived) = sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     let document = DOCUMENT.replace("subject =", "charset = \"iso-2022-jp\"\nsubject =");
     let rows = "email,name,number\none@a.test,山田,1\ntwo@a.test,🦀,2\nthree@a.test,Three,3\n";
     bed.drop_file(
         "held.job",
         archive(&[
-            ("job.toml", &document),
+            ("job.toml", document.as_str()),
             ("body.txt", TEXT),
             ("body.html", HTML),
             ("rows.csv", rows),

@@ -6,7 +6,7 @@ mod support;
 
 use std::fmt::Write as _;
 
-use jobfile::{document, keeping_sink, with_rows};
+use jobfile::{document, with_rows};
 use support::{Bed, all_to};
 
 /// The fields of a header, unfolded.
@@ -23,7 +23,7 @@ fn fields(message: &str) -> Vec<(String, String)> {
 #[test]
 fn what_a_row_says_stays_data_or_its_row_is_held() {
     let bed = Bed::new();
-    let (sink, arrived) = keeping_sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     // A body takes what a header field does not: 8 KiB.
     let (long, too_long) = ("y".repeat(5_000), "y".repeat(60_000));
     // Value, and whether a message can be made: control characters have no place in a header field.
@@ -66,7 +66,7 @@ fn what_a_row_says_stays_data_or_its_row_is_held() {
     let names = |message: &str| -> Vec<String> {
         fields(message).into_iter().map(|(name, _)| name).collect()
     };
-    let usual = String::from_utf8(arrived["r0@a.test"][0].clone()).expect("7 bits");
+    let usual = arrived["r0@a.test"][0].text();
     for (number, (value, is_good)) in values.iter().enumerate() {
         let recipient = format!("r{number}@a.test");
         assert_eq!(arrived.contains_key(&recipient), *is_good, "{value:?}");
@@ -83,15 +83,15 @@ fn what_a_row_says_stays_data_or_its_row_is_held() {
             assert!(!reply.contains(char::is_control), "{reply:?}");
             continue;
         }
-        let message = String::from_utf8(arrived[&recipient][0].clone()).expect("7 bits");
+        let message = arrived[&recipient][0].text();
         assert!(
             message.is_ascii() && !message.contains("y.test"),
             "{message}"
         );
         assert!(message.lines().all(|line| line.len() <= 998), "{value:.30}");
         assert_eq!(
-            names(&message),
-            names(&usual),
+            names(message),
+            names(usual),
             "{value:.30}: fields are the job's"
         );
         let parsed = mail_parser::MessageParser::default()
@@ -123,7 +123,7 @@ fn what_a_row_says_stays_data_or_its_row_is_held() {
 fn repeated_addresses_get_one_message_and_bad_rows_are_counted() {
     const REPEATS: u64 = 20_000;
     let bed = Bed::new();
-    let (sink, arrived) = keeping_sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     let mut rows = "email,name\nsame@a.test,first\n".to_owned();
     for number in 0..REPEATS {
         let domain = if number % 2 == 0 { "A.TEST" } else { "a.test" };
@@ -157,7 +157,7 @@ fn repeated_addresses_get_one_message_and_bad_rows_are_counted() {
         let [message] = &arrived[recipient][..] else {
             panic!("{recipient}: {} copies", arrived[recipient].len())
         };
-        let message = str::from_utf8(message).expect("7 bits");
+        let message = message.text();
         assert!(message.contains(&format!("Hello {name}\r\n")), "{message}");
     }
 }

@@ -5,7 +5,7 @@
 mod jobfile;
 mod support;
 
-use jobfile::{TEXT, archive, document, entry, keeping_sink, patched, with_rows};
+use jobfile::{TEXT, archive, document, entry, patched, with_rows};
 use support::{Bed, all_to};
 
 const GOOD: &str = "email,name\nann@a.test,Ann\n";
@@ -284,7 +284,7 @@ fn bad_archives() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 #[test]
 fn what_cannot_be_a_job_is_refused_with_its_place_and_nobody_else_waits() {
     let bed = Bed::new();
-    let (sink, arrived) = keeping_sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     let mut wanted = Vec::new();
     for (name, rows, said) in bad_rows() {
         wanted.push((name, with_rows(&document(name, ""), rows), said));

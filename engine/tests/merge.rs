@@ -5,39 +5,15 @@
 mod process;
 mod support;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hikyaku::io::secret;
 use hikyaku::job::token::{Purpose, Token};
-use hikyaku::sink::{Inspector, SinkConfig, SinkHandle};
+use support::recording::Arrived;
 use support::{Bed, all_to, until};
-
-/// Reverse-path and content of every copy, by recipient.
-type Arrived = Arc<Mutex<BTreeMap<String, Vec<(String, String)>>>>;
-
-fn sink(bed: &Bed, script: &str) -> (SinkHandle, Arrived) {
-    let arrived = Arrived::default();
-    let inspector = Inspector::new({
-        let arrived = Arc::clone(&arrived);
-        move |arrival| {
-            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
-            let copy = (text(arrival.reverse_path), text(arrival.content));
-            let mut arrived = arrived.lock().expect("arrived");
-            let copies = arrived.entry(text(arrival.recipient)).or_default();
-            copies.push(copy);
-        }
-    });
-    let sink = bed.sink_with(SinkConfig {
-        script: script.parse().expect("script"),
-        inspector: Some(inspector),
-        ..SinkConfig::default()
-    });
-    (sink, arrived)
-}
 
 /// The example of PowerMTA's manual, as shared/formats.md §3 has it.
 const EXAMPLE: &str = "XMRG FROM:<travelAlerts@example.com> VERP
@@ -65,7 +41,7 @@ XPRT 3 LAST
 #[test]
 fn the_example_arrives() {
     let bed = Bed::new();
-    let (sink, arrived) = sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     bed.drop_file("travel.bsmtp", EXAMPLE);
     let ended = bed.once(&format!("{} --shards 2", all_to(&sink)));
     assert_eq!(
@@ -78,14 +54,15 @@ fn the_example_arrives() {
     for (row, (name, rest)) in (0..).zip([("Alice", "… 120 …\r\n…\r\n"), ("Bob", "…\r\n")])
     {
         let recipient = format!("{}@example.com", name.to_lowercase());
-        let [(reverse_path, content)] = &*arrived[&recipient] else {
+        let [copy] = &*arrived[&recipient] else {
             panic!("{recipient}: {:?}", arrived[&recipient]);
         };
+        let (reverse_path, content) = (&*copy.reverse_path, copy.text());
         let date = content.split("\r\n").nth(2).expect("a line").to_owned();
         let time = date.strip_prefix("Date: ").expect("a Date");
         assert!(mail_parser_date(time), "{time}");
         assert_eq!(
-            *content,
+            content,
             format!(
                 "From: \"Customer Service\" <travelAlerts@example.com>\r\nTo: \"{name}\" <{recipient}>\r\n\
                  {date}\r\nSubject: Travel Plans\r\n\r\nDear {name}, …\r\n{rest}"
@@ -102,7 +79,7 @@ fn the_example_arrives() {
             .find(|line| line["recipient"] == *recipient)
             .expect("a line");
         assert_eq!(line["row"], row);
-        assert_eq!(line["reverse_path"], **reverse_path);
+        assert_eq!(line["reverse_path"], *reverse_path);
         assert_eq!(
             line["job"],
             if row == 0 {
@@ -159,7 +136,7 @@ fn check_all(arrived: &Arrived, count: u32) {
         let recipient = format!("u{row}@d{}.test", row % 7);
         let copies = &arrived[&recipient];
         assert!(copies.iter().all(|copy| *copy == copies[0]), "{recipient}");
-        let (reverse_path, content) = &copies[0];
+        let (reverse_path, content) = (&copies[0].reverse_path, copies[0].text());
         assert_eq!(reverse_path, "news@sender.test");
         let wanted = format!(
             "From: News <news@sender.test>\r\nTo: \"Name {row}\" <{recipient}>\r\nSubject: For Name {row}\r\n\r\nHello Name {row} at "
@@ -178,7 +155,7 @@ fn check_all(arrived: &Arrived, count: u32) {
 fn copies_after_a_kill_are_the_same_to_the_byte() {
     const ROWS: u32 = 700;
     let bed = Bed::new();
-    let (sink, arrived) = sink(&bed, "defer=30%");
+    let (sink, arrived) = bed.keeping_sink("defer=30%");
     // More terms than chunks are collected side by side for.
     let extra = |row| format!("*vmta=v{} *jobid=j{}", row % 11, row % 3);
     bed.drop_file("m.bsmtp", merge(ROWS, extra));
@@ -206,7 +183,7 @@ fn copies_after_a_kill_are_the_same_to_the_byte() {
 #[test]
 fn a_refused_merge_is_quarantined_with_its_line_and_sends_nothing() {
     let bed = Bed::new();
-    let (sink, arrived) = sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     let good = merge(2000, |_| String::new());
     let cases = [
         // Found at the very end of the second pass.
@@ -264,7 +241,7 @@ fn state_of(bed: &Bed, name: &str) -> Option<String> {
 #[test]
 fn control_files_mean_the_recipients_of_their_job() {
     let bed = Bed::new();
-    let (sink, arrived) = sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     // Nobody listens there: everybody waits.
     let nowhere = "--route *=127.0.0.3:1 --tls never --shards 2 --retry-first 1s --retry-max 1s";
     let running = bed.start(nowhere);
@@ -307,7 +284,7 @@ fn control_files_mean_the_recipients_of_their_job() {
 #[test]
 fn keys_and_suppressions_hold_for_merges() {
     let bed = Bed::new();
-    let (sink, arrived) = sink(&bed, "");
+    let (sink, arrived) = bed.keeping_sink("");
     let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
     command
         .args(["suppress", "add", "--list"])

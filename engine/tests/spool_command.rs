@@ -9,24 +9,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use process::{Ended, run};
+use process::{Ended, spool};
 use serde_json::Value;
-use support::{Bed, PATIENCE, all_to, content, until};
+use support::{Bed, all_to, content, until};
 
 /// Nobody listens there; one domain has a receiver.
 fn mostly_dead(live: std::net::SocketAddr) -> String {
     format!("--route live.test={live} --route *=127.0.0.3:1 --tls never --retry-first 1h")
-}
-
-fn spool(bed: &Bed, line: &str) -> Ended {
-    let mut words = line.split_whitespace();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
-    command.arg("spool").args(words.next());
-    command.arg("--spool").arg(bed.path("spool"));
-    command.args(words).current_dir(bed.path(""));
-    run(command, b"", PATIENCE)
 }
 
 fn objects(ended: &Ended, kind: &str) -> Vec<Value> {
@@ -97,13 +87,13 @@ fn a_spool_is_read_while_its_engine_runs_and_after_it_was_killed() {
     });
     until("one was delivered, one was tried", || {
         // An attempt is in the log before its mark is durable. The others wait until the site's pause is over.
-        let listed = objects(&spool(&bed, "ls --json"), "message");
+        let listed = objects(&spool(&bed.path(""), "ls --json"), "message");
         listed.len() == 3
             && listed.iter().any(|message| message["attempts"] == 1)
             && listed.iter().any(|message| message["recipients_left"] == 2)
     });
 
-    let listed = spool(&bed, "ls --json --waiting");
+    let listed = spool(&bed.path(""), "ls --json --waiting");
     let messages = objects(&listed, "message");
     let tried = messages
         .iter()
@@ -138,28 +128,28 @@ fn a_spool_is_read_while_its_engine_runs_and_after_it_was_killed() {
         (&log["messages"], &log["recipients_left"]),
         (&3.into(), &4.into())
     );
-    let text = spool(&bed, "ls");
+    let text = spool(&bed.path(""), "ls");
     let pid = format!("process {} works on this spool", running.pid());
     assert!(
         text.out.contains(&pid) && text.out.contains("left 2/3"),
         "{text:?}"
     );
 
-    let clean = spool(&bed, "verify");
+    let clean = spool(&bed.path(""), "verify");
     assert_eq!(clean.status, Some(0), "{clean:?}");
     assert!(
         clean.out.contains(&pid) && clean.out.contains("/seg-"),
         "{clean:?}"
     );
-    let shown = spool(&bed, &format!("cat {id}"));
+    let shown = spool(&bed.path(""), &format!("cat {id}"));
     assert_eq!((shown.status, shown.out), (Some(0), content(1)));
-    let shown = spool(&bed, &format!("cat --envelope {id}"));
+    let shown = spool(&bed.path(""), &format!("cat --envelope {id}"));
     assert_eq!(
         shown.out,
         "x-sender: news@sender.test\r\nx-receiver: here@live.test\r\nx-receiver: b@dead.test\r\n\
          x-receiver: c@dead.test\r\n"
     );
-    let exported = spool(&bed, "export --to rescued");
+    let exported = spool(&bed.path(""), "export --to rescued");
     assert_eq!(exported.status, Some(0), "{exported:?}");
     assert!(
         exported.out.contains("messages 3  recipients 4")
@@ -170,17 +160,17 @@ fn a_spool_is_read_while_its_engine_runs_and_after_it_was_killed() {
 
     let before = files(&bed.path("spool"));
     copy(&bed.path("spool"), &bed.path("copy"));
-    let after = spool(&bed, "ls --json --waiting");
+    let after = spool(&bed.path(""), "ls --json --waiting");
     let short = |listed: &Ended| -> Vec<(Value, Value)> {
         let all = objects(listed, "message").into_iter();
         all.map(|of| (of["message"].clone(), of["recipients_left"].clone()))
             .collect()
     };
     assert_eq!(short(&after), short(&listed), "the same as while it ran");
-    let text = spool(&bed, "ls");
+    let text = spool(&bed.path(""), "ls");
     assert!(!text.out.contains("works on this spool"), "{text:?}");
-    assert_eq!(spool(&bed, "verify --json").status, Some(0));
-    let again = spool(&bed, "export --to rescued --waiting");
+    assert_eq!(spool(&bed.path(""), "verify --json").status, Some(0));
+    let again = spool(&bed.path(""), "export --to rescued --waiting");
     assert!(
         again.out.contains("messages 0") && again.out.contains("3 files were there already"),
         "{again:?}"
@@ -190,7 +180,7 @@ fn a_spool_is_read_while_its_engine_runs_and_after_it_was_killed() {
         ("cat 12", "is not a message id"),
         ("export --to spool/out", "lies in the spool"),
     ] {
-        let ended = spool(&bed, line);
+        let ended = spool(&bed.path(""), line);
         assert!(
             ended.status == Some(1) && ended.err.contains(said),
             "{ended:?}"
@@ -236,16 +226,16 @@ fn a_flipped_byte_is_named(bed: &Bed) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("read");
     file.write_all_at(&[byte[0] ^ 1], at).expect("write");
-    let found = spool(bed, "verify");
+    let found = spool(&bed.path(""), "verify");
     let name = segment.file_name().expect("name").to_string_lossy();
     assert_eq!(found.status, Some(1), "{found:?}");
     let named = found.out.lines().find(|line| line.contains("bytes 4096.."));
     assert!(named.is_some_and(|line| line.contains(&*name)), "{found:?}");
-    let found = objects(&spool(bed, "verify --json"), "segment");
+    let found = objects(&spool(&bed.path(""), "verify --json"), "segment");
     let [segment] = &found[..] else {
         panic!("{found:?}")
     };
     assert_eq!(segment["damage"][0]["verdict"], "corrupt");
     assert_eq!(segment["damage"][0]["offset"], 4096);
-    assert!(spool(bed, "ls").out.contains("DAMAGED"));
+    assert!(spool(&bed.path(""), "ls").out.contains("DAMAGED"));
 }

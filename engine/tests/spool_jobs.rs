@@ -7,12 +7,12 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 
-use jobfile::{TEXT, archive, document, keeping_sink};
-use process::{Ended, run};
+use jobfile::{TEXT, archive, document};
+use process::{Ended, spool};
 use serde_json::Value;
-use support::{Bed, PATIENCE, all_to, until};
+use support::recording::Arrived;
+use support::{Bed, all_to, until};
 
 const ROWS: &str = "email,name\n\
     here@live.test,Here\n\
@@ -22,15 +22,6 @@ const ROWS: &str = "email,name\n\
     dot@dead.test,.dot\n";
 /// Those of whom a message can be made.
 const GOOD: [&str; 3] = ["=q+q@dead.test", "dot@dead.test", "ume@dead.test"];
-
-fn spool(bed: &Bed, line: &str) -> Ended {
-    let mut words = line.split_whitespace();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
-    command.arg("spool").args(words.next());
-    command.arg("--spool").arg(bed.path("spool"));
-    command.args(words).current_dir(bed.path(""));
-    run(command, b"", PATIENCE)
-}
 
 fn objects(ended: &Ended) -> Vec<Value> {
     let lines = ended.out.lines();
@@ -62,7 +53,7 @@ fn rows_that_wait_are_shown_and_exported_as_the_messages_they_become() {
         bed.log_of("delivered").len() == 1 && bed.receipt("spring.job")["state"] == "accepted"
     });
     let waiting = |kind: &str| {
-        let all = objects(&spool(&bed, "ls --json --waiting")).into_iter();
+        let all = objects(&spool(&bed.path(""), "ls --json --waiting")).into_iter();
         all.filter(|object| object["kind"] == kind)
             .collect::<Vec<_>>()
     };
@@ -86,12 +77,12 @@ fn rows_that_wait_are_shown_and_exported_as_the_messages_they_become() {
         );
         let id = |of: &Value| of["message"].as_str().expect("an id").to_owned();
         let (bundle, chunk) = (id(bundle), id(chunk));
-        let listed = spool(&bed, "ls").out;
+        let listed = spool(&bed.path(""), "ls").out;
         for what in ["bundle of job spring", "rows of job spring", "left 4/5"] {
             assert!(listed.contains(what), "{what}: {listed}");
         }
-        assert_eq!(spool(&bed, "verify").status, Some(0));
-        let shown = spool(&bed, &format!("cat {bundle}"));
+        assert_eq!(spool(&bed.path(""), "verify").status, Some(0));
+        let shown = spool(&bed.path(""), &format!("cat {bundle}"));
         assert!(shown.out.starts_with("# submission "), "{shown:?}");
         assert!(shown.out.contains("\n# columns email, name\n"), "{shown:?}");
         assert!(
@@ -101,7 +92,7 @@ fn rows_that_wait_are_shown_and_exported_as_the_messages_they_become() {
             "{shown:?}"
         );
         assert!(shown.out.ends_with(&document), "{shown:?}");
-        let shown = objects(&spool(&bed, &format!("cat {chunk}")));
+        let shown = objects(&spool(&bed.path(""), &format!("cat {chunk}")));
         assert_eq!(shown.len(), 5, "{shown:?}");
         assert_eq!(shown[2]["recipient"], "crab@dead.test");
         assert_eq!(
@@ -116,7 +107,7 @@ fn rows_that_wait_are_shown_and_exported_as_the_messages_they_become() {
     look();
 
     // One row that no message can be made of keeps no other from being exported.
-    let exported = spool(&bed, "export --to rescued");
+    let exported = spool(&bed.path(""), "export --to rescued");
     assert_eq!(exported.status, Some(1), "{exported:?}");
     assert!(
         exported.err.contains("recipient 2 of message ") && exported.err.contains("row 2: "),
@@ -128,7 +119,7 @@ fn rows_that_wait_are_shown_and_exported_as_the_messages_they_become() {
             && exported.out.contains("makes second copies"),
         "{exported:?}"
     );
-    let again = spool(&bed, "export --to rescued");
+    let again = spool(&bed.path(""), "export --to rescued");
     assert!(
         again.out.contains("messages 0") && again.out.contains("3 files were there already"),
         "{again:?}"
@@ -136,7 +127,7 @@ fn rows_that_wait_are_shown_and_exported_as_the_messages_they_become() {
 
     // Dropped elsewhere they are the messages that this spool sends, byte for byte.
     let other = Bed::new();
-    let (sink, elsewhere) = keeping_sink(&other, "");
+    let (sink, elsewhere) = other.keeping_sink("");
     for entry in fs::read_dir(bed.path("rescued")).expect("list") {
         let path = entry.expect("entry").path();
         let name = path.file_name().expect("name").to_string_lossy();
@@ -148,7 +139,7 @@ fn rows_that_wait_are_shown_and_exported_as_the_messages_they_become() {
         (Some(0), 3),
         "{ended:?}"
     );
-    let (sink, here) = keeping_sink(&bed, "");
+    let (sink, here) = bed.keeping_sink("");
     let ended = bed.once(&format!(
         "{} --retry-first 1s --retry-max 1s",
         all_to(&sink)
@@ -158,8 +149,11 @@ fn rows_that_wait_are_shown_and_exported_as_the_messages_they_become() {
         (3, 1),
         "{ended:?}"
     );
-    let of = |arrived: &jobfile::Arrived| -> BTreeMap<String, Vec<Vec<u8>>> {
-        arrived.lock().expect("arrived").clone()
+    let of = |arrived: &Arrived| -> BTreeMap<String, Vec<Vec<u8>>> {
+        let arrived = arrived.lock().expect("arrived").clone().into_iter();
+        arrived
+            .map(|(to, copies)| (to, copies.into_iter().map(|copy| copy.content).collect()))
+            .collect()
     };
     assert_eq!(of(&here).keys().collect::<Vec<_>>(), GOOD);
     assert_eq!(of(&elsewhere), of(&here));

@@ -6,11 +6,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 
 use hikyaku::sink::{Features, SinkConfig, SinkHandle};
 use rustix::process::Signal;
+use support::accounted::{arrivals, assert_accounted, names};
 use support::{Bed, Ended, all_to, until};
 
 const STREAM: &str = "--pipeline stream --limit *=connections=1";
@@ -29,41 +29,6 @@ fn sink(bed: &Bed, script: &str, chunking: bool) -> SinkHandle {
         features: features(chunking),
         ..SinkConfig::default()
     })
-}
-
-fn names(count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("u{n}@a.test")).collect()
-}
-
-/// How often each recipient arrived.
-fn arrivals(bed: &Bed) -> BTreeMap<String, usize> {
-    let mut all = BTreeMap::new();
-    for recipient in bed.arrived() {
-        *all.entry(recipient).or_default() += 1;
-    }
-    all
-}
-
-/// Everybody of `names` has the message, and each further copy was announced.
-fn assert_accounted(bed: &Bed, names: &[String], case: &str) {
-    let arrivals = arrivals(bed);
-    let mut announced: BTreeMap<String, usize> = BTreeMap::new();
-    for line in bed.log() {
-        if line["possible_duplicate"] == true {
-            *announced
-                .entry(line["recipient"].as_str().expect("recipient").to_owned())
-                .or_default() += 1;
-        }
-    }
-    for name in names {
-        let copies = arrivals.get(name).copied().unwrap_or(0);
-        let announced = announced.get(name).copied().unwrap_or(0);
-        assert!(copies > 0, "{case}: {name} was lost");
-        assert!(
-            copies <= 1 + announced,
-            "{case}: {name} arrived {copies} times and {announced} were announced"
-        );
-    }
 }
 
 fn stream_off(bed: &Bed) -> Vec<String> {

@@ -392,7 +392,7 @@ impl World {
         let info = TlsInfo {
             version: "TLSv1.3",
             cipher: "TLS13_AES_128_GCM_SHA256",
-            verified: false,
+            resumed: false,
         };
         if self
             .turn(shard, |shard, now| shard.on_tls(now, key, Ok(info)))?

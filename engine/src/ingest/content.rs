@@ -26,6 +26,16 @@ pub(super) enum LineEnd {
     Lf,
 }
 
+impl LineEnd {
+    /// A line up to its LF: its text, and how it ended.
+    pub(super) fn split(line: &[u8]) -> (&[u8], Self) {
+        match line.strip_suffix(b"\r") {
+            Some(text) => (text, Self::Crlf),
+            None => (line, Self::Lf),
+        }
+    }
+}
+
 /// Where in the file the buffer at hand and the next line lie.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {

@@ -10,6 +10,7 @@
 //! Content that is canonical already is not copied: it stays a slice of the chunk it came in.
 
 mod bsmtp;
+pub mod chunks;
 mod content;
 mod eml;
 pub mod merge;

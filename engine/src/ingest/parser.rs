@@ -299,10 +299,7 @@ impl Parser {
             let Some(length) = memchr(b'\n', &bytes[at..]) else {
                 return Ok(at);
             };
-            let (text, end) = match bytes[at..at + length].strip_suffix(b"\r") {
-                Some(text) => (text, LineEnd::Crlf),
-                None => (&bytes[at..at + length], LineEnd::Lf),
-            };
+            let (text, end) = LineEnd::split(&bytes[at..at + length]);
             let place = (self.line, base + at as u64);
             if text.len() > COMMAND_MAX {
                 return Err(command_too_long(place));

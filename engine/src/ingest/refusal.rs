@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::job::JobError;
+
 /// The first thing that is wrong with a drop file. The whole file is refused with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} (offset {offset}): {detail} [{code}]")]
@@ -31,6 +33,13 @@ impl Refusal {
     /// A refusal of the file as a whole.
     pub fn of_file(code: &'static str, detail: impl fmt::Display) -> Self {
         Self::at(code, 0, 0, detail)
+    }
+}
+
+impl From<JobError> for Refusal {
+    /// The line is one of the job's files, which the detail names.
+    fn from(error: JobError) -> Self {
+        Self::at(code::JOB, error.line, 0, error)
     }
 }
 

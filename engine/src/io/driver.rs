@@ -240,11 +240,6 @@ impl Driver {
                     };
                     let (secure, info) = secured;
                     stream = Stream::Tls(Box::new(secure));
-                    let info = TlsInfo {
-                        version: info.version,
-                        cipher: info.cipher,
-                        verified: false,
-                    };
                     self.turn(|shard, now| shard.on_tls(now, conn, Ok(info)));
                 }
                 Step::Close => return,
@@ -260,7 +255,7 @@ impl Driver {
         address: SocketAddr,
         from: IpAddr,
         signal: &Signal,
-    ) -> Option<(TlsStream<Tcp>, crate::connection::tls::TlsInfo)> {
+    ) -> Option<(TlsStream<Tcp>, TlsInfo)> {
         let config = self.tls.borrow_mut().for_source(from);
         let handshake = tls::handshake(plain, config, server_name(host, address.ip()));
         let interrupted = async {

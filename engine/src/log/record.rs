@@ -173,6 +173,27 @@ pub struct SiteRecord<'a> {
     pub shard: Option<ShardId>,
 }
 
+impl<'a> SiteRecord<'a> {
+    /// That this happened, and why; to which site, and what is known beside, is filled in.
+    #[must_use]
+    pub const fn new(time: WallTime, event: SiteEvent, reason: &'a str) -> Self {
+        Self {
+            time,
+            event,
+            site: "",
+            source: None,
+            tenant: None,
+            reason,
+            rule: None,
+            reply: None,
+            until: None,
+            rate_per_hour: None,
+            connections: None,
+            shard: None,
+        }
+    }
+}
+
 /// How limits changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SiteEvent {

@@ -116,23 +116,19 @@ fn defer(shard: &mut Shard, now: Now) {
 
 /// How long until the message expires, and until its recipient is tried; None: at once.
 fn left(shard: &mut Shard, now: Now) -> (Duration, Option<Duration>) {
-    let until = |shard: &Shard, tick: u32| {
-        let at = shard.wheel_base.after(Duration::from_secs(tick.into()));
-        at.since(now.mono)
-    };
     let (_, message) = shard.messages.iter().next().expect("alive");
-    let expires = until(shard, message.expires);
-    let mut due = Vec::new();
-    while due.is_empty() {
-        let Some(tick) = shard.deferred.next_due() else {
-            return (expires, None);
-        };
-        shard.deferred.advance(tick, &mut due);
+    let expires = shard.deferred.begin_of(message.expires).since(now.mono);
+    let (mut at, mut due) = (now.mono, Vec::new());
+    loop {
+        shard.deferred.take_due(at, &mut due);
         if !due.is_empty() {
-            return (expires, Some(until(shard, tick)));
+            return (expires, Some(at.since(now.mono)));
+        }
+        match shard.deferred.look_at() {
+            Some(next) => at = next,
+            None => return (expires, None),
         }
     }
-    (expires, None)
 }
 
 /// Within a minute: the wheel turns in ticks.
@@ -234,10 +230,8 @@ fn what_is_accepted_behind_a_jump_has_its_whole_age() {
         let shard = start(dir.path(), again);
         let hour = Duration::from_secs(HOUR);
         for (_, message) in shard.messages.iter() {
-            let expires = shard
-                .wheel_base
-                .after(Duration::from_secs(message.expires.into()))
-                .since(again.mono);
+            let expires = shard.deferred.begin_of(message.expires);
+            let expires = expires.since(again.mono);
             assert!(expires + 3 * hour >= EXPIRE, "{jump}: {expires:?}");
             assert!(expires <= EXPIRE + hour, "{jump}: {expires:?}");
         }

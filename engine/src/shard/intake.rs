@@ -1,178 +1,27 @@
-//! Commands from ingest, and what a restart finds, become waiting recipients.
+//! Commands from ingest become waiting recipients.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hikyaku_spool::faults::point;
-use hikyaku_spool::{LiveMessage, Log, MessageRef, Recovered, Verdict};
+use hikyaku_spool::{Log, MessageRef};
 
-use super::commit::{OnDurable, Store};
+use super::commit::OnDurable;
+use super::message::{Message, message_key};
 use super::steady::Steady;
 use super::timers::Timer;
-use super::{Effect, Now, Shard, gauge, jobs};
-use crate::handoff::{Acceptance, Command, Receipt, Tally};
+use super::{Now, Shard, gauge};
+use crate::handoff::{Acceptance, Command};
 use crate::ingest::NewMessage;
-use crate::job::schedule::When;
 use crate::log::latency::Stage;
 use crate::mail::envelope::{self, EnvelopeView, Kind, domain_of};
 use crate::mail::id::SubmissionId;
 use crate::queue::domain::{DomainKey, MessageKey, Waiting};
-use crate::queue::jobs::JobKey;
-use crate::queue::ready::Place;
 use crate::time::WallTime;
-
-/// One message with recipients that are not final. There may be ten million: with the slab's own
-/// bookkeeping it is 32 bytes.
-#[derive(Debug)]
-pub(super) struct Message {
-    /// Where it lies, in two parts: together they would be padded.
-    seq: u64,
-    slot: u32,
-    /// Key of its submission.
-    pub(super) submission: u32,
-    /// Recipients in its envelope.
-    recipients: u32,
-    /// When those that are left expire, in [`Shard::tick`]s.
-    pub(super) expires: u32,
-    /// The domain of all its recipients, when they share one.
-    domain: DomainKey,
-    shape: Shape,
-    /// Index of its store.
-    pub(super) store: u16,
-}
-
-/// What a message is, in the one byte that is left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    /// All recipients are of its domain.
-    Shared,
-    /// Recipients of several domains.
-    Mixed,
-    /// Rows of a job, all of its domain.
-    RowsShared,
-    /// Rows of a job, of several domains.
-    RowsMixed,
-}
-
-impl Shape {
-    const fn new(kind: Kind, shared: bool) -> Self {
-        match (kind, shared) {
-            (Kind::Rows, true) => Self::RowsShared,
-            (Kind::Rows, false) => Self::RowsMixed,
-            (_, true) => Self::Shared,
-            (_, false) => Self::Mixed,
-        }
-    }
-}
-
-/// What a place in a slab takes.
-#[expect(dead_code, reason = "only its size is of interest")]
-enum Entry {
-    Vacant(usize),
-    Occupied(Message),
-}
-
-const _: () = assert!(size_of::<Entry>() == 32);
-
-impl Message {
-    /// Where it lies.
-    pub(super) fn at(&self) -> MessageRef {
-        MessageRef::from_parts(self.seq, self.slot)
-    }
-
-    /// Whether its time is over at this tick.
-    pub(super) const fn is_expired(&self, tick: u32) -> bool {
-        tick >= self.expires
-    }
-
-    /// Whether each recipient's message is made from a row.
-    pub(super) const fn is_rows(&self) -> bool {
-        matches!(self.shape, Shape::RowsShared | Shape::RowsMixed)
-    }
-
-    fn domain(&self) -> Option<DomainKey> {
-        matches!(self.shape, Shape::Shared | Shape::RowsShared).then_some(self.domain)
-    }
-}
-
-/// One drop file's part in one log.
-#[derive(Debug)]
-pub(super) struct Submission {
-    pub(super) id: SubmissionId,
-    /// The log (not the store's index).
-    pub(super) log: u16,
-    pub(super) store: u16,
-    pub(super) acceptance: Option<Arc<Acceptance>>,
-    staged: Vec<MessageKey>,
-    /// What the messages of its rows are made from, where it is a job.
-    pub(super) bundle: Option<MessageRef>,
-    /// Recipients without a final state.
-    left: u64,
-    tally: Tally,
-    /// The submission that this is a part of, for the messages of one job; itself for the whole.
-    pub(super) home: u32,
-    /// The job that its messages belong to.
-    pub(super) job: JobKey,
-    /// The job is known; messages of another one go into a part.
-    pub(super) assigned: bool,
-    /// It is a job of its own: no message of it belongs to another.
-    pub(super) own_job: bool,
-}
-
-impl Submission {
-    pub(super) fn count(&mut self, verdict: Verdict) {
-        let tally = &mut self.tally;
-        match verdict {
-            Verdict::Delivered => tally.delivered += 1,
-            Verdict::Bounced => tally.bounced += 1,
-            Verdict::Expired => tally.expired += 1,
-            Verdict::Held => tally.held += 1,
-            Verdict::Cancelled => tally.cancelled += 1,
-            Verdict::Deferred { .. } => {}
-        }
-    }
-}
-
-/// What a pass over a recovered log has put into the queues.
-#[derive(Debug, Default)]
-struct Restored {
-    recipients: u64,
-    /// Whether a domain has new ready ones, by key.
-    ready: Vec<bool>,
-    /// Recipients of messages whose envelope is damaged.
-    unreadable: Vec<(MessageRef, u32, u16)>,
-    /// The submission of the message before, which is most often that of the next.
-    submission: Option<(SubmissionId, u32)>,
-    /// Recipients whose time is over by their own clock.
-    over: Vec<Waiting>,
-    /// Scratch.
-    domains: Vec<DomainKey>,
-}
-
-impl Restored {
-    fn note(&mut self, domain: DomainKey) {
-        let index = domain.0 as usize;
-        if self.ready.len() <= index {
-            self.ready.resize(index + 1, false);
-        }
-        self.ready[index] = true;
-    }
-}
-
-/// One log with what its recovery found, and which submissions any log has accepted.
-pub struct Recovery {
-    /// The log, open for work.
-    pub log: Log,
-    /// What lay in it.
-    pub recovered: Recovered,
-    /// Acceptances of all logs: staged messages of these are live.
-    pub accepted: Arc<HashMap<SubmissionId, Arc<Acceptance>>>,
-}
 
 impl Shard {
     /// Carries out one command, or gives back what is left of it when the spool has no room now;
-    /// [`Effect::Room`] says when to try again.
+    /// [`Effect::Room`](super::Effect::Room) says when to try again.
     ///
     /// # Errors
     /// The command, or its unfinished part.
@@ -282,18 +131,10 @@ impl Shard {
             }
             let part = self.part(key, messages[index].envelope.job.as_deref());
             let expires = self.patience(now, part, Duration::ZERO);
-            let expires = self.tick_after(now, expires);
-            let shape = Shape::new(messages[index].envelope.kind, domain.is_some());
-            let message = self.messages.insert(Message {
-                seq: at.seq(),
-                slot: at.slot(),
-                store: 0,
-                submission: part,
-                recipients,
-                expires,
-                domain: domain.unwrap_or(DomainKey(u32::MAX)),
-                shape,
-            });
+            let expires = self.deferred.tick_after(now.mono, expires);
+            let kind = messages[index].envelope.kind;
+            let message = Message::new(at, 0, part, kind, recipients, domain, expires);
+            let message = self.messages.insert(message);
             gauge::add(&self.gauge.staged, u64::from(recipients));
             let submission = &mut self.submissions[key as usize];
             submission.staged.push(message_key(message));
@@ -302,215 +143,6 @@ impl Shard {
         }
         self.scratch = encoded;
         Ok(())
-    }
-
-    /// Takes over a log with what its recovery found: accepted messages wait again, doubts are
-    /// settled or named, everything else is garbage.
-    pub fn restore(&mut self, now: Now, recovery: Recovery) {
-        let Recovery {
-            log,
-            recovered,
-            accepted,
-        } = recovery;
-        let index = self.stores.len();
-        let store = u16::try_from(index).unwrap_or(u16::MAX);
-        let log_id = log.id();
-        let steady = Steady::resume(now, &recovered.report);
-        self.stores.push(Store::new(log, steady));
-        for found in recovered.submissions.iter().filter(|found| !found.closed) {
-            let id = SubmissionId(found.id);
-            let Some(acceptance) = accepted.get(&id) else {
-                self.stores[index].log.append_discard(found.id);
-                continue;
-            };
-            let key = self.submission(store, id);
-            let submission = &mut self.submissions[key as usize];
-            submission.acceptance = Some(Arc::clone(acceptance));
-            submission.tally = Tally {
-                delivered: u64::from(found.tally.delivered),
-                bounced: u64::from(found.tally.bounced),
-                expired: u64::from(found.tally.expired),
-                held: u64::from(found.tally.held),
-                cancelled: u64::from(found.tally.cancelled),
-            };
-            if !found.accepted {
-                // Another log holds the acceptance. Say so here, so that this log can be read alone.
-                let info = acceptance.encode();
-                if self.stores[index]
-                    .log
-                    .append_accept(found.id, &info)
-                    .is_err()
-                {
-                    tracing::warn!(submission = %id, log = log_id, "no room to repeat an acceptance; the next start repeats it");
-                }
-            }
-        }
-        self.restore_bundles(index);
-        self.restore_doubts(now, index, &recovered);
-        self.restore_waiting(now, index);
-        for key in 0..self.submissions.capacity() {
-            let key = u32::try_from(key).unwrap_or(u32::MAX);
-            if self
-                .submissions
-                .get(key as usize)
-                .is_some_and(|submission| submission.store == store && submission.home == key)
-            {
-                self.report_if_final(key);
-            }
-        }
-        self.commit_soon(index);
-    }
-
-    /// Every job knows its bundle before the first of its recipients waits again.
-    fn restore_bundles(&mut self, index: usize) {
-        let log = &self.stores[index].log;
-        let annexes = log.live_messages().filter(|live| live.recipients == 0);
-        let bundles: Vec<(u32, MessageRef)> = annexes
-            .filter_map(|live| {
-                // Of another kind, or damaged, it is of no use; it ends with its submission all the same.
-                let envelope = EnvelopeView::parse(log.envelope(live.at).ok()?)?;
-                let key = (log.id(), SubmissionId(live.submission));
-                let submission = *self.by_submission.get(&key)?;
-                (envelope.kind == Kind::Bundle).then_some((submission, live.at))
-            })
-            .collect();
-        for (submission, at) in bundles {
-            let view = self.stores[index].log.message(at);
-            let content = view.map(|view| view.content.to_vec());
-            self.take_bundle(submission, at, &content.unwrap_or_default());
-        }
-    }
-
-    /// Every recipient without a final mark waits again: at once, or when its retry is due. One
-    /// message at a time and in place, since there may be millions; nobody is served before all of
-    /// them are counted, or a submission would seem to be done too early.
-    fn restore_waiting(&mut self, now: Now, index: usize) {
-        // The log is read while everything else changes, so the stores stand aside.
-        let stores = std::mem::take(&mut self.stores);
-        let mut restored = Restored::default();
-        let steady = stores[index].steady.now(now);
-        for live in stores[index].log.restore() {
-            self.restore_message(
-                (now, steady),
-                index,
-                &stores[index].log,
-                &live,
-                &mut restored,
-            );
-        }
-        self.stores = stores;
-        gauge::add(&self.gauge.waiting, restored.recipients);
-        for (message, recipient, attempts) in restored.unreadable {
-            self.hold_unreadable(index, message, recipient, attempts);
-        }
-        for (key, has_more) in (0..).map(DomainKey).zip(restored.ready) {
-            if has_more {
-                self.announce_ready(now, key);
-            }
-        }
-        for entry in restored.over {
-            self.expire(now, entry);
-        }
-        self.arm_wheel();
-    }
-
-    fn restore_message(
-        &mut self,
-        (now, steady): (Now, WallTime),
-        index: usize,
-        log: &Log,
-        live: &LiveMessage<'_>,
-        restored: &mut Restored,
-    ) {
-        let id = SubmissionId(live.submission);
-        let submission = match restored.submission {
-            Some((last, key)) if last == id => key,
-            _ => {
-                let Some(&key) = self.by_submission.get(&(log.id(), id)) else {
-                    return;
-                };
-                restored.submission = Some((id, key));
-                key
-            }
-        };
-        if live.recipients == 0 {
-            return;
-        }
-        let mut domains = std::mem::take(&mut restored.domains);
-        let found = self.domains_of(log, live.at, &mut domains);
-        let Some((kind, received, x_job)) = found else {
-            let waiting = live.waiting();
-            let all = waiting.map(|waiting| (live.at, waiting.recipient, waiting.attempts));
-            restored.unreadable.extend(all);
-            return;
-        };
-        // Ages and waits are told in steady time: a clock that jumped while we were away neither
-        // expires nor sends anything early (P10), and no wait is longer than the longest there is.
-        let age = steady.since(received);
-        let part = self.part(submission, x_job);
-        let expires_after = self.patience(now, part, age);
-        let job = self.submissions[part as usize].job;
-        let state = self.jobs.get(job);
-        let personal = state.is_some_and(|job| job.terms.is_personal());
-        let common = domains
-            .first()
-            .copied()
-            .filter(|first| domains.iter().all(|domain| domain == first));
-        let message = message_key(self.messages.insert(Message {
-            seq: live.at.seq(),
-            slot: live.at.slot(),
-            store: u16::try_from(index).unwrap_or(u16::MAX),
-            submission: part,
-            recipients: live.recipients,
-            expires: self.tick_after(now, expires_after),
-            domain: common.unwrap_or(DomainKey(u32::MAX)),
-            shape: Shape::new(kind, common.is_some()),
-        }));
-        let before = restored.recipients;
-        for waiting in live.waiting() {
-            let domain = self.counted(&domains, waiting.recipient);
-            let (recipient, attempts) = (waiting.recipient, waiting.attempts);
-            let entry = Waiting {
-                message,
-                recipient,
-                domain,
-                attempts,
-            };
-            restored.recipients += 1;
-            let due = WallTime::from_unix_millis(waiting.due_wall_ms);
-            let wait = due.since(steady).min(self.config.retry.max);
-            let clock = (&mut self.jobs, &*self.gauge);
-            let own = if personal && wait.is_zero() {
-                jobs::due(clock, now, job, log, live.at, recipient)
-            } else {
-                When::Now
-            };
-            if own == When::Over {
-                restored.over.push(entry);
-            } else if let When::NotBefore(at) = own {
-                let wait = at.saturating_sub(now.wall.unix_millis());
-                let tick = self.tick_after(now, Duration::from_millis(wait));
-                self.deferred.insert(tick, entry);
-            } else if wait.is_zero() {
-                let state = self.domains.get_mut(domain);
-                state.ready.push_back(job, entry);
-                if let (Place::Round, Some(site)) = (state.ready.place(job), state.in_round) {
-                    self.sites[site.0 as usize].round.added(job, 1);
-                }
-                restored.note(domain);
-            } else {
-                let tick = self.tick_after(now, wait);
-                self.deferred.insert(tick, entry);
-            }
-        }
-        let more = restored.recipients - before;
-        self.submissions[submission as usize].left += more;
-        self.job_gains(part, more);
-        // Those of recipients that are final were named, too.
-        for &domain in &domains {
-            self.forget_domain(domain);
-        }
-        restored.domains = domains;
     }
 
     fn accept(&mut self, id: SubmissionId, acceptance: &Arc<Acceptance>) -> Result<(), ()> {
@@ -585,7 +217,7 @@ impl Shard {
 
     /// The domain of one recipient, counted for it. All recipients of a message are counted before
     /// the first is made ready, since that may end with a domain that nobody waits for forgotten.
-    fn counted(&mut self, domains: &[DomainKey], recipient: u32) -> DomainKey {
+    pub(super) fn counted(&mut self, domains: &[DomainKey], recipient: u32) -> DomainKey {
         let domain = domains
             .get(recipient as usize)
             .copied()
@@ -596,7 +228,7 @@ impl Shard {
 
     /// The domain of each recipient, read from the spool, what the message is, when it was received,
     /// and its `x-job`. `None` and no domains when the envelope is unreadable.
-    fn domains_of<'a>(
+    pub(super) fn domains_of<'a>(
         &mut self,
         log: &'a Log,
         at: MessageRef,
@@ -660,77 +292,7 @@ impl Shard {
             self.commit_soon(index);
         }
     }
-
-    pub(super) fn submission(&mut self, store: u16, id: SubmissionId) -> u32 {
-        let log = self.stores[usize::from(store)].log.id();
-        if let Some(&key) = self.by_submission.get(&(log, id)) {
-            return key;
-        }
-        let key = self.new_submission(id, log, store, None, JobKey::NONE);
-        self.by_submission.insert((log, id), key);
-        key
-    }
-
-    /// A submission, or the part of `home` whose messages belong to `job`.
-    pub(super) fn new_submission(
-        &mut self,
-        id: SubmissionId,
-        log: u16,
-        store: u16,
-        home: Option<u32>,
-        job: JobKey,
-    ) -> u32 {
-        let entry = self.submissions.vacant_entry();
-        let key = u32::try_from(entry.key()).unwrap_or(u32::MAX);
-        entry.insert(Submission {
-            id,
-            log,
-            store,
-            acceptance: None,
-            staged: Vec::new(),
-            bundle: None,
-            left: 0,
-            tally: Tally::default(),
-            home: home.unwrap_or(key),
-            job,
-            assigned: home.is_some(),
-            own_job: false,
-        });
-        key
-    }
-
-    /// One recipient of `submission` has its final state.
-    pub(super) fn count_final(&mut self, key: u32, verdict: Verdict) {
-        if matches!(verdict, Verdict::Deferred { .. }) {
-            return;
-        }
-        let (home, job) = {
-            let submission = &self.submissions[key as usize];
-            (submission.home, submission.job)
-        };
-        let submission = &mut self.submissions[home as usize];
-        submission.count(verdict);
-        submission.left -= 1;
-        self.job_loses(job, 1);
-        self.report_if_final(home);
-    }
-
-    fn report_if_final(&mut self, key: u32) {
-        let submission = &self.submissions[key as usize];
-        if submission.left == 0 && submission.staged.is_empty() {
-            self.templates.forget(key);
-            self.effects.push_back(Effect::Receipt(Receipt::Final {
-                submission: submission.id,
-                log: submission.log,
-                tally: submission.tally,
-            }));
-        }
-    }
 }
 
 /// How soon a command that found no room is tried again.
 const ROOM_LOOK: Duration = Duration::from_millis(500);
-
-fn message_key(index: usize) -> MessageKey {
-    MessageKey(u32::try_from(index).unwrap_or(u32::MAX))
-}

@@ -174,7 +174,7 @@ fn who_is_cancelled_is_final_and_who_is_in_flight_finishes() {
     assert_eq!((world.served_of("r"), world.served_of("d")), (0, 0));
     assert_eq!((world.served_of("o"), world.served_of("new")), (10, 1));
     assert_eq!(world.gauge.cancelled.load(Relaxed), 3004);
-    assert!(world.shard.deferred.is_empty());
+    assert!(world.shard.deferred.len() == 0);
     let log = String::from_utf8(world.shard.swap_log(Vec::new())).expect("text");
     assert_eq!(log.matches("\"type\":\"cancelled\"").count(), 3004);
     for id in 1..=4 {

@@ -16,7 +16,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Shard;
-use super::intake::{Message, Submission};
+use super::message::{Message, Submission};
 use crate::queue::domain::{Domain, Waiting};
 use crate::queue::jobs::JobState;
 use crate::queue::ready::QUEUED_BYTES;
@@ -82,9 +82,7 @@ impl Shard {
         gauge
             .deferred_waiting
             .store(self.deferred.len() as u64, Relaxed);
-        if self.local_failures > 0 && self.looked_at.since(self.local_until) > FORGIVEN {
-            // Nobody has asked for a socket since.
-            self.local_failures = 0;
+        if self.sockets.forgive(self.looked_at) {
             gauge.sockets_short.store(0, Relaxed);
         }
         for index in 0..self.stores.len() {
@@ -113,6 +111,3 @@ impl Shard {
         self.gauge.room.store(room, Relaxed);
     }
 }
-
-/// Sockets count as available again when none was refused for so long.
-const FORGIVEN: std::time::Duration = std::time::Duration::from_secs(30);

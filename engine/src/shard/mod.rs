@@ -12,12 +12,22 @@
 //!
 //! | file | one idea |
 //! |---|---|
-//! | `intake.rs` | commands and a recovered spool become waiting recipients |
+//! | `intake.rs` | commands become waiting recipients |
+//! | `restore.rs` | so does what a restart finds |
+//! | `message.rs` | what is remembered of a message and of a drop file |
+//! | `submissions.rs` | what belongs to which drop file and job, and is left of it |
 //! | `commit.rs` | what happens when a batch is durable |
 //! | `routing.rs` | a domain's lookup ends: site, back-off or bounce |
 //! | `dispatch.rs` | who sends next, on which connection, and when not |
+//! | `lanes.rs` | where ready recipients stand |
+//! | `deferred.rs` | those whose next attempt is not due |
+//! | `opening.rs` | connections are opened and given back |
+//! | `sockets.rs` | whether sockets can be made |
+//! | `site.rs` | a site's back-off and its end |
 //! | `hours.rs` | which sites may be sent to, by their clocks |
-//! | `jobs.rs` | which jobs may be sent, and how one ends early |
+//! | `jobs.rs` | which jobs may be sent |
+//! | `ending.rs` | how a job ends early |
+//! | `control.rs` | what a control file asks, and its answer |
 //! | `conn.rs` | one connection's session, turned into steps for the driver |
 //! | `transaction.rs` | one message on a connection: envelope, bytes, in-doubt slots |
 //! | `job.rs` | a row of a job becomes a message |
@@ -33,8 +43,11 @@ mod closing;
 mod commit;
 mod config;
 mod conn;
+mod control;
+mod deferred;
 mod dispatch;
 mod doubt;
+mod ending;
 mod gauge;
 mod hours;
 #[cfg(test)]
@@ -44,13 +57,20 @@ mod job;
 mod jobs;
 #[cfg(test)]
 mod jobs_tests;
+mod lanes;
 pub mod memory;
+mod message;
+mod opening;
 mod plain;
 mod report;
+mod restore;
 mod routing;
 mod settle;
 mod signing;
+mod site;
+mod sockets;
 mod steady;
+mod submissions;
 mod suppression;
 #[cfg(test)]
 mod testing;
@@ -68,7 +88,7 @@ pub use config::{ConnectionCap, EgressSource, ShardConfig, SiteLimits};
 pub use conn::{ConnectFailure, Step};
 pub use doubt::{Decision, DoubtPolicy, HoldReason, decide, on_doubt_of};
 pub use gauge::Gauge;
-pub use intake::Recovery;
+pub use restore::Recovery;
 
 use crate::connection::plan::BadAddresses;
 use crate::handoff::Receipt;
@@ -80,12 +100,14 @@ use crate::queue::calendar::Calendars;
 use crate::queue::domain::{DomainKey, Domains, SiteKey, Waiting};
 use crate::queue::jobs::Jobs;
 use crate::queue::site::Site;
-use crate::queue::wheel::Wheel;
 use crate::throttle::Registry;
 use crate::time::{Instant, WallTime};
 use commit::Store;
 use conn::Conn;
-use intake::{Message, Submission};
+use control::Endings;
+use deferred::Deferred;
+use message::{Message, Submission};
+use sockets::Sockets;
 use timers::{Timer, Timers};
 
 /// Key of a connection in its shard. The generation keeps a late event of a closed connection from
@@ -172,21 +194,17 @@ pub struct Shard {
     suppressions_unreadable: bool,
     /// Cancelled before this start, as far as accepted up to that moment.
     cancelled: HashMap<Box<str>, u64>,
-    /// Control files that wait for jobs to end.
-    ends: Vec<jobs::Ends>,
+    endings: Endings,
     domains: Domains,
     sites: Slab<Site<ConnKey>>,
-    by_site: HashMap<dispatch::SiteIdentity, SiteKey>,
+    by_site: HashMap<site::SiteIdentity, SiteKey>,
     /// Sites that did not cope with streaming or chunks in this run, also those that are forgotten
     /// otherwise.
-    plain_sites: HashSet<dispatch::SiteIdentity>,
+    plain_sites: HashSet<site::SiteIdentity>,
     /// Where a connection broke in place of the first answer to a BDAT, and what the site had accepted
     /// by then.
-    unanswered: HashMap<dispatch::SiteIdentity, u64>,
-    deferred: Wheel<Waiting>,
-    /// Tick 0 of the wheel.
-    wheel_base: Instant,
-    wheel_armed: Instant,
+    unanswered: HashMap<site::SiteIdentity, u64>,
+    deferred: Deferred,
     conns: Slab<Conn>,
     /// Addresses that failed a moment ago.
     bad: BadAddresses,
@@ -204,10 +222,7 @@ pub struct Shard {
     blocked: bool,
     /// When timers were last looked at: a clock for what need not be exact.
     looked_at: Instant,
-    /// No socket could be made: none is tried before this moment.
-    local_until: Instant,
-    /// How often in a row.
-    local_failures: u32,
+    sockets: Sockets,
 }
 
 impl std::fmt::Debug for Shard {
@@ -246,15 +261,13 @@ impl Shard {
             calendars: Calendars::default(),
             suppressions_unreadable: false,
             cancelled: HashMap::new(),
-            ends: Vec::new(),
+            endings: Endings::default(),
             domains: Domains::default(),
             sites: Slab::new(),
             by_site: HashMap::new(),
             plain_sites: HashSet::new(),
             unanswered: HashMap::new(),
-            deferred: Wheel::new(0),
-            wheel_base: now.mono,
-            wheel_armed: Instant::FAR_FUTURE,
+            deferred: Deferred::new(now.mono),
             conns: Slab::new(),
             bad: BadAddresses::new(BAD_ADDRESSES_MAX),
             generation: 0,
@@ -269,8 +282,7 @@ impl Shard {
             draining: false,
             blocked: false,
             looked_at: now.mono,
-            local_until: Instant::default(),
-            local_failures: 0,
+            sockets: Sockets::default(),
         }
     }
 

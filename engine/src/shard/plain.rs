@@ -6,7 +6,7 @@
 
 use hikyaku_tuning::Pipeline;
 
-use super::dispatch::SiteIdentity;
+use super::site::SiteIdentity;
 use super::{ConnKey, Now, Shard};
 use crate::log::record::SiteEvent;
 use crate::queue::domain::SiteKey;

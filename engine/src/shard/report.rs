@@ -1,6 +1,5 @@
 //! What a shard writes into the log: one line per attempt, and lines about sites that change pace.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use hikyaku_spool::InDoubtRecipient;
@@ -290,105 +289,69 @@ impl Shard {
     }
 
     pub(super) fn log_site_paused(&mut self, now: Now, key: SiteKey, wait: Duration, reason: &str) {
-        let site = &self.sites[key.0 as usize];
-        let record = SiteRecord {
-            time: now.wall,
-            event: SiteEvent::Paused,
-            site: &site.name,
-            source: None,
-            tenant: None,
-            reason,
-            rule: None,
-            reply: None,
+        let line = SiteRecord {
             until: Some(now.wall.after(wait)),
-            rate_per_hour: None,
-            connections: None,
-            shard: Some(self.id),
+            ..SiteRecord::new(now.wall, SiteEvent::Paused, reason)
         };
-        self.lines.site(&record, &mut self.log);
+        self.log_site(key, None, line);
     }
 
     /// A site's hours are over until then, or have begun.
     pub(super) fn log_site_hours(&mut self, now: Now, key: SiteKey, until: Option<WallTime>) {
-        let site = &self.sites[key.0 as usize];
         let (event, reason) = match until {
             Some(_) => (SiteEvent::Paused, "outside of its hours"),
             None => (SiteEvent::Resumed, "its hours have begun"),
         };
-        let record = SiteRecord {
-            time: now.wall,
-            event,
-            site: &site.name,
-            source: None,
-            tenant: None,
-            reason,
-            rule: None,
-            reply: None,
+        let line = SiteRecord {
             until,
-            rate_per_hour: None,
-            connections: None,
-            shard: Some(self.id),
+            ..SiteRecord::new(now.wall, event, reason)
         };
-        self.lines.site(&record, &mut self.log);
+        self.log_site(key, None, line);
     }
 
     /// A site gets one message at a time with DATA from now on.
     pub(super) fn log_plain(
         &mut self,
         now: Now,
-        at: (SiteKey, usize),
+        (site, source): (SiteKey, usize),
         event: SiteEvent,
         why: &str,
     ) {
-        let site = &self.sites[at.0.0 as usize];
-        let record = SiteRecord {
-            time: now.wall,
-            event,
-            site: &site.name,
-            source: Some(self.config.sources[at.1].address),
-            tenant: None,
-            reason: why,
-            rule: None,
-            reply: None,
-            until: None,
-            rate_per_hour: None,
-            connections: None,
-            shard: Some(self.id),
-        };
-        self.lines.site(&record, &mut self.log);
+        self.log_site(site, Some(source), SiteRecord::new(now.wall, event, why));
     }
 
     /// A path was slowed down, by what a reply said.
     pub(super) fn log_slowed(
         &mut self,
         now: Now,
-        at: (SiteKey, usize),
+        (site, source): (SiteKey, usize),
         pause: Option<Duration>,
         change: Option<&Change>,
     ) {
-        let site = &self.sites[at.0.0 as usize];
-        let source: IpAddr = self.config.sources[at.1].address;
         let rate_per_hour = change
             .map(|change| change.interval.1)
             .filter(|interval| *interval > 0)
             .map(|interval| 3_600_000_000_000 / interval);
-        let record = SiteRecord {
-            time: now.wall,
-            event: if pause.is_some() {
-                SiteEvent::Paused
-            } else {
-                SiteEvent::Slowed
-            },
-            site: &site.name,
-            source: Some(source),
-            tenant: None,
-            reason: "throttled by a reply",
-            rule: None,
-            reply: None,
+        let event = match pause {
+            Some(_) => SiteEvent::Paused,
+            None => SiteEvent::Slowed,
+        };
+        let line = SiteRecord {
             until: pause.map(|pause| now.wall.after(pause)),
             rate_per_hour,
             connections: change.map(|change| change.connections.1),
+            ..SiteRecord::new(now.wall, event, "throttled by a reply")
+        };
+        self.log_site(site, Some(source), line);
+    }
+
+    /// Completes a line about a site, or about the path of one of our sources to it.
+    fn log_site(&mut self, site: SiteKey, source: Option<usize>, line: SiteRecord<'_>) {
+        let record = SiteRecord {
+            site: &self.sites[site.0 as usize].name,
+            source: source.map(|source| self.config.sources[source].address),
             shard: Some(self.id),
+            ..line
         };
         self.lines.site(&record, &mut self.log);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::dispatch::SiteIdentity;
+use super::site::SiteIdentity;
 use super::timers::Timer;
 use super::{Effect, Now, Shard};
 use crate::dns::{Answer, FailureKind, Hosts, SiteName, TargetHost};

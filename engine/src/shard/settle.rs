@@ -289,7 +289,7 @@ impl Shard {
     /// Whether a recipient is past its age or its attempts.
     pub(super) fn is_expired(&self, now: Now, entry: Waiting) -> bool {
         let message = &self.messages[entry.message.0 as usize];
-        message.is_expired(self.tick(now.mono))
+        message.is_expired(self.deferred.tick(now.mono))
             || self
                 .config
                 .retry

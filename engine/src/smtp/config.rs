@@ -49,14 +49,3 @@ impl StreamDepth {
         self.0 as usize
     }
 }
-
-/// What the handshake agreed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TlsInfo {
-    /// As in `TLSv1.3`.
-    pub version: &'static str,
-    /// The cipher suite's IANA name.
-    pub cipher: &'static str,
-    /// The certificate was checked and is the peer's.
-    pub verified: bool,
-}

@@ -23,7 +23,8 @@ pub mod report;
 pub mod session;
 pub mod transaction;
 
-pub use config::{SessionConfig, StreamDepth, TlsInfo};
+pub use crate::connection::tls::TlsInfo;
+pub use config::{SessionConfig, StreamDepth};
 pub use deadline::Deadlines;
 pub use extension::Extensions;
 pub use hikyaku_tuning::TlsPolicy;

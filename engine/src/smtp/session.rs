@@ -20,12 +20,13 @@ use std::sync::Arc;
 use memchr::memchr3;
 
 use super::command;
-use super::config::{SessionConfig, TlsInfo};
+use super::config::SessionConfig;
 use super::due::Due;
 use super::extension::Extensions;
 use super::parse::ReplyParser;
 use super::report::{Action, Event, Phase, ProtocolError};
 use super::transaction::{Form, Running, Transaction, Unsendable};
+use crate::connection::tls::TlsInfo;
 use crate::time::Instant;
 
 /// One SMTP connection as client.

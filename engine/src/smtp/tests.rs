@@ -16,7 +16,7 @@ const START: Instant = Instant::from_nanos(1_000_000_000);
 const INFO: TlsInfo = TlsInfo {
     version: "TLSv1.3",
     cipher: "TLS13_AES_128_GCM_SHA256",
-    verified: true,
+    resumed: false,
 };
 
 fn session(tls: TlsPolicy, pipelining: bool) -> Session {

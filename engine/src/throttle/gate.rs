@@ -4,10 +4,9 @@
 //! handle in the site's state. Registering takes a mutex: once per site and shard, never per
 //! message or connection. Everything else is atomics, so every limit holds for the whole process.
 //!
-//! A message passes the pause, the source's bucket and the path's bucket; a connection passes the
-//! pause, the connection rate and the number of connections, and holds a [`Permit`] until it is
-//! dropped. Only what passes all of them is taken; where two shards race for the last cell of a
-//! source, a cell of the loser's path may be lost: a limit is then kept too well, never broken.
+//! A message passes the pause and the path's bucket; a connection passes the pause, the connection
+//! rate and the number of connections, and holds a [`Permit`] until it is dropped. Only what passes
+//! all of them is taken.
 //!
 //! Limits change at run time ([`Registry::set_limits`], feedback, a lifted pause). No shard is told;
 //! [`NotBefore::retry_at`] bounds how long one may go without asking again.
@@ -17,7 +16,7 @@ use super::feedback::{Change, Feedback, Slower};
 use crate::mail::id::ShardId;
 use crate::time::Instant;
 use crossbeam::utils::CachePadded;
-use hikyaku_tuning::{Limits, Rate};
+use hikyaku_tuning::Limits;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,43 +52,10 @@ impl NotBefore {
     }
 }
 
-/// One egress source over all its sites: warm-up's total, and a stop.
-#[derive(Debug)]
-pub struct Source {
-    name: Box<str>,
-    messages: Bucket,
-    /// Nanoseconds; zero: not paused.
-    pause_until: AtomicU64,
-}
-
-impl Source {
-    /// Its name in the settings.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Another rate over all sites, from `now` on.
-    pub fn set_rate(&self, now: Instant, rate: Rate) {
-        self.messages
-            .set_interval(now, rate.interval_nanos().unwrap_or(0));
-    }
-
-    /// Nothing leaves from here until then; a longer pause stays.
-    pub fn pause_until(&self, until: Instant) {
-        self.pause_until.fetch_max(until.as_nanos(), Relaxed);
-    }
-
-    /// Ends a pause.
-    pub fn resume(&self) {
-        self.pause_until.store(0, Relaxed);
-    }
-}
-
 /// One egress path. Shared by all shards; every method is lock-free.
 #[derive(Debug)]
 pub struct Path {
-    source: Arc<Source>,
+    source: Arc<str>,
     site: Box<str>,
     /// Nanoseconds; zero: not paused.
     pause_until: AtomicU64,
@@ -115,7 +81,7 @@ struct Hot {
 const _: () = assert!(size_of::<Path>() <= 256);
 
 impl Path {
-    fn new(source: Arc<Source>, site: &str, limits: &Limits) -> Self {
+    fn new(source: Arc<str>, site: &str, limits: &Limits) -> Self {
         Self {
             source,
             site: site.into(),
@@ -132,9 +98,9 @@ impl Path {
         }
     }
 
-    /// The egress source.
+    /// The egress source's name in the settings.
     #[must_use]
-    pub fn source(&self) -> &Arc<Source> {
+    pub fn source(&self) -> &str {
         &self.source
     }
 
@@ -152,9 +118,7 @@ impl Path {
     pub fn try_message(&self, now: Instant) -> Result<(), NotBefore> {
         self.check_pause(now)?;
         self.grow(now);
-        self.source.messages.peek(now, 1)?;
-        self.hot.messages.take(now, 1)?;
-        self.source.messages.take(now, 1)
+        self.hot.messages.take(now, 1)
     }
 
     /// Leave for `shard` to open a connection, held until the permit is dropped; take it before
@@ -314,10 +278,7 @@ impl Path {
 
     #[inline]
     fn check_pause(&self, now: Instant) -> Result<(), NotBefore> {
-        let until = self
-            .pause_until
-            .load(Relaxed)
-            .max(self.source.pause_until.load(Relaxed));
+        let until = self.pause_until.load(Relaxed);
         if now.as_nanos() < until {
             return Err(NotBefore::At(Instant::from_nanos(until)));
         }
@@ -334,7 +295,7 @@ impl Path {
     #[cold]
     fn grow_reduced(&self, now: Instant) {
         if let Some(change) = self.feedback.grow(now, &self.hot.messages) {
-            tracing::info!(source = self.source.name(), site = self.site(), "{change}");
+            tracing::info!(source = self.source(), site = self.site(), "{change}");
         }
     }
 
@@ -380,7 +341,7 @@ pub struct Registry {
 
 #[derive(Debug)]
 struct Entry {
-    source: Arc<Source>,
+    source: Arc<str>,
     paths: HashMap<Box<str>, Arc<Path>>,
     /// The same paths, longest known or looked at first.
     looked_at: VecDeque<Arc<Path>>,
@@ -430,18 +391,12 @@ impl Registry {
         path
     }
 
-    /// The source itself: unlimited until [`Source::set_rate`].
-    #[must_use]
-    pub fn source(&self, source: &str) -> Arc<Source> {
-        Arc::clone(&entry(&mut self.lock(), source).source)
-    }
-
     /// Other limits for every path that is registered, by what `limits` says of (source, site);
     /// `None` leaves a path as it is.
     pub fn set_limits(&self, now: Instant, mut limits: impl FnMut(&str, &str) -> Option<Limits>) {
         for entry in self.lock().values() {
             for path in entry.paths.values() {
-                if let Some(limits) = limits(path.source.name(), &path.site) {
+                if let Some(limits) = limits(&path.source, &path.site) {
                     path.set_limits(now, &limits);
                 }
             }
@@ -478,15 +433,10 @@ impl Registry {
 fn entry<'a>(sources: &'a mut HashMap<Box<str>, Entry>, name: &str) -> &'a mut Entry {
     // One lookup more for a new source, and none of its name's copies for a known one.
     if !sources.contains_key(name) {
-        let source = Source {
-            name: name.into(),
-            messages: Bucket::new(Rate::UNLIMITED),
-            pause_until: AtomicU64::new(0),
-        };
         sources.insert(
             name.into(),
             Entry {
-                source: Arc::new(source),
+                source: name.into(),
                 paths: HashMap::new(),
                 looked_at: VecDeque::new(),
             },

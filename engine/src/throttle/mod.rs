@@ -14,4 +14,4 @@ pub mod gate;
 
 pub use bucket::Bucket;
 pub use feedback::{Change, Reason, Slower};
-pub use gate::{NotBefore, Path, Permit, Registry, Source};
+pub use gate::{NotBefore, Path, Permit, Registry};

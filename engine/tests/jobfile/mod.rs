@@ -1,36 +1,7 @@
-//! Job files for tests, and a sink that keeps what arrives.
+//! Job files for tests.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-
 use hikyaku::job::archive::{write_end, write_header, write_padding};
-use hikyaku::sink::{Inspector, SinkConfig, SinkHandle};
-
-use crate::support::Bed;
-
-/// Contents of the messages that arrived, by recipient.
-pub type Arrived = Arc<Mutex<BTreeMap<String, Vec<Vec<u8>>>>>;
-
-/// A sink that keeps them.
-pub fn keeping_sink(bed: &Bed, script: &str) -> (SinkHandle, Arrived) {
-    let arrived = Arrived::default();
-    let inspector = Inspector::new({
-        let arrived = Arc::clone(&arrived);
-        move |arrival| {
-            let recipient = String::from_utf8_lossy(arrival.recipient).into_owned();
-            let mut arrived = arrived.lock().expect("arrived");
-            let copies = arrived.entry(recipient).or_default();
-            copies.push(arrival.content.to_vec());
-        }
-    });
-    let sink = bed.sink_with(SinkConfig {
-        script: script.parse().expect("script"),
-        inspector: Some(inspector),
-        ..SinkConfig::default()
-    });
-    (sink, arrived)
-}
 
 /// The archive of a job with these files, in this order.
 pub fn archive<C: AsRef<[u8]>>(files: &[(&str, C)]) -> Vec<u8> {

@@ -7,6 +7,7 @@
 )]
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,6 +80,19 @@ pub fn run_until(
         out: out.join().unwrap(),
         err: err.join().unwrap(),
     }
+}
+
+/// `hikyaku spool LINE` on the spool in `dir`.
+///
+/// # Panics
+/// As [`run`].
+pub fn spool(dir: &Path, line: &str) -> Ended {
+    let mut words = line.split_whitespace();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hikyaku"));
+    command.arg("spool").args(words.next());
+    command.arg("--spool").arg(dir.join("spool"));
+    command.args(words).current_dir(dir);
+    run(command, b"", Duration::from_secs(60))
 }
 
 fn reader(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {

@@ -2,6 +2,9 @@
 //! child that is killed when the test ends, and waits that end.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod accounted;
+pub mod recording;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, UdpSocket};

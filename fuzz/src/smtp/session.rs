@@ -15,7 +15,7 @@ use crate::pieces::Reader;
 const INFO: TlsInfo = TlsInfo {
     version: "TLSv1.3",
     cipher: "TLS13_AES_128_GCM_SHA256",
-    verified: true,
+    resumed: false,
 };
 
 /// What a peer may say whatever it was asked.

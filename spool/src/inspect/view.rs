@@ -21,7 +21,7 @@ use crate::lock::likely_holder;
 use crate::log::{LiveMessage, MessageView};
 use crate::pass::Pass;
 use crate::readable::read_range;
-use crate::record::{self, MessageHead};
+use crate::record;
 use crate::recover::{RecoveredSubmission, submissions};
 use crate::replay::Replay;
 use crate::scan::{Gap, Scan};
@@ -281,7 +281,7 @@ impl LogView {
             .table
             .entry(at)
             .ok_or(SpoolError::Gone { seq })?;
-        let (spot, recipients) = (entry.spot, entry.recipients);
+        let spot = entry.spot;
         let segment = &self.segments[spot.segment as usize];
         let mut cached = self.open.borrow_mut();
         if cached.as_ref().is_none_or(|(id, _)| *id != spot.segment) {
@@ -296,17 +296,12 @@ impl LogView {
         read.map_err(SpoolError::io("read", &segment.path))?;
         let offset = u64::from(spot.offset);
         let record = record::checked(buffer, seed(segment.header.uuid), offset);
-        let message = record.and_then(|record| MessageHead::decode(record.payload));
-        match message {
-            Some((head, envelope, content)) if head.seq == seq => Ok(MessageView {
-                seq,
-                submission: head.submission,
-                recipients,
-                envelope,
-                content,
-            }),
-            _ if !segment.rebuilt && !is_headed_by(file, segment) => Err(SpoolError::Moved { seq }),
-            _ => Err(SpoolError::Corrupt {
+        match record.and_then(|record| MessageView::decode(&record, entry)) {
+            Some(message) => Ok(message),
+            None if !segment.rebuilt && !is_headed_by(file, segment) => {
+                Err(SpoolError::Moved { seq })
+            }
+            None => Err(SpoolError::Corrupt {
                 path: segment.path.clone(),
                 offset,
             }),

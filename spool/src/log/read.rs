@@ -7,7 +7,7 @@ use super::Log;
 use crate::error::SpoolError;
 use crate::mark::Tally;
 use crate::record::{self, MessageHead};
-use crate::table::{MessageRef, Spot, Table};
+use crate::table::{Entry, MessageRef, Spot, Table};
 
 /// A message as it lies in the spool.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,20 @@ pub struct MessageView<'a> {
     pub envelope: &'a [u8],
     /// As given to `append_message`, in one piece.
     pub content: &'a [u8],
+}
+
+impl<'a> MessageView<'a> {
+    /// The message that an entry of the table stands for. None when its record holds anything else.
+    pub(crate) fn decode(record: &record::Record<'a>, entry: Entry) -> Option<Self> {
+        let (head, envelope, content) = MessageHead::decode(record.payload)?;
+        (head.seq == entry.seq).then_some(Self {
+            seq: head.seq,
+            submission: head.submission,
+            recipients: entry.recipients,
+            envelope,
+            content,
+        })
+    }
 }
 
 /// A message with a recipient that is not final.
@@ -118,25 +132,19 @@ impl Log {
             .table
             .entry(at)
             .ok_or(SpoolError::Gone { seq: at.seq() })?;
-        let (spot, seq, recipients) = (entry.spot, entry.seq, entry.recipients);
+        let spot = entry.spot;
         if !self.is_durable(spot) {
-            return Err(SpoolError::NotCommitted { seq });
+            return Err(SpoolError::NotCommitted { seq: entry.seq });
         }
         let record = read(self, spot)?;
-        match MessageHead::decode(record.payload) {
-            Some((head, envelope, content)) if head.seq == seq => Ok(MessageView {
-                seq,
-                submission: head.submission,
-                recipients,
-                envelope,
-                content,
-            }),
+        match MessageView::decode(&record, entry) {
+            Some(message) => Ok(message),
             // What was damaged is another segment, of which a copy was kept.
-            _ if MessageHead::is_lost(record.payload) => Err(SpoolError::Corrupt {
+            None if MessageHead::is_lost(record.payload) => Err(SpoolError::Corrupt {
                 path: self.segment(spot.segment).path.to_path_buf(),
                 offset: spot.offset.into(),
             }),
-            _ => Err(self.corrupt(spot)),
+            None => Err(self.corrupt(spot)),
         }
     }
 

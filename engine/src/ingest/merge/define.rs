@@ -3,8 +3,8 @@
 //! `name=value name="value with blanks"`; names as placeholders have them, or reserved ones with `*`.
 //! Everything that is defined belongs to the next RCPT and to nobody else.
 
-use super::RowTerms;
 use crate::ingest::bsmtp::parse_rcpt;
+use crate::ingest::chunks::RowTerms;
 use crate::ingest::eml::{Offence, excerpt, parse_address, parse_envid, parse_label};
 use crate::ingest::{Limits, code};
 use crate::job::merge::{NAME_MAX, PARTS_MAX, is_name};

@@ -44,7 +44,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use self::lines::Lines;
-pub use self::rows::{MergeRow, MergeRows, RowTerms};
+pub use self::rows::{MergeRow, MergeRows};
 use self::script::Script;
 use super::bsmtp::Dialogue;
 use super::{FileKey, Limits, Refusal, code};
@@ -58,7 +58,8 @@ use crate::mail::id::SubmissionId;
 pub struct MergeSurvey {
     /// What is stored once.
     pub bundle: Bundle,
-    /// As all recipients' chunks have it, but for [`RowTerms`] and the recipients themselves.
+    /// As all recipients' chunks have it, but for [`RowTerms`](super::chunks::RowTerms) and the
+    /// recipients themselves.
     pub envelope: Envelope,
     /// Where the recipients lie in the file.
     pub rows_at: Range<u64>,

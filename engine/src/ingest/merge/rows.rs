@@ -7,6 +7,7 @@ use super::define::{Recipient, Recipients};
 use super::lines::{Lines, Take};
 use super::{Digest, MergeSurvey, changed};
 use crate::ingest::bsmtp::{Dialogue, lower4};
+use crate::ingest::chunks::RowTerms;
 use crate::ingest::content::{Assembler, LineEnd, Place};
 use crate::ingest::eml::Offence;
 use crate::ingest::{Limits, Refusal, code};
@@ -14,17 +15,6 @@ use crate::job::dedupe::Bitmap;
 use crate::job::merge::{FROM, Merge, PARTS};
 use crate::job::rows::{Row, encode_field};
 use crate::mail::mailing::Mailing;
-
-/// What the envelope says of one recipient.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RowTerms {
-    /// `*jobid`.
-    pub job: Option<Box<str>>,
-    /// `*envid`.
-    pub envid: Option<Box<str>>,
-    /// `*vmta`.
-    pub source: Option<Box<str>>,
-}
 
 /// A recipient that gets a message.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::{CLAIM_GROUP, Ingest, Progress, clock, fresh_id, now};
+use super::claim::{CLAIM_GROUP, fresh_id};
+use super::{Ingest, Progress, clock, now};
 use crate::handoff::Command;
 use crate::ingest::{FileKind, Refusal, Summary, code};
 use crate::io::dropdir::{Candidate, Claimed, ControlScan, Receipt};
@@ -181,7 +182,7 @@ impl Ingest {
         let told = Told {
             claimed,
             control,
-            owed: self.outlets.len(),
+            owed: self.outlets.count(),
             known: false,
             recipients: 0,
             cancelled: 0,
@@ -190,7 +191,7 @@ impl Ingest {
     }
 
     fn tell_shards(&mut self, control: SubmissionId, verb: Verb, job: &Arc<str>, again: bool) {
-        for outlet in 0..self.outlets.len() {
+        for outlet in 0..self.outlets.count() {
             let job = Arc::clone(job);
             let command = Command::Job {
                 control,
@@ -198,7 +199,7 @@ impl Ingest {
                 job,
                 again,
             };
-            self.push(outlet, command);
+            self.outlets.push(outlet, command);
         }
     }
 

@@ -8,9 +8,10 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Ingest, Reading, clock};
-use crate::handoff::{Acceptance, JobRows, Keyed};
-use crate::ingest::{Refusal, Summary, code};
+use super::read::Reading;
+use super::{Ingest, clock};
+use crate::handoff::{Acceptance, Keyed};
+use crate::ingest::{Refusal, code};
 use crate::io::dropdir::{Claimed, Receipt, ReceiptState};
 use crate::io::keys::{Entry, KeyFile};
 use crate::mail::id::SubmissionId;
@@ -42,22 +43,15 @@ fn entry(submission: SubmissionId, keyed: Keyed, acceptance: &Acceptance) -> Ent
 }
 
 impl Ingest {
-    /// A file with a key was read to its end.
-    pub(super) fn finish_keyed(
+    /// Gives a file back whose key is new, or not there. One whose key is known is dealt with.
+    pub(super) fn unless_known(
         &mut self,
         reading: Reading,
-        summary: &Summary,
-        keyed: Keyed,
-        job: Option<JobRows>,
-    ) {
-        if let Some(reading) = self.unless_known(reading, keyed) {
-            self.in_flight.insert(keyed.key, reading.claimed.submission);
-            self.finish(reading, summary, Some(keyed), job);
-        }
-    }
-
-    /// Gives a file back whose key is new. One whose key is known is dealt with.
-    pub(super) fn unless_known(&mut self, reading: Reading, keyed: Keyed) -> Option<Reading> {
+        keyed: Option<Keyed>,
+    ) -> Option<Reading> {
+        let Some(keyed) = keyed else {
+            return Some(reading);
+        };
         if let Some(&first) = self.in_flight.get(&keyed.key) {
             self.discard(reading.claimed.submission);
             let parked = self.parked.entry(first).or_default();

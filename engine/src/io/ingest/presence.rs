@@ -4,7 +4,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::{Claimed, FileKind, Ingest, STALE_LOOK_EVERY, clock, now};
+use super::{Ingest, clock, now};
+use crate::ingest::FileKind;
+use crate::io::dropdir::{Claimed, STALE_LOOK_EVERY};
 
 impl Ingest {
     /// Called on every turn; does something once a second at most.
@@ -83,7 +85,7 @@ impl Ingest {
             .claimed
             .iter()
             .chain(&self.large)
-            .chain(self.reading.iter().map(|reading| &reading.claimed))
+            .chain(self.reading.iter().map(|(reading, _)| &reading.claimed))
             .chain(self.parked.values().flatten().map(|(claimed, _)| claimed))
             .map(|claimed| claimed.submission)
             .collect();

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use hikyaku_spool::faults::point;
 
-use super::{CLOSE_GROUP, Ingest, Progress, RETRY, clock, now};
+use super::{Ingest, Progress, RETRY, clock, now};
 use crate::handoff::desk::Step;
 use crate::handoff::{Acceptance, Command, Receipt as Answer, Tally};
 use crate::ingest::Summary;
-use crate::io::dropdir::{DropDir, Receipt};
+use crate::io::dropdir::{Claimed, DropDir, Receipt};
 use crate::mail::id::SubmissionId;
 use crate::time::WallTime;
 
@@ -93,7 +93,7 @@ impl Ingest {
             Step::Accept(submission, acceptance, logs) => {
                 for log in logs {
                     let acceptance = Arc::clone(&acceptance);
-                    self.give(
+                    self.outlets.give(
                         log,
                         Command::Accept {
                             submission,
@@ -137,7 +137,7 @@ impl Ingest {
     }
 
     /// The file is superfluous. `false`: it is still there.
-    pub(super) fn remove(&mut self, claimed: &super::Claimed) -> bool {
+    pub(super) fn remove(&mut self, claimed: &Claimed) -> bool {
         match self.dir.done(claimed, now()) {
             Ok(None) => true,
             Ok(Some(place)) => {
@@ -331,7 +331,7 @@ impl Ingest {
         }
         for submission in finished {
             for log in self.desk.closed(submission) {
-                self.give(log, Command::Close { submission });
+                self.outlets.give(log, Command::Close { submission });
             }
             point("ingest.closed");
         }
@@ -346,3 +346,5 @@ const UNTOLD_MAX: usize = 512;
 const OWED_MAX: usize = 1_000_000;
 /// Owed receipts written in one go.
 const OWED_GROUP: usize = 10_000;
+/// Submissions closed together while there is other work.
+const CLOSE_GROUP: usize = 4096;

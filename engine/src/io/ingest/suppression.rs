@@ -5,9 +5,11 @@
 
 use hikyaku_spool::suppress::Scope;
 
-use super::{Ingest, Reading, clock};
+use super::read::Reading;
+use super::{Ingest, clock};
 use crate::handoff::Acceptance;
 use crate::ingest::NewMessage;
+use crate::ingest::chunks::RowTerms;
 use crate::io::dropdir::Receipt;
 use crate::job::Job;
 use crate::job::rows::Row;
@@ -77,11 +79,15 @@ impl Ingest {
     }
 
     /// Takes suppressed rows out; tells how many there were.
-    pub(super) fn leave_out_rows(&mut self, mailing: &Mailing, rows: &mut Vec<Row>) -> u64 {
+    pub(super) fn leave_out_rows(
+        &mut self,
+        mailing: &Mailing,
+        rows: &mut Vec<(Row, RowTerms)>,
+    ) -> u64 {
         if rows.is_empty() || !self.asks_for_suppressed() {
             return 0;
         }
-        let addresses = rows.iter().map(|row| row.recipient.as_str());
+        let addresses = rows.iter().map(|(row, _)| row.recipient.as_str());
         let found = self.suppressed_of(addresses, &mailing.scopes());
         retain_others(rows, &found)
     }

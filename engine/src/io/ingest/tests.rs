@@ -12,7 +12,7 @@ use hikyaku_spool::faults::{self, Call, Observer};
 use serde_json::Value;
 
 use super::*;
-use crate::handoff::{Doorbell, Receipt, Tally};
+use crate::handoff::{Command, Doorbell, Receipt, Ring, Tally};
 use crate::io::dropdir::DropLimits;
 use crate::io::jobfile::Said;
 use crate::shard::Gauge;
