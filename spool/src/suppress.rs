@@ -5,14 +5,14 @@
 //! in memory: what is resident are pages of the file, which the kernel takes back when it needs them.
 //!
 //! ```text
-//! index      end and begin of a bucket -> its prints, 12 bytes each, sorted            what a check reads      bucket.rs
+//! buckets    end and begin of a bucket -> its prints, 12 bytes each, in order         what a check reads      bucket.rs
 //! evidence   print -> time, scope, address, why                                            what export prints
 //! meta       "seed" -> what prints are hashed with                                                                  print.rs
 //! ```
 //!
-//! A check is one search in the index, a tree of some ten thousand nodes for 10^8 entries, and one look into a bucket. Memory
-//! is what it touches: 12 to 15 bytes per entry. An entry of LMDB's own has 10 bytes of header, and pages of them are two thirds
-//! full; that is why prints share values of several pages.
+//! A check is one search in the index, a tree of some ten thousand nodes for 10^8 entries that stays in a core's cache, and one
+//! look into a bucket: mostly a single line of memory. Memory is what it touches: 14 to 15 bytes per entry. An entry of LMDB's own
+//! has 10 bytes of header, and pages of them are two thirds full; that is why prints share values of several pages.
 //!
 //! Addresses are compared with ASCII letters folded on both sides of the `@`: who unsubscribed as `John@` does not get mail as
 //! `john@`, whatever RFC 5321 says about local parts.
@@ -261,10 +261,11 @@ impl Suppressions {
                 found.map_or((Bounds::ALL, &[][..]), |(key, old)| (Bounds::of(key), old));
             let (new, behind) =
                 rest.split_at(rest.partition_point(|(print, _)| place(print) <= bounds.end));
+            let before = fresh.len();
             let merged = bucket::merged(old, new.iter().map(|(print, _)| *print), |index| {
                 fresh.push(begin + index);
             });
-            if merged.len() != old.len() {
+            if fresh.len() != before {
                 // The last piece of a bucket that is split begins elsewhere: it has another key.
                 let key = found.map(|(key, _)| key.to_vec());
                 if let Some(key) = key {
@@ -273,7 +274,7 @@ impl Suppressions {
                 let mut written = Ok(());
                 bucket::split(&merged, bounds, |bounds, piece| {
                     if written.is_ok() {
-                        written = self.index.put(txn, &bounds.key(), piece);
+                        written = self.put_bucket(txn, bounds, piece);
                     }
                 });
                 written?;
@@ -281,6 +282,16 @@ impl Suppressions {
             rest = behind;
         }
         Ok(fresh)
+    }
+
+    fn put_bucket(
+        &self,
+        txn: &mut RwTxn<'_>,
+        bounds: Bounds,
+        prints: &[Print],
+    ) -> heed::Result<()> {
+        self.index
+            .put(txn, &bounds.key(), &bucket::laid_out(prints, bounds))
     }
 
     /// Adds the evidence of those that were not there; what is there already keeps its older one.
@@ -327,7 +338,7 @@ impl Suppressions {
             Some((key, left)) if left.is_empty() => {
                 self.index.delete(txn, &key)?;
             }
-            Some((key, left)) => self.index.put(txn, &key, &left)?,
+            Some((key, left)) => self.put_bucket(txn, Bounds::of(&key), &left)?,
         }
         self.evidence.delete(txn, print)?;
         Ok(true)
@@ -378,7 +389,7 @@ impl Suppressions {
 fn tables(env: &Env<WithoutTls>) -> heed::Result<Option<(Table, Table, Option<Seed>)>> {
     let txn = env.read_txn()?;
     let open = |name| env.open_database::<Bytes, Bytes>(&txn, Some(name));
-    let found = match (open("index")?, open("evidence")?, open("meta")?) {
+    let found = match (open("buckets")?, open("evidence")?, open("meta")?) {
         (Some(index), Some(evidence), Some(meta)) => {
             let seed = meta.get(&txn, SEED)?.and_then(|seed| seed.try_into().ok());
             Some((index, evidence, seed.map(u64::from_le_bytes).map(Seed)))
@@ -393,12 +404,14 @@ fn make_tables(env: &Env<WithoutTls>) -> heed::Result<(Table, Table, Option<Seed
     let mut txn = env.write_txn()?;
     // The main table holds the names of the others.
     let names: Option<Table> = env.open_database(&txn, None)?;
-    let is_older = names.map(|names| names.get(&txn, b"keys")).transpose()?;
-    if is_older.flatten().is_some() {
-        let table = env.create_database(&mut txn, Some("keys"))?;
-        return Ok((table, table, None));
+    for older in ["keys", "index"] {
+        let found = names.map(|names| names.get(&txn, older.as_bytes()));
+        if found.transpose()?.flatten().is_some() {
+            let table = env.create_database(&mut txn, Some(older))?;
+            return Ok((table, table, None));
+        }
     }
-    let index = env.create_database(&mut txn, Some("index"))?;
+    let index = env.create_database(&mut txn, Some("buckets"))?;
     let evidence = env.create_database(&mut txn, Some("evidence"))?;
     let meta: Table = env.create_database(&mut txn, Some("meta"))?;
     // Somebody else may have made it since we looked.
