@@ -20,6 +20,7 @@
 mod bucket;
 mod import;
 mod print;
+mod reader;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -35,9 +36,10 @@ use heed::{Database, Env, EnvOpenOptions, PutFlags, RoTxn, RwTxn, WithoutTls};
 
 use crate::map::open_environment;
 use bucket::Bounds;
-use print::{Print, Seed, place};
+use print::{Hashed, PLACE, Print, Seed, place};
 
 pub use import::Import;
+pub use reader::{Moment, Reader};
 pub use scope::Scope;
 
 /// Octets of an address or a scope; longer ones are refused.
@@ -189,6 +191,12 @@ impl Suppressions {
         }
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A view of the list as it is now, for many checks.
     ///
     /// # Errors
@@ -210,6 +218,20 @@ impl Suppressions {
         scopes: &[Scope<'a>],
     ) -> Result<Option<Scope<'a>>, SuppressError> {
         self.view()?.check(address, scopes)
+    }
+
+    /// The first of `scopes` in which an address is suppressed that belongs into this bucket.
+    fn judge<'a>(
+        &self,
+        address: Hashed,
+        (bounds, prints): (Bounds, &[u8]),
+        scopes: &[Scope<'a>],
+    ) -> Option<Scope<'a>> {
+        let same = bucket::at(prints, bounds, address.place());
+        // Almost always none: so scopes are hashed behind it.
+        scopes.iter().copied().find(|scope| {
+            !same.is_empty() && same.contains(&address.in_scope(self.seed.scope(*scope)))
+        })
     }
 
     /// Adds entries; tells how many were not there. All of them are durable when it returns, or none is there.
@@ -256,7 +278,7 @@ impl Suppressions {
             let begin = sorted.len() - rest.len();
             let found = self
                 .index
-                .get_greater_than_or_equal_to(txn, &place(print))?;
+                .get_greater_than_or_equal_to(txn, key_of(print))?;
             let (bounds, old) =
                 found.map_or((Bounds::ALL, &[][..]), |(key, old)| (Bounds::of(key), old));
             let (new, behind) =
@@ -331,7 +353,7 @@ impl Suppressions {
     fn take_out(&self, txn: &mut RwTxn<'_>, print: &Print) -> heed::Result<bool> {
         let found = self
             .index
-            .get_greater_than_or_equal_to(txn, &place(print))?;
+            .get_greater_than_or_equal_to(txn, key_of(print))?;
         let left = found.and_then(|(key, old)| Some((key.to_vec(), bucket::without(old, print)?)));
         match left {
             None => return Ok(false),
@@ -383,6 +405,11 @@ impl Suppressions {
     pub fn is_empty(&self) -> Result<bool, SuppressError> {
         Ok(self.len()? == 0)
     }
+}
+
+/// The first key that is not less than this is that of a print's bucket.
+fn key_of(print: &Print) -> &[u8] {
+    &print[..PLACE]
 }
 
 /// The tables of a list that was made, without waiting for a writer; none of an empty directory. No seed: of another layout.
@@ -458,15 +485,11 @@ impl View<'_> {
         let address = list.seed.address(address);
         let found = list
             .index
-            .get_greater_than_or_equal_to(&self.txn, &address.place);
+            .get_greater_than_or_equal_to(&self.txn, &address.key());
         let Some((key, prints)) = found.map_err(list.failed())? else {
             return Ok(None);
         };
-        // Almost always none: so scopes are hashed behind it.
-        let same = bucket::at(prints, Bounds::of(key), &address.place);
-        Ok(scopes.iter().copied().find(|scope| {
-            !same.is_empty() && same.contains(&address.in_scope(list.seed.scope(*scope)))
-        }))
+        Ok(list.judge(address, (Bounds::of(key), prints), scopes))
     }
 
     /// Every entry, in the order of hashes.

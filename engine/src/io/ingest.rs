@@ -41,7 +41,7 @@ use std::sync::atomic::{
 use std::time::Duration;
 
 use hikyaku_spool::faults::point;
-use hikyaku_spool::suppressed::Suppressed;
+use hikyaku_spool::suppressed::{Asker, Suppressed};
 
 use super::admission::{Admission, Door};
 use super::clock;
@@ -133,7 +133,7 @@ pub struct Ingest {
     state: Arc<IngestState>,
     spool: PathBuf,
     secret: Secret,
-    suppressed: Option<Arc<Suppressed>>,
+    suppressed: Option<Asker>,
     desk: Desk,
     reader: ChunkReader,
     keys: KeyFile,
@@ -285,7 +285,7 @@ impl Ingest {
             state,
             spool,
             secret,
-            suppressed,
+            suppressed: suppressed.map(Asker::new),
             desk,
             reader: ChunkReader::default(),
             keys,

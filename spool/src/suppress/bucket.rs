@@ -6,7 +6,7 @@
 //! in either direction. A gap repeats the print before it: so the slots are in ascending order whatever the bounds say, and a
 //! search that does not find its end nearby can halve.
 
-use super::print::{PLACE, PRINT, Place, Print, place};
+use super::print::{PLACE, PLACES, PRINT, Print, number, place};
 
 /// More prints than this are split over several buckets: with their gaps they fill 24 pages.
 pub(super) const PRINTS_MAX: usize = 6_960;
@@ -22,40 +22,46 @@ const FULL_PERCENT: usize = 85;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bounds {
     /// May lie too high when buckets before it were removed: a search begins by it, and does not end by it.
-    begin: Place,
-    pub(super) end: Place,
+    pub(super) begin: u64,
+    pub(super) end: u64,
 }
 
 impl Bounds {
     /// Of everything.
     pub(super) const ALL: Self = Self {
-        begin: [0; PLACE],
-        end: [0xff; PLACE],
+        begin: 0,
+        end: PLACES - 1,
     };
 
     /// Of a key; nobody but this file makes one.
     pub(super) fn of(key: &[u8]) -> Self {
         match key.as_chunks::<PLACE>() {
             ([end, begin], []) => Self {
-                begin: *begin,
-                end: *end,
+                begin: number(begin),
+                end: number(end),
             },
             _ => Self::ALL,
         }
     }
 
     pub(super) fn key(self) -> [u8; 2 * PLACE] {
+        let [_, _, end @ ..] = self.end.to_be_bytes();
+        let [_, _, begin @ ..] = self.begin.to_be_bytes();
         let mut key = [0; 2 * PLACE];
-        key[..PLACE].copy_from_slice(&self.end);
-        key[PLACE..].copy_from_slice(&self.begin);
+        key[..PLACE].copy_from_slice(&end);
+        key[PLACE..].copy_from_slice(&begin);
         key
+    }
+
+    /// Whether a place is certainly this bucket's.
+    pub(super) const fn hold(self, wanted: u64) -> bool {
+        self.begin < wanted && wanted <= self.end
     }
 
     /// Which of so many slots is that of a place.
     fn slot(self, wanted: u64, slots: usize) -> usize {
-        let (begin, end) = (number(&self.begin), number(&self.end));
-        let width = end.saturating_sub(begin).max(1);
-        let from = wanted.saturating_sub(begin).min(width);
+        let width = self.end.saturating_sub(self.begin).max(1);
+        let from = wanted.saturating_sub(self.begin).min(width);
         // 48 bits by 16, but for an address in very many scopes.
         let slot = match from.checked_mul(slots as u64) {
             Some(product) => product / width,
@@ -67,20 +73,17 @@ impl Bounds {
 }
 
 /// What lies at `wanted` in a bucket: all prints that are there, some of them repeatedly. Total on any octets.
-pub(super) fn at<'b>(bucket: &'b [u8], bounds: Bounds, wanted: &Place) -> &'b [Print] {
+pub(super) fn at(bucket: &[u8], bounds: Bounds, wanted: u64) -> &[Print] {
     let (slots, _) = bucket.as_chunks::<PRINT>();
-    let wanted = number(wanted);
     let first = first_from(slots, bounds.slot(wanted, slots.len()), wanted);
     let behind = &slots[first..];
-    let count = behind
-        .iter()
-        .take_while(|slot| number(&place(slot)) == wanted);
+    let count = behind.iter().take_while(|slot| place(slot) == wanted);
     &behind[..count.count()]
 }
 
 /// The first slot that does not lie before `wanted`, which is likely `guess` or a little behind it.
 fn first_from(slots: &[Print], guess: usize, wanted: u64) -> usize {
-    let is_before = |slot: &Print| number(&place(slot)) < wanted;
+    let is_before = |slot: &Print| place(slot) < wanted;
     // Prints lie before their slots only at the end of a bucket, when too few were left; and a gap at its begin repeats the first.
     if guess > 0 && !is_before(&slots[guess - 1]) {
         return slots[..guess].partition_point(is_before);
@@ -98,11 +101,6 @@ fn first_from(slots: &[Print], guess: usize, wanted: u64) -> usize {
 /// Slots that are looked at one after the other. Prints that lie further from their own are rare: those of an address in many
 /// scopes, and those behind them.
 const NEAR: usize = 48;
-
-fn number(place: &Place) -> u64 {
-    let [a, b, c, d, e, f] = *place;
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
-}
 
 /// The prints of a bucket, each once.
 fn prints(bucket: &[u8]) -> Vec<Print> {
@@ -178,7 +176,7 @@ pub(super) fn laid_out(prints: &[Print], bounds: Bounds) -> Vec<u8> {
     for (index, print) in prints.iter().enumerate() {
         // Those behind it must have room.
         let last = slots - (prints.len() - index);
-        let slot = bounds.slot(number(&place(print)), slots).min(last);
+        let slot = bounds.slot(place(print), slots).min(last);
         while used < slot {
             out.extend(gap.into_iter().flatten());
             used += 1;
@@ -240,7 +238,7 @@ mod tests {
                 for bounds in all_bounds {
                     for place in (0..60).map(|n| n * 1000).chain([u16::MAX]) {
                         let wanted = super::place(&print(place, 0));
-                        let mut found = at(&bucket, bounds, &wanted).to_vec();
+                        let mut found = at(&bucket, bounds, wanted).to_vec();
                         found.dedup();
                         prop_assert!(found.iter().eq(set.iter().filter(|p| super::place(p) == wanted)));
                     }
@@ -258,9 +256,9 @@ mod tests {
         fn any_octets_are_searched(
             bucket in proptest::collection::vec(any::<u8>(), 0..2_000),
             key in proptest::collection::vec(any::<u8>(), 0..14),
-            wanted in any::<Place>(),
+            wanted in 0..PLACES,
         ) {
-            let found = at(&bucket, Bounds::of(&key), &wanted);
+            let found = at(&bucket, Bounds::of(&key), wanted);
             prop_assert!(found.iter().all(|print| place(print) == wanted));
         }
     }
@@ -291,7 +289,7 @@ mod tests {
                 .iter()
                 .skip(1)
                 .map(|print| {
-                    let wanted = number(&place(print));
+                    let wanted = place(print);
                     let guess = Bounds::ALL.slot(wanted, slots.len());
                     first_from(slots, guess, wanted).abs_diff(guess)
                 })
@@ -321,18 +319,15 @@ mod tests {
                 .collect();
             let (mut bounds, mut all) = (vec![], Vec::new());
             split(&prints, Bounds::ALL, |of, piece| {
-                let begin = bounds.last().map_or([0; PLACE], |last: &Bounds| last.end);
+                let begin = bounds.last().map_or(0, |last: &Bounds| last.end);
                 assert_eq!((of.begin, Bounds::of(&of.key())), (begin, of));
                 let inside = |print: &Print| place(print) <= of.end && place(print) >= begin;
                 assert!(piece.iter().all(inside));
-                assert!(begin == [0; PLACE] || place(&piece[0]) > begin);
+                assert!(begin == 0 || place(&piece[0]) > begin);
                 bounds.push(of);
                 all.extend_from_slice(piece);
             });
-            assert_eq!(
-                (bounds.len(), bounds[pieces - 1].end),
-                (pieces, [0xff; PLACE])
-            );
+            assert_eq!((bounds.len(), bounds[pieces - 1].end), (pieces, PLACES - 1));
             assert_eq!(all, prints);
         }
     }
