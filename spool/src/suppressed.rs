@@ -120,10 +120,7 @@ impl Asker {
                 None => return Ok(addresses.map(|_| None).collect()),
             },
         };
-        let mut moment = reader.now()?;
-        addresses
-            .map(|address| moment.check(address, scopes))
-            .collect()
+        reader.now()?.check(addresses, scopes)
     }
 }
 

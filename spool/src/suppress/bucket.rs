@@ -81,6 +81,13 @@ pub(super) fn at(bucket: &[u8], bounds: Bounds, wanted: u64) -> &[Print] {
     &behind[..count.count()]
 }
 
+/// Reads an octet where [`at`] begins to look; what it is means nothing.
+pub(super) fn touch(bucket: &[u8], bounds: Bounds, wanted: u64) -> u8 {
+    let (slots, _) = bucket.as_chunks::<PRINT>();
+    let guess = bounds.slot(wanted, slots.len());
+    slots.get(guess).map_or(0, |slot| slot[0])
+}
+
 /// The first slot that does not lie before `wanted`, which is likely `guess` or a little behind it.
 fn first_from(slots: &[Print], guess: usize, wanted: u64) -> usize {
     let is_before = |slot: &Print| place(slot) < wanted;

@@ -7,8 +7,10 @@
 //!
 //! It holds nothing open: a check is a transaction of its own, and an idle reader keeps no page from being used again.
 
-use super::bucket::Bounds;
-use super::print::PLACES;
+use std::hint::black_box;
+
+use super::bucket::{self, Bounds};
+use super::print::{Hashed, PLACES};
 use super::{Scope, SuppressError, Suppressions};
 use crate::map::{Hit, Recall, Remembered};
 
@@ -67,29 +69,52 @@ impl Reader {
 }
 
 impl Moment<'_> {
-    /// The first of `scopes` in which `address` is suppressed.
+    /// For each of `addresses` the first of `scopes` in which it is suppressed.
     ///
     /// # Errors
     /// The files cannot be read.
-    pub fn check<'a>(
+    pub fn check<'a, 's>(
         &mut self,
-        address: &str,
-        scopes: &[Scope<'a>],
-    ) -> Result<Option<Scope<'a>>, SuppressError> {
-        let list = self.list;
-        let address = list.seed.address(address);
-        let wanted = address.place();
-        let part = wanted >> self.shift;
-        let at = usize::try_from(part).unwrap_or(usize::MAX);
-        for at in [at, at + 1] {
-            if let Some(([begin, end], prints)) = self.recall.get(at) {
-                let bounds = Bounds { begin, end };
-                if bounds.hold(wanted) {
-                    return Ok(list.judge(address, (bounds, prints), scopes));
-                }
+        addresses: impl IntoIterator<Item = &'a str>,
+        scopes: &[Scope<'s>],
+    ) -> Result<Vec<Option<Scope<'s>>>, SuppressError> {
+        let mut addresses = addresses.into_iter();
+        let mut found = Vec::with_capacity(addresses.size_hint().0);
+        loop {
+            let (mut hashed, mut count) = ([None; AT_ONCE], 0);
+            for (hashed, address) in hashed.iter_mut().zip(&mut addresses) {
+                *hashed = Some(self.list.seed.address(address));
+                count += 1;
+            }
+            let hashed = &hashed[..count];
+            if count > 1 {
+                // Asks memory for what they all need at once, instead of waiting for one after the other.
+                let lines = hashed.iter().flatten().map(|address| {
+                    let wanted = address.place();
+                    let bucket = self.remembered(wanted);
+                    bucket.map_or(0, |(bounds, prints)| bucket::touch(prints, bounds, wanted))
+                });
+                black_box(lines.fold(0, |all, octet| all ^ octet));
+            }
+            for address in hashed.iter().flatten() {
+                found.push(self.judge(*address, scopes)?);
+            }
+            if count < AT_ONCE {
+                return Ok(found);
             }
         }
-        let shift = self.shift;
+    }
+
+    fn judge<'s>(
+        &mut self,
+        address: Hashed,
+        scopes: &[Scope<'s>],
+    ) -> Result<Option<Scope<'s>>, SuppressError> {
+        let (list, wanted) = (self.list, address.place());
+        if let Some(bucket) = self.remembered(wanted) {
+            return Ok(list.judge(address, bucket, scopes));
+        }
+        let (shift, part) = (self.shift, wanted >> self.shift);
         let found = self.recall.search(|txn| {
             let key = address.key();
             let found = list.index.get_greater_than_or_equal_to(txn, &key)?;
@@ -97,10 +122,11 @@ impl Moment<'_> {
                 let bounds = Bounds::of(key);
                 // One that lies within a part is not remembered.
                 let slot = match (bounds.begin <= part << shift, bounds.end >> shift > part) {
-                    (true, _) => Some(at),
-                    (false, true) => Some(at + 1),
+                    (true, _) => Some(part),
+                    (false, true) => Some(part + 1),
                     (false, false) => None,
                 };
+                let slot = slot.and_then(|slot| usize::try_from(slot).ok());
                 let tag = [bounds.begin, bounds.end];
                 Hit { tag, value, slot }
             }))
@@ -111,8 +137,20 @@ impl Moment<'_> {
         let [begin, end] = tag;
         Ok(list.judge(address, (Bounds { begin, end }, value), scopes))
     }
+
+    /// The bucket of a place, when it is known where it lies.
+    fn remembered(&self, wanted: u64) -> Option<(Bounds, &[u8])> {
+        let part = usize::try_from(wanted >> self.shift).ok()?;
+        [part, part + 1].into_iter().find_map(|part| {
+            let ([begin, end], prints) = self.recall.get(part)?;
+            let bounds = Bounds { begin, end };
+            bounds.hold(wanted).then_some((bounds, prints))
+        })
+    }
 }
 
+/// Addresses whose prints are fetched together.
+const AT_ONCE: usize = 16;
 /// More buckets than that of 10^9 entries are not remembered each.
 const BUCKETS_MAX: u64 = 1 << 20;
 
@@ -141,11 +179,15 @@ mod tests {
         let mut found = Vec::new();
         for round in 0..2 {
             let mut moment = reader.now().unwrap();
-            let mut is_there = |number: &u32| {
-                let scope = moment.check(&entry(*number).address, &SCOPES).unwrap();
-                scope == Some(SCOPES[1])
-            };
-            let these: Vec<u32> = (0..asked).filter(|number| is_there(number)).collect();
+            let addresses: Vec<String> =
+                entries(0..asked).into_iter().map(|it| it.address).collect();
+            let addresses = addresses.iter().map(|it| &**it);
+            let scopes = moment.check(addresses, &SCOPES).unwrap();
+            assert_eq!(scopes.len(), asked as usize);
+            let these = (0..)
+                .zip(scopes)
+                .filter(|(_, scope)| *scope == Some(SCOPES[1]));
+            let these: Vec<u32> = these.map(|(number, _)| number).collect();
             assert!(round == 0 || these == found);
             found = these;
         }
@@ -198,18 +240,18 @@ mod tests {
         let mut reader = Reader::new(&list);
         let mut moment = reader.now().unwrap();
         let address = entry(5).address;
-        assert!(moment.check(&address, &SCOPES).unwrap().is_some());
+        assert!(moment.check([&*address], &SCOPES).unwrap()[0].is_some());
         // Often enough that its pages would be used again if nobody held them.
         for number in (0..20).chain(0..20) {
             list.remove(&entry(number).address, SCOPES[1]).unwrap();
             list.add(&[entry(20_000 + number)]).unwrap();
         }
         for number in 0..20_000 {
-            let found = moment.check(&entry(number).address, &SCOPES).unwrap();
-            assert!(found.is_some(), "{number}");
+            let found = moment.check([&*entry(number).address], &SCOPES).unwrap();
+            assert!(found[0].is_some(), "{number}");
         }
         drop(moment);
         let mut moment = reader.now().unwrap();
-        assert_eq!(moment.check(&address, &SCOPES).unwrap(), None);
+        assert_eq!(moment.check([&*address], &SCOPES).unwrap(), [None]);
     }
 }
