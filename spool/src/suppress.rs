@@ -1,8 +1,9 @@
 //! The suppression list: who must not get mail, kept on disk, changed by other processes while the engine reads it.
 //!
 //! LMDB holds it: a B+tree in a memory map, copy on write. A change is durable when the call returns and seen by the next
-//! check of every process; a kill or a power cut leaves the state before or after it, never between. Nothing of it is kept
-//! in memory: what is resident are pages of the file, which the kernel takes back when it needs them.
+//! check of every process; a kill or a power cut leaves the state before or after it, never between. Nothing of it is copied
+//! into memory: what is resident are pages of the file, which the kernel takes back when it needs them, and a table of where they
+//! lie for each thread that asks.
 //!
 //! ```text
 //! buckets    end and begin of a bucket -> its prints, 12 bytes each, in order         what a check reads      bucket.rs
@@ -11,8 +12,9 @@
 //! ```
 //!
 //! A check is one search in the index, a tree of some ten thousand nodes for 10^8 entries that stays in a core's cache, and one
-//! look into a bucket: mostly a single line of memory. Memory is what it touches: 14 to 15 bytes per entry. An entry of LMDB's own
-//! has 10 bytes of header, and pages of them are two thirds full; that is why prints share values of several pages.
+//! look into a bucket: mostly a single line of memory, which takes longer than all the rest. A [`Reader`] knows where buckets lie
+//! and does without the search until somebody changes the list. Memory is what a check touches: 14 to 15 bytes per entry. An entry
+//! of LMDB's own has 10 bytes of header, and pages of them are two thirds full; that is why prints share values of several pages.
 //!
 //! Addresses are compared with ASCII letters folded on both sides of the `@`: who unsubscribed as `John@` does not get mail as
 //! `john@`, whatever RFC 5321 says about local parts.
@@ -24,6 +26,7 @@ mod reader;
 mod scope;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -32,7 +35,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use heed::types::Bytes;
-use heed::{Database, Env, EnvOpenOptions, PutFlags, RoTxn, RwTxn, WithoutTls};
+use heed::{Database, Env, EnvOpenOptions, PutFlags, RwTxn, WithoutTls};
 
 use crate::map::open_environment;
 use bucket::Bounds;
@@ -41,6 +44,7 @@ use print::{Hashed, PLACE, Print, Seed, place};
 pub use import::Import;
 pub use reader::{Moment, Reader};
 pub use scope::Scope;
+pub use view::View;
 
 /// Octets of an address or a scope; longer ones are refused.
 const NAME_MAX: usize = 320;
@@ -202,13 +206,10 @@ impl Suppressions {
     /// # Errors
     /// Too many readers, or the files cannot be read.
     pub fn view(&self) -> Result<View<'_>, SuppressError> {
-        Ok(View {
-            list: self,
-            txn: self.env.read_txn().map_err(self.failed())?,
-        })
+        View::new(self)
     }
 
-    /// The first of `scopes` in which `address` is suppressed now.
+    /// The first of `scopes` in which `address` is suppressed now. Who asks often has a [`Reader`].
     ///
     /// # Errors
     /// As [`Self::view`].
@@ -457,60 +458,6 @@ fn make_tables(env: &Env<WithoutTls>) -> heed::Result<(Table, Table, Option<Seed
 
 const PAGE: usize = 4096;
 const SEED: &[u8] = b"seed";
-/// The list at one moment. Keep it for a batch of checks, not for longer: pages it may see are not reused.
-pub struct View<'l> {
-    list: &'l Suppressions,
-    txn: RoTxn<'l, WithoutTls>,
-}
-
-impl std::fmt::Debug for View<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("View")
-            .field("list", self.list)
-            .finish_non_exhaustive()
-    }
-}
-
-impl View<'_> {
-    /// The first of `scopes` in which `address` is suppressed.
-    ///
-    /// # Errors
-    /// The files cannot be read.
-    pub fn check<'a>(
-        &self,
-        address: &str,
-        scopes: &[Scope<'a>],
-    ) -> Result<Option<Scope<'a>>, SuppressError> {
-        let list = self.list;
-        let address = list.seed.address(address);
-        let found = list
-            .index
-            .get_greater_than_or_equal_to(&self.txn, &address.key());
-        let Some((key, prints)) = found.map_err(list.failed())? else {
-            return Ok(None);
-        };
-        Ok(list.judge(address, (Bounds::of(key), prints), scopes))
-    }
-
-    /// Every entry, in the order of hashes.
-    ///
-    /// # Errors
-    /// The files cannot be read.
-    pub fn entries(
-        &self,
-    ) -> Result<impl Iterator<Item = Result<Entry, SuppressError>>, SuppressError> {
-        let entries = self
-            .list
-            .evidence
-            .iter(&self.txn)
-            .map_err(self.list.failed())?;
-        Ok(entries.map(|item| {
-            let (_, value) = item.map_err(self.list.failed())?;
-            Ok(decode(value))
-        }))
-    }
-}
-
 /// Time, then the three texts with NUL between them; none holds one.
 fn encode(entry: &Entry, out: &mut Vec<u8>) {
     out.extend_from_slice(&entry.added_wall_ms.to_be_bytes());

@@ -5,7 +5,9 @@
 //! each part knows the bucket that reaches over its begin. Two looks into one line find that of a place; a part whose bucket
 //! was not asked for yet is searched for. After a change by anybody, which each transaction sees, everything is searched for again.
 //!
-//! It holds nothing open: a check is a transaction of its own, and an idle reader keeps no page from being used again.
+//! Of many addresses that are asked for together some are looked for at once: waiting for memory is most of what a check costs.
+//!
+//! It holds nothing open between its moments: an idle reader keeps no page from being used again.
 
 use std::hint::black_box;
 
@@ -21,7 +23,7 @@ pub struct Reader {
     remembered: Remembered,
 }
 
-/// The list at one moment, as [`View`](super::View) is; keep it as short.
+/// The list at one moment. Keep it for a batch of checks, not for longer: pages it may see are not reused.
 pub struct Moment<'r> {
     list: &'r Suppressions,
     recall: Recall<'r>,
