@@ -235,6 +235,36 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_that_was_emptied_belongs_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = Suppressions::open(dir.path()).unwrap();
+        list.add(&entries(0..15_000)).unwrap();
+        let mut reader = Reader::new(&list);
+        assert_eq!(found(&mut reader, 15_000).len(), 15_000);
+        let bounds = {
+            let txn = list.env.read_txn().unwrap();
+            let (key, _) = list.index.iter(&txn).unwrap().nth(1).unwrap().unwrap();
+            Bounds::of(key)
+        };
+        let is_inside = |entry: &Entry| bounds.hold(list.seed.address(&entry.address).place());
+        let (inside, outside): (Vec<u32>, Vec<u32>) =
+            (0..15_000).partition(|number| is_inside(&entry(*number)));
+        let mut txn = list.env.write_txn().unwrap();
+        for number in &inside {
+            let entry = entry(*number);
+            let print = list.seed.entry(&entry.address, &entry.scope);
+            assert!(list.take_out(&mut txn, &print).unwrap());
+        }
+        txn.commit().unwrap();
+        assert!(found(&mut reader, 15_000) == outside);
+        let again: Vec<Entry> = inside.iter().map(|number| entry(*number)).collect();
+        assert_eq!(list.add(&again[..100]).unwrap(), 100);
+        assert_eq!(found(&mut reader, 15_000).len(), outside.len() + 100);
+        assert_eq!(list.add(&again).unwrap(), inside.len() as u64 - 100);
+        assert_eq!(found(&mut reader, 15_000).len(), 15_000);
+    }
+
+    #[test]
     fn a_moment_sees_what_it_began_with() {
         let dir = tempfile::tempdir().unwrap();
         let list = Suppressions::open(dir.path()).unwrap();
