@@ -1,10 +1,12 @@
 //! `hikyaku-bench suppress`: what a suppression list of many entries costs: disk, memory, import, a check.
 //!
 //! For each size a list is imported by the real `hikyaku suppress import` (lines are made while it reads them), then this
-//! program opens it as an engine does and asks. Promises that it holds the list to, from a million entries on: at most 16 bytes
-//! of memory for each entry, anonymous and mapped together, when every page that checks read was touched; each answer right;
-//! and a check, hit or miss, under a microsecond of CPU time where the list is warm. Beside it stands what one read of a random
-//! word costs in as much memory as a list's index takes: on a busy machine both grow alike.
+//! program opens it as an engine does and asks with the engine's own call: one recipient at a time, as a shard does right before
+//! it sends (`check_`: a view of the list is opened and given back for each), and as many at once as ingest reads rows (`rows_`).
+//! Promises that it holds the list to, from a million entries on: at most 16 bytes of memory for each entry, anonymous and mapped
+//! together, when every page that checks read was touched; each answer right; and a check, hit or miss, either way, under a
+//! microsecond of CPU time where the list is warm. Beside it stands what one read of a random word costs in as much memory as a
+//! list's index takes: on a busy machine both grow alike.
 
 use std::error::Error;
 use std::fs;
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use hikyaku_spool::suppress::{Scope, Suppressions};
+use hikyaku_spool::suppressed::{Asker, Suppressed};
 use serde_json::json;
 
 use crate::cpu;
@@ -178,8 +181,9 @@ fn ask(
     }
     let mut random = Random(args.seed);
     let scopes = [Scope::Global, Scope::Sender("shop.example"), SCOPE];
+    let mut asker = Asker::new(Suppressed::from(list.clone()).into());
     let mut check = |count: u64,
-                     is_hit: bool,
+                     (is_hit, at_once): (bool, usize),
                      broken: &mut Vec<String>|
      -> Result<(f64, f64), Box<dyn Error>> {
         // Made before, in parts that stay in the cache: what is measured is the check.
@@ -191,8 +195,9 @@ fn ask(
                 .map(|number| address(if is_hit { number } else { entries + number }))
                 .collect();
             let (begin, cpu_begin) = (Instant::now(), cpu::thread());
-            for address in &addresses {
-                found += u64::from(list.check(address, &scopes)? == Some(SCOPE));
+            for addresses in addresses.chunks(at_once) {
+                let scopes = asker.check(addresses.iter().map(|it| &**it), &scopes)?;
+                found += scopes.iter().filter(|scope| **scope == Some(SCOPE)).count() as u64;
             }
             (wall, used) = (
                 wall + begin.elapsed().as_nanos(),
@@ -208,7 +213,7 @@ fn ask(
     let cold = args.checks.min(entries / 100).clamp(1, 1_000);
     figures.add(
         "check_cold_wall_us",
-        check(cold, true, &mut broken)?.0 / 1_000.0,
+        check(cold, (true, 1), &mut broken)?.0 / 1_000.0,
     );
     let touched = list.touch()?;
     let after = resident()?;
@@ -221,28 +226,34 @@ fn ask(
     figures.add("index_bytes_per_entry", per_entry(touched));
     figures.add("anonymous_bytes_per_entry", per_entry(anonymous));
     figures.add("mapped_bytes_per_entry", per_entry(mapped));
-    let mut all = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    let kinds = [
+        (
+            ["check_suppressed_cpu_ns", "check_suppressed_wall_ns"],
+            (true, 1),
+        ),
+        (["check_not_cpu_ns", "check_not_wall_ns"], (false, 1)),
+        (
+            ["rows_suppressed_cpu_ns", "rows_suppressed_wall_ns"],
+            (true, ROWS),
+        ),
+        (["rows_not_cpu_ns", "rows_not_wall_ns"], (false, ROWS)),
+    ];
+    let mut all = kinds.map(|_| (Vec::new(), Vec::new()));
     for _ in 0..args.rounds {
-        for (at, is_hit) in [(0, true), (2, false)] {
-            let (wall, cpu) = check(args.checks, is_hit, &mut broken)?;
-            all[at].push(cpu);
-            all[at + 1].push(wall);
+        for ((_, kind), (walls, cpus)) in kinds.into_iter().zip(&mut all) {
+            let (wall, cpu) = check(args.checks, kind, &mut broken)?;
+            walls.push(wall);
+            cpus.push(cpu);
         }
     }
     let mut slow = Vec::new();
-    for (name, values) in [
-        "check_suppressed_cpu_ns",
-        "check_suppressed_wall_ns",
-        "check_not_cpu_ns",
-        "check_not_wall_ns",
-    ]
-    .into_iter()
-    .zip(all)
-    {
-        let median = Spread::of(values).map_or(0.0, |spread| spread.median);
-        figures.add(name, median);
-        if name.ends_with("cpu_ns") && median > CHECK_NS_MAX {
-            slow.push(format!("{name} is {median:.0}, more than {CHECK_NS_MAX}"));
+    for (([cpu_name, wall_name], _), (walls, cpus)) in kinds.into_iter().zip(all) {
+        let [wall, cpu] =
+            [walls, cpus].map(|values| Spread::of(values).map_or(0.0, |spread| spread.median));
+        figures.add(cpu_name, cpu);
+        figures.add(wall_name, wall);
+        if cpu > CHECK_NS_MAX {
+            slow.push(format!("{cpu_name} is {cpu:.0}, more than {CHECK_NS_MAX}"));
         }
     }
     figures.add("random_read_cpu_ns", random_read(touched, args.seed));
@@ -300,3 +311,5 @@ const MEMORY_MAX: f64 = 16.0;
 const CHECK_NS_MAX: f64 = 1_000.0;
 const JUDGED_FROM: u64 = 1_000_000;
 const READS: u32 = 1_000_000;
+/// Recipients of one call when many are asked for; ingest asks for each chunk of rows that it has read.
+const ROWS: usize = 200;

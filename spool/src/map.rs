@@ -1,7 +1,8 @@
 //! Memory maps: the only unsafe of this crate.
 //!
 //! `ReadMap` shows a segment that is written by `pwrite`; `WordMap` is the small writable map of in-doubt slots, the one
-//! place where a store must survive `kill -9` without a system call; `open_environment` is the suppression list's database.
+//! place where a store must survive `kill -9` without a system call; `open_environment` is the suppression list's database, and
+//! `Remembered` knows where values of it lie.
 //! A foreign program that truncates a mapped file cannot be stopped: the next access raises SIGBUS and ends the process,
 //! and recovery then meets a short file, which it handles. An unreadable disk block does the same.
 #![allow(unsafe_code)]
@@ -108,4 +109,126 @@ pub(crate) fn open_environment(
     // twice. The directory is the engine's own (0700), every program that opens it is this one, each does so once
     // (`heed` keeps a table of environments that are open and refuses a second), and LMDB's lock file keeps them apart.
     unsafe { options.open(dir) }
+}
+
+/// Values of an LMDB environment that are found again without a search, as long as nothing is committed to it.
+#[derive(Debug)]
+pub(crate) struct Remembered {
+    env: heed::Env<heed::WithoutTls>,
+    /// The transaction that saw them all; none yet.
+    seen_by: Option<usize>,
+    /// How many transactions that was; what another turn found does not count. Never 0.
+    turn: u32,
+    found: Vec<Found>,
+}
+
+/// Where a value lies. Half a line of memory.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
+struct Found {
+    tag: [u64; 2],
+    address: usize,
+    octets: u32,
+    turn: u32,
+}
+
+/// A value, what its reader needs to know of it, and the slot in which it is remembered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hit<'t> {
+    pub(crate) tag: [u64; 2],
+    pub(crate) value: &'t [u8],
+    pub(crate) slot: Option<usize>,
+}
+
+/// A read transaction, with what is remembered of those that saw the same.
+pub(crate) struct Recall<'r> {
+    txn: heed::RoTxn<'r, heed::WithoutTls>,
+    turn: u32,
+    found: &'r mut [Found],
+}
+
+impl Remembered {
+    pub(crate) const fn new(env: heed::Env<heed::WithoutTls>) -> Self {
+        Self {
+            env,
+            seen_by: None,
+            turn: 1,
+            found: Vec::new(),
+        }
+    }
+
+    /// Begins a transaction that sees the present state. When that is another one than the last time, everything is forgotten
+    /// and `slots` tells how many values are to be remembered.
+    pub(crate) fn begin(
+        &mut self,
+        slots: impl FnOnce(&heed::RoTxn<'_, heed::WithoutTls>) -> heed::Result<usize>,
+    ) -> heed::Result<Recall<'_>> {
+        const NONE: Found = Found {
+            tag: [0; 2],
+            address: 0,
+            octets: 0,
+            turn: 0,
+        };
+        let txn = self.env.read_txn()?;
+        if self.seen_by != Some(txn.id()) {
+            let slots = slots(&txn)?;
+            if slots != self.found.len() || self.turn == u32::MAX {
+                self.found = vec![NONE; slots];
+                self.turn = 0;
+            }
+            self.turn += 1;
+            self.seen_by = Some(txn.id());
+        }
+        Ok(Recall {
+            txn,
+            turn: self.turn,
+            found: &mut self.found,
+        })
+    }
+}
+
+impl Recall<'_> {
+    /// How many values can be remembered.
+    pub(crate) const fn slots(&self) -> usize {
+        self.found.len()
+    }
+
+    /// What is remembered in a slot.
+    pub(crate) fn get(&self, slot: usize) -> Option<([u64; 2], &[u8])> {
+        let found = self.found.get(slot)?;
+        if found.turn != self.turn {
+            return None;
+        }
+        let at = std::ptr::with_exposed_provenance::<u8>(found.address);
+        // SAFETY: `search` took address and length from a value that a transaction of this environment gave, and the turn says
+        // that its id was that of the transaction that is open here: both see the same commit. What that commit can reach is
+        // written by nobody before there is a newer one, and not while a transaction that sees it is open: this one is, as long
+        // as the slice lives. The map stays at its address while the environment is open, which `Remembered` keeps open; its size is
+        // never changed. Octets may have any value.
+        let value = unsafe { std::slice::from_raw_parts(at, found.octets as usize) };
+        Some((found.tag, value))
+    }
+
+    /// Searches, and remembers what was found.
+    pub(crate) fn search(
+        &mut self,
+        // For every lifetime: what it gives was read through this transaction, or lives for ever.
+        search: impl for<'t> FnOnce(
+            &'t heed::RoTxn<'_, heed::WithoutTls>,
+        ) -> heed::Result<Option<Hit<'t>>>,
+    ) -> heed::Result<Option<Hit<'_>>> {
+        let hit = search(&self.txn)?;
+        if let Some(Hit { tag, value, slot }) = hit
+            && let Some(found) = slot.and_then(|slot| self.found.get_mut(slot))
+            && let Ok(octets) = u32::try_from(value.len())
+        {
+            *found = Found {
+                tag,
+                address: value.as_ptr().expose_provenance(),
+                octets,
+                turn: self.turn,
+            };
+        }
+        Ok(hit)
+    }
 }

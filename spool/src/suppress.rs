@@ -1,18 +1,20 @@
 //! The suppression list: who must not get mail, kept on disk, changed by other processes while the engine reads it.
 //!
 //! LMDB holds it: a B+tree in a memory map, copy on write. A change is durable when the call returns and seen by the next
-//! check of every process; a kill or a power cut leaves the state before or after it, never between. Nothing of it is kept
-//! in memory: what is resident are pages of the file, which the kernel takes back when it needs them.
+//! check of every process; a kill or a power cut leaves the state before or after it, never between. Nothing of it is copied
+//! into memory: what is resident are pages of the file, which the kernel takes back when it needs them, and a table of where they
+//! lie for each thread that asks.
 //!
 //! ```text
-//! index      end and begin of a bucket -> its prints, 12 bytes each, sorted            what a check reads      bucket.rs
+//! buckets    end and begin of a bucket -> its prints, 12 bytes each, in order         what a check reads      bucket.rs
 //! evidence   print -> time, scope, address, why                                            what export prints
 //! meta       "seed" -> what prints are hashed with                                                                  print.rs
 //! ```
 //!
-//! A check is one search in the index, a tree of some ten thousand nodes for 10^8 entries, and one look into a bucket. Memory
-//! is what it touches: 12 to 15 bytes per entry. An entry of LMDB's own has 10 bytes of header, and pages of them are two thirds
-//! full; that is why prints share values of several pages.
+//! A check is one search in the index, a tree of some ten thousand nodes for 10^8 entries that stays in a core's cache, and one
+//! look into a bucket: mostly a single line of memory, which takes longer than all the rest. A [`Reader`] knows where buckets lie
+//! and does without the search until somebody changes the list. Memory is what a check touches: 14 to 15 bytes per entry. An entry
+//! of LMDB's own has 10 bytes of header, and pages of them are two thirds full; that is why prints share values of several pages.
 //!
 //! Addresses are compared with ASCII letters folded on both sides of the `@`: who unsubscribed as `John@` does not get mail as
 //! `john@`, whatever RFC 5321 says about local parts.
@@ -20,9 +22,11 @@
 mod bucket;
 mod import;
 mod print;
+mod reader;
 mod scope;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -31,14 +35,16 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use heed::types::Bytes;
-use heed::{Database, Env, EnvOpenOptions, PutFlags, RoTxn, RwTxn, WithoutTls};
+use heed::{Database, Env, EnvOpenOptions, PutFlags, RwTxn, WithoutTls};
 
 use crate::map::open_environment;
 use bucket::Bounds;
-use print::{Print, Seed, place};
+use print::{Hashed, PLACE, Print, Seed, place};
 
 pub use import::Import;
+pub use reader::{Moment, Reader};
 pub use scope::Scope;
+pub use view::View;
 
 /// Octets of an address or a scope; longer ones are refused.
 const NAME_MAX: usize = 320;
@@ -189,18 +195,21 @@ impl Suppressions {
         }
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A view of the list as it is now, for many checks.
     ///
     /// # Errors
     /// Too many readers, or the files cannot be read.
     pub fn view(&self) -> Result<View<'_>, SuppressError> {
-        Ok(View {
-            list: self,
-            txn: self.env.read_txn().map_err(self.failed())?,
-        })
+        View::new(self)
     }
 
-    /// The first of `scopes` in which `address` is suppressed now.
+    /// The first of `scopes` in which `address` is suppressed now. Who asks often has a [`Reader`].
     ///
     /// # Errors
     /// As [`Self::view`].
@@ -210,6 +219,20 @@ impl Suppressions {
         scopes: &[Scope<'a>],
     ) -> Result<Option<Scope<'a>>, SuppressError> {
         self.view()?.check(address, scopes)
+    }
+
+    /// The first of `scopes` in which an address is suppressed that belongs into this bucket.
+    fn judge<'a>(
+        &self,
+        address: Hashed,
+        (bounds, prints): (Bounds, &[u8]),
+        scopes: &[Scope<'a>],
+    ) -> Option<Scope<'a>> {
+        let same = bucket::at(prints, bounds, address.place());
+        // Almost always none: so scopes are hashed behind it.
+        scopes.iter().copied().find(|scope| {
+            !same.is_empty() && same.contains(&address.in_scope(self.seed.scope(*scope)))
+        })
     }
 
     /// Adds entries; tells how many were not there. All of them are durable when it returns, or none is there.
@@ -256,15 +279,16 @@ impl Suppressions {
             let begin = sorted.len() - rest.len();
             let found = self
                 .index
-                .get_greater_than_or_equal_to(txn, &place(print))?;
+                .get_greater_than_or_equal_to(txn, key_of(print))?;
             let (bounds, old) =
                 found.map_or((Bounds::ALL, &[][..]), |(key, old)| (Bounds::of(key), old));
             let (new, behind) =
                 rest.split_at(rest.partition_point(|(print, _)| place(print) <= bounds.end));
+            let before = fresh.len();
             let merged = bucket::merged(old, new.iter().map(|(print, _)| *print), |index| {
                 fresh.push(begin + index);
             });
-            if merged.len() != old.len() {
+            if fresh.len() != before {
                 // The last piece of a bucket that is split begins elsewhere: it has another key.
                 let key = found.map(|(key, _)| key.to_vec());
                 if let Some(key) = key {
@@ -273,7 +297,7 @@ impl Suppressions {
                 let mut written = Ok(());
                 bucket::split(&merged, bounds, |bounds, piece| {
                     if written.is_ok() {
-                        written = self.index.put(txn, &bounds.key(), piece);
+                        written = self.put_bucket(txn, bounds, piece);
                     }
                 });
                 written?;
@@ -281,6 +305,16 @@ impl Suppressions {
             rest = behind;
         }
         Ok(fresh)
+    }
+
+    fn put_bucket(
+        &self,
+        txn: &mut RwTxn<'_>,
+        bounds: Bounds,
+        prints: &[Print],
+    ) -> heed::Result<()> {
+        self.index
+            .put(txn, &bounds.key(), &bucket::laid_out(prints, bounds))
     }
 
     /// Adds the evidence of those that were not there; what is there already keeps its older one.
@@ -320,14 +354,14 @@ impl Suppressions {
     fn take_out(&self, txn: &mut RwTxn<'_>, print: &Print) -> heed::Result<bool> {
         let found = self
             .index
-            .get_greater_than_or_equal_to(txn, &place(print))?;
+            .get_greater_than_or_equal_to(txn, key_of(print))?;
         let left = found.and_then(|(key, old)| Some((key.to_vec(), bucket::without(old, print)?)));
         match left {
             None => return Ok(false),
             Some((key, left)) if left.is_empty() => {
                 self.index.delete(txn, &key)?;
             }
-            Some((key, left)) => self.index.put(txn, &key, &left)?,
+            Some((key, left)) => self.put_bucket(txn, Bounds::of(&key), &left)?,
         }
         self.evidence.delete(txn, print)?;
         Ok(true)
@@ -374,11 +408,16 @@ impl Suppressions {
     }
 }
 
+/// The first key that is not less than this is that of a print's bucket.
+fn key_of(print: &Print) -> &[u8] {
+    &print[..PLACE]
+}
+
 /// The tables of a list that was made, without waiting for a writer; none of an empty directory. No seed: of another layout.
 fn tables(env: &Env<WithoutTls>) -> heed::Result<Option<(Table, Table, Option<Seed>)>> {
     let txn = env.read_txn()?;
     let open = |name| env.open_database::<Bytes, Bytes>(&txn, Some(name));
-    let found = match (open("index")?, open("evidence")?, open("meta")?) {
+    let found = match (open("buckets")?, open("evidence")?, open("meta")?) {
         (Some(index), Some(evidence), Some(meta)) => {
             let seed = meta.get(&txn, SEED)?.and_then(|seed| seed.try_into().ok());
             Some((index, evidence, seed.map(u64::from_le_bytes).map(Seed)))
@@ -393,12 +432,14 @@ fn make_tables(env: &Env<WithoutTls>) -> heed::Result<(Table, Table, Option<Seed
     let mut txn = env.write_txn()?;
     // The main table holds the names of the others.
     let names: Option<Table> = env.open_database(&txn, None)?;
-    let is_older = names.map(|names| names.get(&txn, b"keys")).transpose()?;
-    if is_older.flatten().is_some() {
-        let table = env.create_database(&mut txn, Some("keys"))?;
-        return Ok((table, table, None));
+    for older in ["keys", "index"] {
+        let found = names.map(|names| names.get(&txn, older.as_bytes()));
+        if found.transpose()?.flatten().is_some() {
+            let table = env.create_database(&mut txn, Some(older))?;
+            return Ok((table, table, None));
+        }
     }
-    let index = env.create_database(&mut txn, Some("index"))?;
+    let index = env.create_database(&mut txn, Some("buckets"))?;
     let evidence = env.create_database(&mut txn, Some("evidence"))?;
     let meta: Table = env.create_database(&mut txn, Some("meta"))?;
     // Somebody else may have made it since we looked.
@@ -417,64 +458,6 @@ fn make_tables(env: &Env<WithoutTls>) -> heed::Result<(Table, Table, Option<Seed
 
 const PAGE: usize = 4096;
 const SEED: &[u8] = b"seed";
-/// The list at one moment. Keep it for a batch of checks, not for longer: pages it may see are not reused.
-pub struct View<'l> {
-    list: &'l Suppressions,
-    txn: RoTxn<'l, WithoutTls>,
-}
-
-impl std::fmt::Debug for View<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("View")
-            .field("list", self.list)
-            .finish_non_exhaustive()
-    }
-}
-
-impl View<'_> {
-    /// The first of `scopes` in which `address` is suppressed.
-    ///
-    /// # Errors
-    /// The files cannot be read.
-    pub fn check<'a>(
-        &self,
-        address: &str,
-        scopes: &[Scope<'a>],
-    ) -> Result<Option<Scope<'a>>, SuppressError> {
-        let list = self.list;
-        let address = list.seed.address(address);
-        let found = list
-            .index
-            .get_greater_than_or_equal_to(&self.txn, &address.place);
-        let Some((key, prints)) = found.map_err(list.failed())? else {
-            return Ok(None);
-        };
-        // Almost always none: so scopes are hashed behind it.
-        let same = bucket::at(prints, Bounds::of(key), &address.place);
-        Ok(scopes.iter().copied().find(|scope| {
-            !same.is_empty() && same.contains(&address.in_scope(list.seed.scope(*scope)))
-        }))
-    }
-
-    /// Every entry, in the order of hashes.
-    ///
-    /// # Errors
-    /// The files cannot be read.
-    pub fn entries(
-        &self,
-    ) -> Result<impl Iterator<Item = Result<Entry, SuppressError>>, SuppressError> {
-        let entries = self
-            .list
-            .evidence
-            .iter(&self.txn)
-            .map_err(self.list.failed())?;
-        Ok(entries.map(|item| {
-            let (_, value) = item.map_err(self.list.failed())?;
-            Ok(decode(value))
-        }))
-    }
-}
-
 /// Time, then the three texts with NUL between them; none holds one.
 fn encode(entry: &Entry, out: &mut Vec<u8>) {
     out.extend_from_slice(&entry.added_wall_ms.to_be_bytes());

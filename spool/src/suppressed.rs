@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::suppress::{Scope, SuppressError, Suppressions};
+use crate::suppress::{Reader, Scope, SuppressError, Suppressions};
 
 /// A list that may not be there yet. Shared by all threads of an engine.
 #[derive(Debug)]
@@ -20,6 +20,16 @@ pub struct Suppressed {
     /// When it is looked at again, in the caller's nanoseconds.
     look_at: AtomicU64,
     empty: AtomicBool,
+}
+
+impl From<Suppressions> for Suppressed {
+    /// A list that is open already, which LMDB wants to be once in a process.
+    fn from(list: Suppressions) -> Self {
+        let shared = Self::new(list.path());
+        // Nobody else has it yet.
+        let _ = shared.list.set(list);
+        shared
+    }
 }
 
 impl Suppressed {
@@ -54,25 +64,6 @@ impl Suppressed {
         Ok(empty)
     }
 
-    /// For each of `addresses` the first of `scopes` in which it is suppressed now.
-    ///
-    /// # Errors
-    /// The list cannot be read.
-    pub fn check<'a, 's>(
-        &self,
-        addresses: impl IntoIterator<Item = &'a str>,
-        scopes: &[Scope<'s>],
-    ) -> Result<Vec<Option<Scope<'s>>>, SuppressError> {
-        let addresses = addresses.into_iter();
-        let Some(list) = self.open()? else {
-            return Ok(addresses.map(|_| None).collect());
-        };
-        let view = list.view()?;
-        addresses
-            .map(|address| view.check(address, scopes))
-            .collect()
-    }
-
     fn open(&self) -> Result<Option<&Suppressions>, SuppressError> {
         if let Some(list) = self.list.get() {
             return Ok(Some(list));
@@ -89,6 +80,50 @@ impl Suppressed {
     }
 }
 
+/// One thread's way to ask a shared list.
+#[derive(Debug)]
+pub struct Asker {
+    list: Arc<Suppressed>,
+    /// When the list is open.
+    reader: Option<Reader>,
+}
+
+impl Asker {
+    /// One of a list that may not be there yet.
+    #[must_use]
+    pub const fn new(list: Arc<Suppressed>) -> Self {
+        Self { list, reader: None }
+    }
+
+    /// As [`Suppressed::is_empty`].
+    ///
+    /// # Errors
+    /// The list is there and cannot be read.
+    pub fn is_empty(&self, now_ns: u64) -> Result<bool, SuppressError> {
+        self.list.is_empty(now_ns)
+    }
+
+    /// For each of `addresses` the first of `scopes` in which it is suppressed now.
+    ///
+    /// # Errors
+    /// The list cannot be read.
+    pub fn check<'a, 's>(
+        &mut self,
+        addresses: impl IntoIterator<Item = &'a str>,
+        scopes: &[Scope<'s>],
+    ) -> Result<Vec<Option<Scope<'s>>>, SuppressError> {
+        let addresses = addresses.into_iter();
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            None => match self.list.open()? {
+                Some(list) => self.reader.insert(Reader::new(list)),
+                None => return Ok(addresses.map(|_| None).collect()),
+            },
+        };
+        reader.now()?.check(addresses, scopes)
+    }
+}
+
 /// How often an engine looks whether there is anybody to be left out.
 pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -101,7 +136,7 @@ mod tests {
     fn a_list_that_cannot_be_opened_lets_nobody_pass() {
         let dir = tempfile::tempdir().expect("temporary directory");
         std::fs::write(dir.path().join("data.mdb"), [0x5a; 8192]).expect("written");
-        let list = Suppressed::new(dir.path());
+        let mut list = Asker::new(Arc::new(Suppressed::new(dir.path())));
         assert!(list.is_empty(0).is_err());
         assert!(list.check(["a@b.test"], &[Scope::Global]).is_err());
     }
@@ -110,7 +145,7 @@ mod tests {
     fn a_list_that_appears_is_found_and_followed() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let place = dir.path().join("suppressions");
-        let list = Suppressed::new(&place);
+        let mut list = Asker::new(Arc::new(Suppressed::new(&place)));
         assert!(list.is_empty(0).expect("no list"));
         let scopes = [Scope::Global, Scope::Sender("shop.example")];
         let none = list.check(["a@b.test"], &scopes).expect("no list");
@@ -129,7 +164,7 @@ mod tests {
             entry("A@b.test", "sender:shop.example"),
             entry("c@d.test", "sender:other.example"),
         ];
-        let open = list.list.get().expect("open");
+        let open = list.list.list.get().expect("open");
         assert_eq!(open.add(&entries).expect("added"), 2);
         assert!(!list.is_empty(200_000_000).expect("followed"));
         let found = list.check(["a@b.test", "c@d.test", "e@f.test"], &scopes);

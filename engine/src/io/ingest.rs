@@ -50,7 +50,7 @@ use std::sync::atomic::{
 use std::time::Duration;
 
 use hikyaku_spool::faults::point;
-use hikyaku_spool::suppressed::Suppressed;
+use hikyaku_spool::suppressed::{Asker, Suppressed};
 
 pub use self::outlets::Outlet;
 use self::outlets::Outlets;
@@ -129,7 +129,7 @@ pub struct Ingest {
     state: Arc<IngestState>,
     spool: PathBuf,
     secret: Secret,
-    suppressed: Option<Arc<Suppressed>>,
+    suppressed: Option<Asker>,
     desk: Desk,
     reader: ChunkReader,
     keys: KeyFile,
@@ -248,7 +248,7 @@ impl Ingest {
             state,
             spool,
             secret,
-            suppressed,
+            suppressed: suppressed.map(Asker::new),
             desk,
             reader: ChunkReader::default(),
             keys,

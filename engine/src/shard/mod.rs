@@ -82,6 +82,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hikyaku_spool::Batch;
+use hikyaku_spool::suppressed::Asker;
 use slab::Slab;
 
 pub use config::{ConnectionCap, EgressSource, ShardConfig, SiteLimits};
@@ -190,6 +191,8 @@ pub struct Shard {
     parts: HashMap<u32, HashMap<Box<str>, u32>>,
     jobs: Jobs,
     calendars: Calendars,
+    /// Who gets no mail.
+    suppressed: Option<Asker>,
     /// It was said that the suppression list cannot be read.
     suppressions_unreadable: bool,
     /// Cancelled before this start, as far as accepted up to that moment.
@@ -247,6 +250,7 @@ impl Shard {
     ) -> Self {
         Self {
             id,
+            suppressed: config.suppressed.clone().map(Asker::new),
             config,
             registry,
             gauge,

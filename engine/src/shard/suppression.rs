@@ -19,8 +19,7 @@ use crate::queue::domain::Waiting;
 impl Shard {
     /// Whether anybody may be suppressed. A list that cannot be read is asked, so that its error is met.
     pub(super) fn suppresses(&self, now: Now) -> bool {
-        self.config
-            .suppressed
+        self.suppressed
             .as_ref()
             .is_some_and(|list| !list.is_empty(now.mono.as_nanos()).unwrap_or(false))
     }
@@ -34,7 +33,7 @@ impl Shard {
         addresses: &[Box<str>],
         mailing: &Mailing,
     ) {
-        let Some(list) = &self.config.suppressed else {
+        let Some(list) = &mut self.suppressed else {
             return;
         };
         let addresses = addresses.iter().map(|address| &**address);

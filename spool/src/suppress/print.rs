@@ -18,13 +18,19 @@ pub(super) const PLACE: usize = 6;
 
 /// An address in a scope.
 pub(super) type Print = [u8; PRINT];
-/// Where an address lies, big-endian.
-pub(super) type Place = [u8; PLACE];
+/// So many places there are.
+pub(super) const PLACES: u64 = 1 << (8 * PLACE);
 
-/// The place of a print.
-pub(super) fn place(print: &Print) -> Place {
+/// The place of a print: where its address lies among all.
+pub(super) fn place(print: &Print) -> u64 {
     let [a, b, c, d, e, f, ..] = *print;
-    [a, b, c, d, e, f]
+    number(&[a, b, c, d, e, f])
+}
+
+/// A place as it is stored.
+pub(super) fn number(place: &[u8; PLACE]) -> u64 {
+    let [a, b, c, d, e, f] = *place;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
 /// What a list's prints are made with.
@@ -34,7 +40,7 @@ pub(super) struct Seed(pub(super) u64);
 /// An address, in no scope yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hashed {
-    pub(super) place: Place,
+    place: [u8; PLACE],
     rest: u64,
     seed: u64,
 }
@@ -64,6 +70,15 @@ impl Seed {
 }
 
 impl Hashed {
+    pub(super) fn place(self) -> u64 {
+        number(&self.place)
+    }
+
+    /// What it begins with in the index: less than the keys of its bucket and of all behind, more than those before.
+    pub(super) const fn key(self) -> [u8; PLACE] {
+        self.place
+    }
+
     pub(super) fn in_scope(self, scope: u64) -> Print {
         let mut pair = [0; 16];
         pair[..8].copy_from_slice(&self.rest.to_le_bytes());

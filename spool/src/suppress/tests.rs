@@ -176,22 +176,25 @@ fn a_list_is_opened_and_asked_while_somebody_changes_it() {
 }
 
 #[test]
-fn a_list_of_the_first_layout_is_refused_and_not_taken_for_empty() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    options.map_size(1 << 20).max_dbs(2);
-    let env = open_environment(&options, dir.path()).unwrap();
-    let mut txn = env.write_txn().unwrap();
-    for name in ["keys", "entries"] {
-        let _: Table = env.create_database(&mut txn, Some(name)).unwrap();
-    }
-    txn.commit().unwrap();
-    env.prepare_for_closing().wait();
-    for _ in 0..2 {
-        let error = Suppressions::open(dir.path()).unwrap_err().to_string();
-        assert!(
-            error.contains("of an earlier version: export it"),
-            "{error}"
-        );
+fn a_list_of_an_older_layout_is_refused_and_not_taken_for_empty() {
+    for names in [&["keys", "entries"][..], &["index", "evidence", "meta"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(1 << 20).max_dbs(3);
+        let env = open_environment(&options, dir.path()).unwrap();
+        let mut txn = env.write_txn().unwrap();
+        for name in names {
+            let table: Table = env.create_database(&mut txn, Some(name)).unwrap();
+            table.put(&mut txn, SEED, &[7; 8]).unwrap();
+        }
+        txn.commit().unwrap();
+        env.prepare_for_closing().wait();
+        for _ in 0..2 {
+            let error = Suppressions::open(dir.path()).unwrap_err().to_string();
+            assert!(
+                error.contains("of an earlier version: export it"),
+                "{error}"
+            );
+        }
     }
 }

@@ -48,11 +48,11 @@ impl Ingest {
 
     /// Which of these addresses are suppressed.
     fn suppressed_of<'a>(
-        &self,
+        &mut self,
         addresses: impl IntoIterator<Item = &'a str>,
         scopes: &[Scope<'_>],
     ) -> Vec<bool> {
-        let found = self.suppressed.as_ref().and_then(|list| {
+        let found = self.suppressed.as_mut().and_then(|list| {
             // What cannot be read here is met again in the shard.
             list.check(addresses, scopes).ok()
         });
