@@ -295,7 +295,11 @@ impl Shard {
         if self.config.strict && (opens || last) {
             intended = store.intend(key, at, transaction);
             if last && !store.is_intent_durable(transaction) {
-                if intended {
+                if transaction.intent.is_none() && store.is_durable() {
+                    // There is no room for it, and nothing under way that could make some. The peer discards what it
+                    // has, and the recipients are deferred.
+                    session.handle_closed(now.mono);
+                } else if intended {
                     self.commit_soon(index);
                 }
                 return;
@@ -420,8 +424,8 @@ impl Store {
     }
 
     /// Strict mode: writes down that this message is about to be handed over. `true`: something was
-    /// appended. Where there is no room, the next batch asks again; should none come, the deadline for
-    /// content ends the wait and defers the recipients.
+    /// appended. Where there is no room, it is tried again behind the batch that is under way, if there
+    /// is one.
     fn intend(&mut self, key: ConnKey, at: MessageRef, transaction: &mut Transaction) -> bool {
         if transaction.intent.is_some() {
             return false;
@@ -432,7 +436,9 @@ impl Store {
             self.log.append_intent(at, entry.recipient, attempt)
         });
         transaction.intent = written.is_ok().then(|| self.log.forming_seq());
-        self.when_durable(OnDurable::Intent(key));
+        if written.is_ok() || !self.is_durable() {
+            self.when_durable(OnDurable::Intent(key));
+        }
         written.is_ok()
     }
 
