@@ -210,7 +210,11 @@ impl Budget<'_> {
             shard.intake_us,
             "a real shard without sockets: commands carried out",
         );
-        table.part("append", append, "record, checksum: spool alone");
+        table.part(
+            "append",
+            append,
+            "record, checksum, hash of the batch: spool alone",
+        );
         table.rest(
             "the rest",
             "tables, fresh memory, dropping what ingest made",
@@ -220,7 +224,7 @@ impl Budget<'_> {
             shard.batches_us,
             format!("{per_commit:.0} messages between commits"),
         );
-        table.part("batch", batches, "hash, bookkeeping: spool alone");
+        table.part("batch", batches, "header, bookkeeping: spool alone");
         table.part(
             "enqueue",
             parts::enqueue_us(&self.work),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `executor.rs` | cores: one glommio executor per shard |
 //! | `driver.rs` | a shard's effects, carried out |
+//! | `readiness.rs` | which sockets of a shard can go on |
 //! | `socket.rs` | one connection, plain or TLS |
 //! | `commit.rs` | batches: written and synced through the ring |
 //! | `admission.rs` | whether ingest may take more |
