@@ -46,6 +46,8 @@ pub enum Command {
     Recover(RecoverArgs),
     /// Damage a spool segment in every way, and see that it is noticed and called by its name
     Flip(FlipArgs),
+    /// Watch an engine that has nothing to do: its share of a core, its memory
+    Idle(crate::idle::IdleArgs),
     /// One receiver in ten answers a byte a minute: what do the others keep of their rate?
     Tarpit(crate::tarpit::TarpitArgs),
     /// The same load with fdatasync and without, in turns: what does durability cost?

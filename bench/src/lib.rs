@@ -11,6 +11,7 @@
 //! hikyaku-bench simulate  whole shards under virtual time, faulty disks and peers, from one seed
 //! hikyaku-bench recover   a cold start with millions of recipients waiting: time and memory
 //! hikyaku-bench flip      every byte of a segment damaged: noticed, and called by its name
+//! hikyaku-bench idle      an engine with nothing to do: its share of a core, its memory
 //! hikyaku-bench tarpit    one receiver in ten answers a byte a minute: the others' rate beside it and without
 //! hikyaku-bench durable   the same load with fdatasync and without, in turns
 //! hikyaku-bench failcalls every call on a file or socket fails once, with every error: nothing lost
@@ -37,6 +38,7 @@ pub mod failcalls;
 pub mod flip;
 pub mod fulldisk;
 pub mod hostile;
+pub mod idle;
 mod image;
 pub mod job;
 pub mod load;

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Simulate(args) => hikyaku_bench::simulate::run(&args),
         Command::Recover(args) => hikyaku_bench::recover::run(&args),
         Command::Flip(args) => hikyaku_bench::flip::run(&args),
+        Command::Idle(args) => hikyaku_bench::idle::run(&args),
         Command::Tarpit(args) => hikyaku_bench::tarpit::run(&args),
         Command::Durable(args) => hikyaku_bench::durable::run(&args),
         Command::Failcalls(args) => hikyaku_bench::failcalls::run(&args),
