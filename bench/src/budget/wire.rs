@@ -5,9 +5,9 @@
 //! and `read` of the engine's own sockets. Contents are made beforehand and replies only counted. How
 //! many sockets are ready at once, and how often the sink sleeps and takes the core away, depends on
 //! what the shard does between two calls and on who else wants a processor; so as much time is spent
-//! there on hashing, some of it in memory that no cache has, and taken out of the result again, and stand-ins take what the engine's other
-//! threads take (`beside.rs`). What is left is the sockets' share: the calls, the ring between them,
-//! waking tasks and the receiver, switches. The sink is a process of its own, as in `hikyaku-bench load`.
+//! there on hashing, some of it in memory that no cache has, and taken out of the result again, and
+//! stand-ins take what the engine's other threads take (`beside.rs`). What is left is the sockets'
+//! share: the calls, the ring between them, waking tasks and the receiver, switches. The sink is a process of its own, as in `hikyaku-bench load`.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -19,7 +19,6 @@ use std::rc::Rc;
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
 use glommio::{LocalExecutorBuilder, Placement};
 use hikyaku::io::readiness::{Readiness, Tcp};
-use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -247,11 +246,7 @@ fn switches() -> (u64, u64) {
 async fn open(readiness: Rc<Readiness>, sink: SocketAddr) -> std::io::Result<Tcp> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
     socket.set_nodelay(true)?;
-    match socket.connect(&sink.into()) {
-        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
-        begun => begun?,
-    }
-    let mut stream = readiness.add(socket)?;
+    let mut stream = readiness.connect(socket, sink)?;
     poll_fn(|cx| stream.poll_connected(cx)).await?;
     let mut buffer = vec![0; READ];
     read(&mut stream, &mut buffer).await?;

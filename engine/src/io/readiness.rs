@@ -11,7 +11,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,6 +23,7 @@ use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::timer::Timer;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
 use slab::Slab;
 use socket2::Socket;
 
@@ -64,11 +65,15 @@ impl Readiness {
         }))
     }
 
-    /// Takes a socket in. It must not block.
+    /// Begins a connection of a socket that does not block, and takes it in: [`Tcp::poll_connected`] tells how that ends.
     ///
     /// # Errors
-    /// The kernel has no memory for it, or no more descriptors may be watched.
-    pub fn add(self: &Rc<Self>, socket: Socket) -> io::Result<Tcp> {
+    /// As connect(2) has them; the kernel has no memory for it, or no more descriptors may be watched.
+    pub fn connect(self: &Rc<Self>, socket: Socket, address: SocketAddr) -> io::Result<Tcp> {
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+            begun => begun?,
+        }
         let place = self.places.borrow_mut().insert(Place::default());
         let tcp = Tcp {
             socket: socket.into(),
@@ -290,12 +295,14 @@ mod tests {
     }
 
     async fn connect(readiness: &Rc<Readiness>, to: &TcpListener) -> io::Result<Tcp> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
-        let begun = socket.connect(&to.local_addr()?.into());
-        assert!(begun.is_ok() || begun.is_err_and(|error| error.raw_os_error() == Some(115)));
-        let tcp = readiness.add(socket)?;
+        let tcp = begin(readiness, to.local_addr()?)?;
         std::future::poll_fn(|cx| tcp.poll_connected(cx)).await?;
         Ok(tcp)
+    }
+
+    fn begin(readiness: &Rc<Readiness>, to: SocketAddr) -> io::Result<Tcp> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
+        readiness.connect(socket, to)
     }
 
     fn listener() -> TcpListener {
@@ -365,9 +372,7 @@ mod tests {
             drop(listener);
             let gone = TcpListener::bind(address).unwrap();
             drop(gone);
-            let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
-            let _ = socket.connect(&address.into());
-            let tcp = readiness.add(socket).unwrap();
+            let tcp = begin(&readiness, address).unwrap();
             let refused = std::future::poll_fn(|cx| tcp.poll_connected(cx)).await;
             assert_eq!(
                 refused.unwrap_err().kind(),

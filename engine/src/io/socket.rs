@@ -49,7 +49,7 @@ pub(crate) async fn connect(
     readiness: &Rc<Readiness>,
     signal: &Signal,
 ) -> Waited<Result<Tcp, ConnectFailure>> {
-    let stream = match begin(address, source).and_then(|socket| readiness.add(socket)) {
+    let stream = match begin(address, source, readiness) {
         Ok(stream) => stream,
         Err(error) => return Waited::Done(Err(failure(&error))),
     };
@@ -72,7 +72,7 @@ impl<T> Waited<T> {
     }
 }
 
-fn begin(address: SocketAddr, source: IpAddr) -> io::Result<Socket> {
+fn begin(address: SocketAddr, source: IpAddr, readiness: &Rc<Readiness>) -> io::Result<Tcp> {
     before(Call::Net("socket"))?;
     let socket = Socket::new(
         Domain::for_address(address),
@@ -87,14 +87,12 @@ fn begin(address: SocketAddr, source: IpAddr) -> io::Result<Socket> {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     before(Call::Net("connect"))?;
-    match socket.connect(&address.into()) {
-        Ok(()) => Ok(socket),
-        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => Ok(socket),
+    match readiness.connect(socket, address) {
         // An address of ours was bound or is the kernel's choice, so it is the ports that are taken.
         Err(error) if matches!(errno(&error), Some(Errno::ADDRNOTAVAIL | Errno::AGAIN)) => {
             Err(Errno::ADDRINUSE.into())
         }
-        Err(error) => Err(error),
+        begun => begun,
     }
 }
 
