@@ -186,8 +186,14 @@ impl Budget<'_> {
         self.say("sockets");
         let commits_us = committed.cpu_us * shard.commits;
         let beside = [
-            (Some(INGEST_CORE), ingest),
-            (None, commits_us + shard.beside_us),
+            Beside {
+                core: Some(INGEST_CORE),
+                us_per_message: ingest,
+            },
+            Beside {
+                core: None,
+                us_per_message: commits_us + shard.beside_us,
+            },
         ];
         let wire = self.wire(pipeline, shard.us, &beside)?;
         table.thread = "hikyaku-ingest";
@@ -422,7 +428,7 @@ impl Budget<'_> {
         &self,
         pipeline: Pipeline,
         shard_us: f64,
-        beside: &[(Option<usize>, f64)],
+        beside: &[Beside],
     ) -> Result<wire::Wire, Box<dyn Error>> {
         let dir = tempfile::Builder::new()
             .prefix("hikyaku-wire-")
@@ -439,13 +445,7 @@ impl Budget<'_> {
                 pipeline,
                 connections: self.args.load.connections,
                 shard_us,
-                beside: beside
-                    .iter()
-                    .map(|&(core, us_per_message)| Beside {
-                        core,
-                        us_per_message,
-                    })
-                    .collect(),
+                beside: beside.to_vec(),
                 sink: sink.address(),
             })?;
             sink.stop()?;
