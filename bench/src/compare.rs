@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::ceiling::{self, Outcome};
 use crate::cli::{Pipeline, WorkloadArgs, seconds};
 use crate::process::Watched;
-use crate::programs::engine_path;
+use crate::programs::{engine_path, run_in};
 use crate::report::{self, Figures, Spread};
 use crate::workload::Workload;
 pub use contender::Contender;
@@ -310,10 +310,7 @@ impl Field<'_> {
             }
         );
         let mut command = contender::counted(&group, &self.engine);
-        command.arg("run");
-        for (flag, value) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
-            command.arg(flag).arg(dir.join(value));
-        }
+        run_in(&mut command, dir);
         command
             .args([
                 "--route",

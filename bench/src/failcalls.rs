@@ -37,7 +37,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::process::Watched;
-use crate::programs::{SinkProcess, engine_path, tail};
+use crate::programs::{SinkProcess, engine_path, run_in, tail};
 use crate::random::{Random, say_seed};
 use scenario::scenario;
 use settle::{Grants, settle};
@@ -382,10 +382,7 @@ impl Stage {
             "stderr-2"
         }))?;
         let mut command = Command::new(&self.engine);
-        command.arg("run");
-        for (flag, folder) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
-            command.arg(flag).arg(place.join(folder));
-        }
+        run_in(&mut command, place);
         command.args([
             "--route",
             &format!("*={address}"),

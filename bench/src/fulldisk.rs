@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use crate::image::Image;
 use crate::process::Watched;
-use crate::programs::{SinkProcess, engine_path};
+use crate::programs::{SinkProcess, engine_path, run_in};
 
 /// `hikyaku-bench fulldisk`.
 #[derive(Debug, Args)]
@@ -318,10 +318,7 @@ impl Scene<'_> {
 
     fn start_engine(&self, address: SocketAddr) -> std::io::Result<Watched> {
         let mut command = Command::new(self.engine);
-        command.arg("run");
-        for (flag, folder) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
-            command.arg(flag).arg(self.disk.join(folder));
-        }
+        run_in(&mut command, self.disk);
         command.args([
             "--route",
             &format!("*={address}"),

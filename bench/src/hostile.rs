@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 
 use crate::cli::seconds;
 use crate::process::Watched;
-use crate::programs::{SinkProcess, engine_path};
+use crate::programs::{SinkProcess, engine_path, run_in};
 use crate::random::say_seed;
 use entries::{Entries, Kind, mix};
 use verdict::Account;
@@ -312,13 +312,8 @@ impl Run<'_> {
     fn start_engine(&self, address: SocketAddr, once: bool) -> std::io::Result<Watched> {
         let dir = &self.entries.dir;
         let mut command = Command::new(&self.engine);
-        command
-            .arg("run")
-            .arg("--config")
-            .arg(dir.join("config.toml"));
-        for (flag, folder) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
-            command.arg(flag).arg(dir.join(folder));
-        }
+        run_in(&mut command, dir);
+        command.arg("--config").arg(dir.join("config.toml"));
         command.args([
             "--route",
             &format!("*={address}"),

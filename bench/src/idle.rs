@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::process::{Watched, value};
-use crate::programs::{ProgramError, engine_path, tail};
+use crate::programs::{ProgramError, engine_path, run_in, tail};
 use crate::report;
 
 /// `hikyaku-bench idle`.
@@ -55,14 +55,8 @@ pub fn run(args: &IdleArgs) -> Result<bool, Box<dyn Error>> {
     }
     let stderr = path("engine.err");
     let mut command = Command::new(engine);
-    command
-        .args(["run", "--no-progress", "--route", "*=127.0.0.1:9"])
-        .arg("--drop")
-        .arg(path("drop"))
-        .arg("--spool")
-        .arg(path("spool"))
-        .arg("--log")
-        .arg(path("log"));
+    run_in(&mut command, dir.path());
+    command.args(["--no-progress", "--route", "*=127.0.0.1:9"]);
     if let Some(shards) = args.shards {
         command.args(["--shards", &shards.to_string()]);
     }

@@ -38,7 +38,7 @@ use serde_json::{Value, json};
 
 use crate::cli::seconds;
 use crate::process::{Usage, Watched};
-use crate::programs::{engine_path, tail};
+use crate::programs::{engine_path, run_in, tail};
 use crate::random::say_seed;
 use crate::report::{self, Figures};
 use check::Checker;
@@ -414,12 +414,9 @@ fn make_key(args: &JobArgs, engine: &Path, dir: &Path) -> Result<Option<String>,
 
 fn start(args: &JobArgs, engine: &Path, dir: &Path, sink: &str) -> Result<Watched, Box<dyn Error>> {
     let mut command = Command::new(engine);
-    command.arg("run");
+    run_in(&mut command, dir);
     if args.dkim != Dkim::None {
         command.arg("--config").arg(dir.join("settings.toml"));
-    }
-    for part in ["drop", "spool", "log"] {
-        command.arg(format!("--{part}")).arg(dir.join(part));
     }
     let limit = format!(
         "*=connections={},connection-rate=unlimited,messages-per-connection=1000000",

@@ -54,6 +54,14 @@ pub fn engine_path(named: Option<&Path>) -> Result<PathBuf, Box<dyn Error>> {
     }
 }
 
+/// The engine's `run`, with its drop directory, its spool and its log in `dir`.
+pub(crate) fn run_in(command: &mut Command, dir: &Path) {
+    command.arg("run");
+    for (flag, folder) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
+        command.arg(flag).arg(dir.join(folder));
+    }
+}
+
 /// A sink as a process of its own. Dropped, it is killed.
 #[derive(Debug)]
 pub(crate) struct SinkProcess {

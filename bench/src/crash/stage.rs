@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::process::Watched;
-use crate::programs::SinkProcess;
+use crate::programs::{SinkProcess, run_in};
 
 /// Where a run takes place.
 #[derive(Debug)]
@@ -76,10 +76,7 @@ impl Stage {
 
     pub(crate) fn start_engine(&self, launch: &Launch<'_>) -> std::io::Result<Engine> {
         let mut command = Command::new(&self.engine);
-        command.arg("run");
-        for (flag, folder) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
-            command.arg(flag).arg(self.dir.join(folder));
-        }
+        run_in(&mut command, &self.dir);
         command.arg("--route").arg(format!("*={}", launch.address));
         command.args(["--tls", "never", "--no-progress", "--no-pin"]);
         command.arg("--limit").arg(format!(

@@ -15,7 +15,7 @@ use super::RecoverArgs;
 use super::build::{Built, files};
 use crate::cli::seconds;
 use crate::process::Watched;
-use crate::programs::tail;
+use crate::programs::{run_in, tail};
 use crate::report::Figures;
 
 /// One cold start.
@@ -37,10 +37,7 @@ pub(super) fn start(
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let mut command = Command::new(engine);
-    command.arg("run");
-    for (flag, folder) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
-        command.arg(flag).arg(dir.join(folder));
-    }
+    run_in(&mut command, dir);
     command
         .arg("--route")
         .arg(format!("*={}", listener.local_addr()?))

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use hikyaku::sink::{Features, Sink, SinkConfig};
 
 use crate::process::{Usage, Watched};
+use crate::programs::run_in;
 use crate::report::Figures;
 use crate::workload::Workload;
 
@@ -118,10 +119,7 @@ impl Backlog {
         // A port that refuses: bound a moment ago, and not listening.
         let closed = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut command = Command::new(&self.engine);
-        command.arg("run");
-        for (flag, value) in [("--drop", "drop"), ("--spool", "spool"), ("--log", "log")] {
-            command.arg(flag).arg(dir.join(value));
-        }
+        run_in(&mut command, dir);
         command
             .args(["--route", &format!("waiting.test={closed}")])
             .args(["--route", &format!("*={sink}")])
